@@ -137,7 +137,7 @@ def solve(
 
 
 def evaluate(table: Table, policy: np.ndarray, horizon: int, discount: float = 1.0) -> float:
-    """Exact expected return of a policy, [S] actions or [S, A] probabilities, in `horizon` steps."""
+    """Exact expected return in `horizon` steps of a policy, [S] actions or [S, A] probabilities."""
     policy = np.asarray(policy)
     pi = np.eye(table.num_actions)[policy] if policy.ndim == 1 else policy
     r, go_on = _expected(table)
