@@ -1,0 +1,21 @@
+"""Failures a user can mend, each told in one line: what, where, what was expected, what to do."""
+
+from envs.types import DreamFileError, EnvError, SpaceError, TraceError, UserError
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DreamFileError",
+    "EnvError",
+    "SpaceError",
+    "TraceError",
+    "UserError",
+]
+
+
+class ConfigError(UserError):
+    """A setting, or a combination of settings, that cannot work; exit code 2."""
+
+
+class CheckpointError(UserError):
+    """Saved state that is damaged, or that belongs to another configuration."""

@@ -1,0 +1,1 @@
+"""One file per verb: reads conf, calls dreaming, writes runs."""
