@@ -144,7 +144,9 @@ def _rows(config: DictConfig, prefix: str = "", depth: int = 2) -> Iterator[tupl
     comments, plain = _comments(OmegaConf.get_type(config)), _plain(config)
     for key in config:
         name, comment = f"{prefix}{key}", comments.get(str(key), "")
-        fixed = not (OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key))
+        fixed = not (
+            OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, str(key))
+        )
         value = config[key] if fixed else None
         if isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value)):
             yield name, "", comment
