@@ -1,0 +1,86 @@
+"""Scores with their intervals. NumPy and SciPy alone; every draw comes from a given seed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # reduces the last axis
+Interval = tuple[float, float]
+
+
+def mean(x: Float[np.ndarray, "*B n"]) -> Float[np.ndarray, "*B"]:
+    """Mean over the last axis."""
+    return np.mean(x, axis=-1)
+
+
+def iqm(x: Float[np.ndarray, "*B n"]) -> Float[np.ndarray, "*B"]:
+    """Interquartile mean over the last axis: the lowest and highest quarter are left out."""
+    return np.asarray(stats.trim_mean(x, 0.25, axis=-1))
+
+
+def bootstrap_interval(
+    x: Float[np.ndarray, " n"],
+    statistic: Statistic = mean,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval of a statistic of n independent values."""
+    x = _values(x)
+    draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    return _percentiles(statistic(x[draws]), level)
+
+
+def stratified_interval(
+    scores: Float[np.ndarray, "runs tasks"],
+    statistic: Statistic = iqm,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Bootstrap interval of a statistic of all scores; runs are drawn anew within each task."""
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all():
+        raise ValueError(f"scores must be finite, [runs, tasks], got shape {scores.shape}")
+    num_runs, num_tasks = scores.shape
+    draws = np.random.default_rng(seed).integers(num_runs, size=(resamples, num_runs, num_tasks))
+    drawn = np.take_along_axis(scores[None], draws, axis=1)
+    return _percentiles(statistic(drawn.reshape(resamples, -1)), level)
+
+
+def t_interval(differences: Float[np.ndarray, " n"], *, level: float = 0.95) -> Interval:
+    """Student's interval of the mean of n >= 2 values."""
+    x = _values(differences)
+    if len(x) < 2:
+        raise ValueError("an interval needs at least 2 values, got 1")
+    half = stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def summary(returns: Float[np.ndarray, " n"], *, seed: int = 0) -> dict[str, Any]:
+    """{"mean", "iqm", "ci", "episodes"}; `ci` is the 95 % bootstrap interval of the mean."""
+    x = _values(returns)
+    low, high = bootstrap_interval(x, seed=seed)
+    return {
+        "mean": float(x.mean()),
+        "iqm": float(iqm(x)),
+        "ci": [low, high],
+        "episodes": len(x),
+    }
+
+
+def _values(x: Any) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    if x.ndim != 1 or x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(f"expected one or more finite numbers in a row, got shape {x.shape}: {x}")
+    return x
+
+
+def _percentiles(x: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(x, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
