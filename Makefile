@@ -50,7 +50,7 @@ setup = set -e; \
 	cat requirements/$(1).txt setup.cfg | cmp -s - .venv/$(1).installed \
 		&& $(BIN)/python -c '' 2>/dev/null && exit 0; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-		python=$$($(find_python)); \
+		python=$$($(find_python)) || true; \
 		if [ -z "$$python" ]; then \
 			echo 'error: no Python 3.11-3.13 with the venv module was found; install one, or name it: make $@ PYTHON=/path/to/python3' >&2; \
 			exit 1; \
