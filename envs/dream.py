@@ -7,8 +7,10 @@ never on its neighbours. Gymnasium's face is put on in `shells.py`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -43,9 +45,9 @@ class DreamStep:
     terminated: Bool[Array, " B"]  # drawn from `continuation`
     continuation: Float[Array, " B"]
     uncertainty: Float[Array, " B"]
-    legal: Bool[Array, "B A"]  # all true at the beginning: the model speaks of steps only
+    legal: Bool[Array, "B A"]
     member: Int[Array, " B"]
-    v: Float[Array, " B"]  # value of the state reached, 0 at the beginning
+    v: Float[Array, " B"]  # value of the state reached
 
 
 def _keys(key: UInt32[Array, "B 2"], num: int) -> list[Any]:
@@ -83,6 +85,7 @@ class Dream:
         next_key, member_key = _keys(key, 2)
         member = self._draw_member(member_key)
         z = dataclasses.replace(self.model.root(params, context), member=member)
+        v, _, legal_logits = self.model.predict(params, z)
         zeros = jnp.zeros(member.shape, jnp.float32)
         state = DreamState(z, context, jnp.zeros_like(member), jax.random.key_data(next_key))
         return state, DreamStep(
@@ -91,9 +94,9 @@ class Dream:
             terminated=jnp.zeros(member.shape, bool),
             continuation=zeros + 1,
             uncertainty=zeros,
-            legal=jnp.ones((*member.shape, self.model.num_actions), bool),
+            legal=legal_logits > 0,
             member=member,
-            v=zeros,
+            v=v,
         )
 
     def step(
@@ -141,6 +144,15 @@ class World:
     u_max: float = float("inf")
     card: dict[str, Any] = field(default_factory=dict)
     make_dream: Callable[..., Any] = Dream
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all numbers of this world: weights, starts and spaces."""
+        digest = hashlib.sha256(repr((self.observation_space, self.action_space)).encode())
+        for x in jax.tree.leaves((self.params, self.starts, self.initial)):
+            digest.update(repr((x.shape, x.dtype)).encode())
+            digest.update(np.asarray(x).tobytes())
+        return digest.hexdigest()
 
     def dream(self, sampling: str = "member") -> Any:
         """The pure core: an object with `initial` and `step` as `Dream` has them."""

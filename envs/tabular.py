@@ -223,15 +223,25 @@ class TabularModel:
         z, at = y.z, (y.z.s, y.a, c)
         s = jnp.where(z.ended, z.s, params["next"][at])
         ended = z.ended | params["ended"][at]
-        everything = jnp.ones((*s.shape, self.num_actions))
-        return TabularState(s, ended, z.member), Prediction(
-            r=jnp.where(z.ended, 0.0, params["r"][at]),
+        r = jnp.where(z.ended, 0.0, params["r"][at])
+        z = TabularState(s, ended, z.member)
+        v, pi_logits, legal_logits = self.predict(params, z)
+        return z, Prediction(
+            r=r,
             continuation=1.0 - ended,
-            v=jnp.where(ended, 0.0, params["v"][s]),
-            pi_logits=0 * everything,
-            legal_logits=everything,
+            v=v,
+            pi_logits=pi_logits,
+            legal_logits=legal_logits,
             uncertainty=jnp.zeros(s.shape),
         )
+
+    def predict(
+        self, params: Any, z: TabularState
+    ) -> tuple[Float[Array, " B"], Float[Array, "B A"], Float[Array, "B A"]]:
+        """The optimal value, no preference, and every action legal."""
+        v = jnp.where(z.ended, 0.0, params["v"][z.s])
+        everything = jnp.ones((*v.shape, self.num_actions))
+        return v, 0 * everything, everything
 
     def decode(self, params: Any, z: TabularState) -> Float[Array, "B O"]:
         """The state as a one-hot vector."""

@@ -1,0 +1,32 @@
+"""Dreams of real processes: `gymnasium.make("dreaming/Dream-v0", path=...)` after this import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_policy", "load_world"]
+
+if "dreaming/Dream-v0" not in registry:
+    register(
+        "dreaming/Dream-v0",
+        entry_point="envs.shells:DreamEnv",
+        vector_entry_point="envs.shells:DreamVectorEnv",
+        order_enforce=False,  # the dream asks for a reset itself, and `restore` counts as one
+    )
+
+
+def load_world(path: Any, trust: bool = False) -> Any:
+    """The world of a `.dream` file; `trust=True` runs one that this user did not sign."""
+    from envs.dreamfile import load_world
+
+    return load_world(path, trust=trust)
+
+
+def load_policy(path: Any) -> Any:
+    """The policy saved in a directory: `act(observation)` and `reset()`."""
+    from dreaming.policy import load_policy
+
+    return load_policy(path)

@@ -1,0 +1,205 @@
+"""N dreams on the host: what both Gymnasium shells share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium.spaces import Box
+
+from envs.dream import World, in_tiles
+from envs.types import EnvError, Features, SpaceError, action_features
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt32
+
+TILE_ROWS_CPU, TILE_ROWS = 16, 1024  # small tiles keep a single env fast on a CPU
+INFO = ("uncertainty", "trusted", "member", "action_mask")
+CHOICES = {
+    "starts": ("initial", "any"),
+    "sampling": ("member", "mixture", "mean"),
+    "unknown": ("continue", "truncate", "terminate"),
+    "observations": ("decoded", "latent"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a world is dreamed.
+
+    A step is unknown when its uncertainty exceeds the world's `u_max`.
+    """
+
+    horizon: int | None = None  # steps until truncation; None: the world's own
+    starts: str = "initial"  # dreams begin where episodes began, or at "any" logged step
+    sampling: str = "member"  # see `Dream`
+    penalty: float = 0.0  # reward given up per unit of uncertainty
+    unknown: str = "continue"  # or "truncate", "terminate" at an unknown step
+    observations: str = "decoded"  # or "latent"
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise EnvError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {choices}"
+                )
+        if self.horizon is not None and (self.horizon != int(self.horizon) or self.horizon < 1):
+            raise EnvError(f"horizon={self.horizon} is not a number of steps; give 1 or more")
+        if not np.isfinite(self.penalty):
+            raise EnvError(f"penalty={self.penalty} is not finite; give a number such as 0.0")
+
+
+@dataclass
+class Seen:
+    """What N dreams show to the outside, as arrays [N, ...] that nobody else holds."""
+
+    o: np.ndarray
+    r: Float[np.ndarray, " N"]
+    terminated: Bool[np.ndarray, " N"]
+    truncated: Bool[np.ndarray, " N"]
+    uncertainty: Float[np.ndarray, " N"]
+    trusted: Bool[np.ndarray, " N"]
+    member: Int[np.ndarray, " N"]
+    action_mask: Int[np.ndarray, "N A"]
+
+    def put(self, rows: Int[np.ndarray, " M"], other: Seen, names: tuple[str, ...]) -> None:
+        """Replace these fields of `rows` by the M rows of `other`."""
+        for name in names:
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def spread(self, rows: Int[np.ndarray, " M"], num: int) -> Seen:
+        """These M dreams at `rows` of `num`, zeros elsewhere."""
+
+        def place(x: np.ndarray) -> np.ndarray:
+            out = np.zeros((num, *x.shape[1:]), x.dtype)
+            out[rows] = x
+            return out
+
+        return Seen(*(place(getattr(self, field.name)) for field in dataclasses.fields(self)))
+
+    def info(self, mask: Bool[np.ndarray, " N"]) -> dict[str, Any]:
+        """Gymnasium's vector info, present where `mask` is true."""
+        out = {}
+        for name in INFO:
+            value = getattr(self, name)
+            out[name] = np.where(column(mask, value), value, np.zeros((), value.dtype))
+            out["_" + name] = mask.copy()
+        return out
+
+
+def _tile_rows() -> int:
+    return TILE_ROWS_CPU if jax.default_backend() == "cpu" else TILE_ROWS
+
+
+def column(mask: Bool[np.ndarray, " N"], like: np.ndarray) -> np.ndarray:
+    """The mask with as many axes as `like`."""
+    return mask.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@functools.lru_cache(maxsize=64)
+def _programs(dream: Any) -> tuple[Any, Any]:
+    """`initial` and `step` compiled over tiles, without the outputs that no shell shows."""
+
+    def lean(function: Any) -> Any:
+        def run(*args: Any) -> Any:
+            state, step = function(*args)
+            return state, (step.o, step.r, step.terminated, step.uncertainty, step.legal)
+
+        return in_tiles(run, _tile_rows())
+
+    return lean(dream.initial), lean(dream.step)
+
+
+class Rows:
+    """N dreams side by side. Their state lives on the host; each step is one compiled call."""
+
+    def __init__(self, world: World, num: int, options: Options):
+        self.world, self.num, self.options = world, num, options
+        self.features = Features(world.observation_space)
+        self.actions = action_features(world.action_space)
+        self.pool = np.flatnonzero(world.initial | (options.starts == "any"))
+        if not len(self.pool):
+            raise EnvError("the world holds no episode start; make the env with starts='any'")
+        self.horizon = options.horizon or world.horizon
+        self.programs = _programs(world.dream(options.sampling))
+        self.state: Any = None
+
+    def latent(self, z: Any) -> Float[np.ndarray, "N D"]:
+        """The latent state as one vector per row."""
+        parts = jax.tree.leaves(dataclasses.replace(z, member=None))
+        return np.concatenate([np.asarray(x, np.float32).reshape(len(x), -1) for x in parts], 1)
+
+    def observation_space(self) -> gymnasium.Space:
+        """The real task's, or that of the latent vectors."""
+        if self.options.observations == "decoded":
+            return self.world.observation_space
+        state, _ = self._begin(np.zeros((1, 3), np.uint32))
+        return Box(-np.inf, np.inf, self.latent(state.z).shape[1:], np.float32)
+
+    def structure(self) -> Any:
+        """The tree structure of the state."""
+        return jax.tree.structure(self._begin(np.zeros((self.num, 3), np.uint32))[0])
+
+    def begin(self, rows: Int[np.ndarray, " M"], draws: UInt32[np.ndarray, "M 3"]) -> Seen:
+        """Begin new dreams in `rows`; a draw chooses the start and is the key."""
+        state, seen = self._begin(draws)
+        if len(rows) == self.num:
+            self.state = state
+        else:
+            writable = jax.tree.map(np.array, self.state)
+            jax.tree.map(lambda old, new: old.__setitem__(rows, new), writable, state)
+            self.state = writable
+        return seen
+
+    def _begin(self, draws: UInt32[np.ndarray, "M 3"]) -> tuple[Any, Seen]:
+        # Padded to tiles, a power of two of them: few programs serve all numbers of rows.
+        size, tile = len(draws), _tile_rows()
+        draws = np.resize(draws, (tile << (-(-size // tile) - 1).bit_length(), 3))
+        start = self.pool[(draws[:, 0].astype(np.uint64) * len(self.pool)) >> np.uint64(32)]
+        context = jax.tree.map(lambda x: x[start], self.world.starts)
+        out = self.programs[0](self.world.params, context, draws[:, 1:])
+        state, shown = jax.tree.map(lambda x: np.asarray(x)[:size], out)
+        return state, self._see(state, *shown)
+
+    def step(self, a_index: Int[np.ndarray, " N"]) -> Seen:
+        """Step every row by the index of its action."""
+        a = np.zeros((self.num, self.actions.size), np.float32)
+        a[np.arange(self.num), a_index] = 1
+        out = self.programs[1](self.world.params, self.state, a)
+        self.state, shown = jax.tree.map(np.asarray, out)
+        return self._see(self.state, *shown)
+
+    def _see(self, state: Any, o: Any, r: Any, terminated: Any, uncertainty: Any, legal: Any):
+        decoded = self.options.observations == "decoded"
+        trusted = uncertainty <= self.world.u_max
+        ended = {name: ~trusted & (self.options.unknown == name) for name in CHOICES["unknown"]}
+        terminated = terminated | ended["terminate"]
+        out_of_time = state.elapsed >= self.horizon
+        uncertainty = uncertainty.astype(np.float64)
+        return Seen(
+            o=self.features.unflatten(o) if decoded else self.latent(state.z),
+            r=r - self.options.penalty * uncertainty,
+            terminated=terminated,
+            truncated=(out_of_time | ended["truncate"]) & ~terminated,
+            uncertainty=uncertainty,
+            trusted=trusted,
+            member=state.z.member.astype(np.int64),
+            action_mask=legal.astype(np.int8),
+        )
+
+    def index(self, actions: Any, needed: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Indices of actions; those that are not `needed` may be anything."""
+        space = self.world.action_space
+        actions = np.asarray(actions)
+        if actions.shape != (self.num,) or not np.issubdtype(actions.dtype, np.integer):
+            raise SpaceError(f"actions {actions!r} are not {self.num} integers of {space}")
+        index = actions.astype(np.int64) - space.start
+        wrong = ((index < 0) | (index >= space.n)) & needed
+        if wrong.any():
+            raise SpaceError(f"action {actions[wrong.argmax()]} lies outside {space}")
+        return np.where(needed, index, 0)
