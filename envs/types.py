@@ -148,7 +148,8 @@ def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
 def space_to_json(space: gymnasium.Space) -> dict:
     """The space as plain JSON values (no infinity, no pickle), for `space_from_json`."""
     if isinstance(space, Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        n, start, dtype = int(space.n), int(space.start), np.dtype(space.dtype).name
+        return {"type": "Discrete", "n": n, "start": start, "dtype": dtype}
     Features(space)  # raises for what is not supported
     assert isinstance(space, Box)
 
@@ -171,7 +172,8 @@ def space_from_json(data: Any) -> Box | Discrete:
 
     try:
         if data["type"] == "Discrete":
-            return Discrete(data["n"], start=data["start"])
+            dtype = np.dtype(data["dtype"]).type
+            return Discrete(data["n"], start=data["start"], dtype=dtype)
         if data["type"] != "Box":
             raise ValueError("its type is neither")
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
@@ -257,7 +259,7 @@ class Trace:
         value = _array(getattr(self, name), name, dtype)
         matches = [size in (None, got) for size, got in zip(shape, value.shape, strict=False)]
         if value.ndim != len(shape) or not all(matches):
-            wanted = "(" + ", ".join("A" if size is None else str(size) for size in shape) + ")"
+            wanted = str(shape).replace("None", "A")
             raise TraceError(f"{name} has shape {value.shape}, expected {wanted}")
         _finite(value, name)
         object.__setattr__(self, name, value)

@@ -1,0 +1,186 @@
+"""Traces as Parquet bytes and back: one row per observation, many episodes per segment.
+
+Columns of a segment: `episode`, `t`, `observation`, `action`, `reward`, `terminated`, `truncated`,
+`propensity`, `action_mask`, `time`. The last row of an episode holds o[T] alone: its action, reward
+and flags are null. An array is one FixedSizeList in C order; its shape stands in the space.
+Columns of the index: see `INDEX`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from gymnasium.spaces import Discrete
+
+from envs.spaces import conform
+from envs.types import Trace, TraceError
+
+ROW_GROUP_BYTES = 8 << 20  # what a reader decodes at once, and what one damaged page can cost
+
+INDEX = pa.schema(
+    [
+        ("episode", pa.int64()),
+        ("segment", pa.string()),
+        ("first_row", pa.int64()),  # in the segment
+        ("rows", pa.int64()),  # steps + 1
+        ("return", pa.float64()),
+        ("terminated", pa.bool_()),
+        ("truncated", pa.bool_()),
+        ("session", pa.string()),
+        ("policy", pa.string()),
+        ("review", pa.float64()),
+    ]
+)
+
+
+def row_bytes(trace: Trace) -> int:
+    """About how many bytes one row of the trace takes in memory."""
+    arrays = [*jax.tree.leaves(trace.observations), trace.actions]
+    return sum(x.nbytes for x in arrays) // len(trace) + 64
+
+
+def to_parquet(table: pa.Table, row_group_rows: int) -> bytes:
+    """The table as a Parquet file with a checksum in every page."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, row_group_size=row_group_rows, compression="zstd", write_page_checksum=True
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    """The table in Parquet bytes, every page verified. Raises pyarrow's errors."""
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+
+
+def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
+    """The trace with observations and actions in their spaces' dtypes, or `TraceError`."""
+    trace = dataclasses.replace(trace)  # checked again: arrays can change after they were given
+    if not isinstance(trace.observations, np.ndarray):
+        raise TraceError("observations are a nested structure; only one array can be stored")
+    for name in ("session", "policy"):
+        if not isinstance(getattr(trace, name), str | None):
+            raise TraceError(f"{name} is {getattr(trace, name)!r}, expected text or None")
+    if not isinstance(trace.review, int | float | None):
+        raise TraceError(f"review is {trace.review!r}, expected a number or None")
+    o = conform(trace.observations, spaces["observation"], "observation", bounded=False)
+    a = conform(trace.actions, spaces["action"], "action", bounded=True)
+    return dataclasses.replace(trace, observations=o, actions=a)
+
+
+def encode(
+    traces: list[Trace], spaces: dict[str, gymnasium.Space], first_episode: int, segment: str
+) -> tuple[pa.Table, pa.Table]:
+    """The rows and the index of checked traces."""
+    rows = np.array([len(trace) + 1 for trace in traces])
+    last = np.zeros(rows.sum(), bool)
+    last[np.cumsum(rows) - 1] = True
+    numbers = first_episode + np.arange(len(traces))
+    join = lambda name: np.concatenate([_pad(getattr(trace, name)) for trace in traces])
+    columns = {
+        "episode": pa.array(np.repeat(numbers, rows)),
+        "t": pa.array(np.concatenate([np.arange(size) for size in rows])),
+        "observation": _values(
+            np.concatenate([trace.observations for trace in traces]), spaces["observation"]
+        ),
+        "action": _values(join("actions"), spaces["action"], last),
+        "reward": pa.array(join("rewards"), mask=last),
+        "terminated": pa.array(join("terminated"), mask=last),
+        "truncated": pa.array(join("truncated"), mask=last),
+        "propensity": _optional(traces, "propensities", pa.float64()),
+        "action_mask": _optional(traces, "action_masks", pa.list_(pa.bool_())),
+        "time": _optional(traces, "times", pa.float64()),
+    }
+    index = {
+        "episode": numbers,
+        "segment": [segment] * len(traces),
+        "first_row": np.cumsum(rows) - rows,
+        "rows": rows,
+        "return": [float(trace.rewards.sum()) for trace in traces],
+        "terminated": [bool(trace.terminated[-1]) for trace in traces],
+        "truncated": [bool(trace.truncated[-1]) for trace in traces],
+        **{name: [getattr(trace, name) for trace in traces] for name in INDEX.names[-3:]},
+    }
+    return pa.table(columns), pa.table(index, schema=INDEX)
+
+
+def decode(
+    table: pa.Table, index: pa.Table, spaces: dict[str, gymnasium.Space]
+) -> Iterator[tuple[int, Trace]]:
+    """(episode, trace) for every row of the index; `TraceError` where the two disagree."""
+    column = lambda name: table.column(name).combine_chunks()
+    plain = lambda name: column(name).fill_null(0).to_numpy(zero_copy_only=False)
+    flag = lambda name: column(name).fill_null(False).to_numpy(zero_copy_only=False)
+    o, a = (_array(column(name), spaces[name]) for name in ("observation", "action"))
+    r, terminated, truncated = plain("reward"), flag("terminated"), flag("truncated")
+    ended = column("reward").is_null().to_numpy(zero_copy_only=False)
+    episode, t = plain("episode"), plain("t")
+    expected = 0
+    for row in index.to_pylist():
+        first, rows = row["first_row"], row["rows"]
+        here, steps = slice(first, first + rows), slice(first, first + rows - 1)
+        fits = first == expected and rows >= 2 and first + rows <= len(t)
+        if not (fits and (episode[here] == row["episode"]).all()):
+            raise TraceError(f"episode {row['episode']} is not at rows {first} to {first + rows}")
+        if not (
+            (t[here] == np.arange(rows)).all() and (ended[here] == (t[here] == rows - 1)).all()
+        ):
+            raise TraceError(f"rows {first} to {first + rows} are not the steps of one episode")
+        optional: dict[str, Any] = {
+            "propensities": _read_optional(column("propensity"), first, rows - 1),
+            "action_masks": _read_optional(column("action_mask"), first, rows),
+            "times": _read_optional(column("time"), first, rows),
+            **{name: row[name] for name in INDEX.names[-3:]},
+        }
+        arrays = (x[steps].copy() for x in (a, r, terminated, truncated))
+        yield row["episode"], Trace(o[here].copy(), *arrays, **optional)
+        expected = first + rows
+    if expected != len(t):
+        raise TraceError(f"{len(t) - expected} rows belong to no episode of the index")
+
+
+def _pad(x: np.ndarray) -> np.ndarray:
+    """[T + 1, ...]: one more row of zeros, to be masked."""
+    return np.concatenate([x, np.zeros_like(x[:1])])
+
+
+def _values(x: np.ndarray, space: gymnasium.Space, null: np.ndarray | None = None) -> pa.Array:
+    """A column of values [rows, *shape]; FixedSizeList when they are arrays."""
+    if not space.shape:
+        return pa.array(x.astype(np.int64) if isinstance(space, Discrete) else x, mask=null)
+    flat = pa.array(x.ravel())
+    mask = None if null is None else pa.array(null)
+    return pa.FixedSizeListArray.from_arrays(flat, math.prod(space.shape), mask=mask)
+
+
+def _array(column: pa.Array, space: gymnasium.Space) -> np.ndarray:
+    """Values [rows, *shape] of a column; zeros where it is null."""
+    if space.shape:
+        flat = column.values.slice(column.offset * math.prod(space.shape))
+        x = flat.to_numpy(zero_copy_only=False)[: len(column) * math.prod(space.shape)]
+    else:
+        x = column.fill_null(0).to_numpy(zero_copy_only=False)
+    return x.reshape(len(column), *(space.shape or ())).astype(space.dtype, copy=False)
+
+
+def _optional(traces: list[Trace], name: str, dtype: pa.DataType) -> pa.Array:
+    """A column that is null for traces without the field; padded to T + 1 rows."""
+    parts = []
+    for trace in traces:
+        value, rows = getattr(trace, name), len(trace) + 1
+        known = [] if value is None else list(value)
+        parts += known + [None] * (rows - len(known))
+    return pa.array(parts, dtype)
+
+
+def _read_optional(column: pa.Array, first: int, rows: int) -> np.ndarray | None:
+    part = column.slice(first, rows)
+    return None if part.null_count == rows else np.array(part.to_pylist())

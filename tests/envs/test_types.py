@@ -1,0 +1,137 @@
+"""Traces say what is wrong with them; spaces survive JSON; features invert."""
+
+import json
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete, MultiBinary
+
+from envs.types import (
+    Features,
+    SpaceError,
+    Trace,
+    TraceError,
+    UserError,
+    action_features,
+    space_from_json,
+    space_to_json,
+)
+
+
+def a_trace(steps=3, **changes):
+    """A terminated episode; `changes` replace its fields."""
+    fields = {
+        "observations": np.zeros((steps + 1, 2), np.float32),
+        "actions": np.zeros(steps, int),
+        "rewards": np.ones(steps),
+        "terminated": True,
+        "truncated": False,
+    }
+    fields |= changes
+    positional = [fields.pop(name) for name in list(fields)[:5]]
+    return Trace(*positional, **fields)
+
+
+def test_a_scalar_flag_means_the_last_step():
+    trace = a_trace()
+    assert trace.terminated.tolist() == [False, False, True]
+    assert trace.truncated.tolist() == [False, False, False]
+    assert not trace.is_open and a_trace(terminated=False).is_open
+
+
+def test_a_list_of_observations_is_rows():
+    assert a_trace(observations=[[0, 1], [2, 3], [4, 5], [6, 7]]).observations.shape == (4, 2)
+
+
+def test_nested_observations_are_kept():
+    trace = a_trace(observations={"x": np.zeros((4, 2)), "y": np.zeros(4, int)})
+    assert trace.observations["y"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"actions": np.zeros(0, int)}, "at least one step"),
+        ({"actions": 1}, "one row per step"),
+        ({"actions": ["left", "right", "left"]}, "expected numbers"),
+        ({"actions": np.array([0.0, np.nan, 0.0])}, "action at step 1"),
+        ({"rewards": np.zeros(2)}, r"rewards have shape \(2,\)"),
+        ({"rewards": [0, np.inf, 0]}, "reward at step 1 is not finite"),
+        ({"observations": np.zeros((3, 2))}, "expected 4 rows"),
+        ({"observations": [[0, 1], [2, 3], [4, 5], [6]]}, "one shape"),
+        ({"observations": np.full((4, 2), np.nan)}, "observation at step 0 is not finite"),
+        ({"terminated": [True, False, False]}, "ends at step 0"),
+        ({"truncated": True}, "both terminated and truncated"),
+        ({"terminated": 0.5}, "true or false"),
+        ({"terminated": [True]}, r"terminated has shape \(1,\)"),
+        ({"propensities": [0.5, 0.0, 0.5]}, "propensity at step 1"),
+        ({"propensities": [0.5, 0.5]}, r"propensities has shape \(2,\), expected \(3,\)"),
+        ({"action_masks": np.ones((3, 2), bool)}, r"expected \(4, A\)"),
+        ({"times": [0.0, 1.0, np.nan, 3.0]}, "times at step 2"),
+    ],
+)
+def test_a_broken_trace_is_refused_in_one_line(changes, words):
+    with pytest.raises(TraceError, match=words) as caught:
+        a_trace(**changes)
+    assert "\n" not in str(caught.value)
+
+
+SPACES = [
+    Discrete(5),
+    Discrete(3, start=-1),
+    Box(-1, 1, (2, 3), np.float32),
+    Box(np.array([-np.inf, 0.1]), np.array([2.5, np.inf]), dtype=np.float64),
+    Box(0, 255, (4, 4, 1), np.uint8),
+    Box(-(2**63), 2**63 - 1, (), np.int64),
+    Box(np.float32(-4.8), np.float32(0.41887903), (1,), np.float32),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_spaces_survive_json(space):
+    text = json.dumps(space_to_json(space), allow_nan=False)
+    back = space_from_json(json.loads(text))
+    assert back == space and back.dtype == space.dtype
+    if isinstance(space, Box) and isinstance(back, Box):
+        assert back.low.tobytes() == space.low.tobytes()
+        assert back.high.tobytes() == space.high.tobytes()
+
+
+def test_constant_bounds_are_written_once():
+    assert space_to_json(Box(0, 255, (84, 84), np.uint8))["high"] == 255
+
+
+@pytest.mark.parametrize(
+    "data", [None, {}, {"type": "Text"}, {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"}]
+)
+def test_what_is_no_space_is_refused(data):
+    with pytest.raises(SpaceError, match="does not describe"):
+        space_from_json(data)
+
+
+def test_an_unsupported_space_is_named_with_what_is_supported():
+    for make in (Features, action_features, space_to_json):
+        with pytest.raises(SpaceError, match=r"MultiBinary\(3\) is not supported; supported"):
+            make(MultiBinary(3))
+    with pytest.raises(SpaceError, match="supported is Discrete"):
+        action_features(Box(-1, 1, (1,)))
+
+
+@pytest.mark.parametrize(
+    "space", [Discrete(5, start=2), Box(-1, 1, (2, 3)), Box(0, 9, (2,), np.int64)]
+)
+def test_features_invert(space):
+    space.seed(0)
+    x = np.stack([space.sample() for _ in range(20)])
+    features = Features(space)
+    assert features.flatten(x).shape == (20, features.size)
+    np.testing.assert_array_equal(features.unflatten(features.flatten(x)), x)
+
+
+def test_unflatten_stays_inside_the_space():
+    space = Box(0, 9, (2,), np.int64)
+    assert Features(space).unflatten(np.array([[-3.0, 8.6]])).tolist() == [[0, 9]]
+
+
+def test_every_failure_is_one_family():
+    assert issubclass(TraceError, UserError) and issubclass(UserError, ValueError)
