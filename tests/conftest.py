@@ -33,7 +33,9 @@ def checked_modules(root: Path) -> list[str]:
     return names
 
 
-install_import_hook(checked_modules(ROOT), "beartype.beartype")
+# An int is a float here, as it is for static checkers.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(checked_modules(ROOT), CHECKER)
 
 
 def pytest_addoption(parser):
