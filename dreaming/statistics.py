@@ -62,6 +62,27 @@ def t_interval(differences: Float[np.ndarray, " n"], *, level: float = 0.95) -> 
     return float(x.mean() - half), float(x.mean() + half)
 
 
+def studentised_interval(
+    x: Float[np.ndarray, " n"], *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> Interval:
+    """Bootstrap-t interval of the mean of n >= 2 values; it follows their skewness.
+
+    Resamples without variation have no t value and are left out (Efron & Tibshirani, 1993, 12.5).
+    """
+    x = _values(x)
+    low, high = t_interval(x, level=level)  # refuses n = 1
+    if low == high:
+        return low, high
+    draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    drawn = x[draws]
+    drawn = drawn[np.ptp(drawn, axis=1) > 0]
+    root = np.sqrt(len(x))
+    t = (drawn.mean(axis=1) - x.mean()) / (drawn.std(axis=1, ddof=1) / root)
+    t_low, t_high = _percentiles(t, level)
+    error = float(x.std(ddof=1) / root)
+    return float(x.mean()) - t_high * error, float(x.mean()) - t_low * error
+
+
 def summary(returns: Float[np.ndarray, " n"], *, seed: int = 0) -> dict[str, Any]:
     """{"mean", "iqm", "ci", "episodes"}; `ci` is the 95 % bootstrap interval of the mean."""
     x = _values(returns)

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from dreaming.statistics import bootstrap_interval, iqm, mean, stratified_interval, summary
+from dreaming.statistics import (
+    bootstrap_interval,
+    iqm,
+    mean,
+    stratified_interval,
+    studentised_interval,
+    summary,
+)
 from dreaming.statistics import t_interval as t
 
 
@@ -62,7 +69,20 @@ def test_summary_has_the_keys_of_a_result():
     assert list(out) == ["mean", "iqm", "ci", "episodes"]
 
 
-@pytest.mark.parametrize("bad", [[], [np.nan], [1, np.inf], [[1.0]]])
+@pytest.mark.parametrize("bad", [[], [np.nan], [1, np.inf]])
 def test_what_is_not_a_row_of_numbers_is_refused(bad):
     with pytest.raises(ValueError, match="finite numbers"):
         summary(np.array(bad))
+
+
+def test_the_studentised_interval_follows_the_data():
+    x = np.random.default_rng(0).exponential(size=12)
+    low, high = studentised_interval(x)
+    assert studentised_interval(3 * x + 7) == pytest.approx((3 * low + 7, 3 * high + 7))
+    assert studentised_interval(-x) == pytest.approx((-high, -low), rel=0.1)
+    assert high - x.mean() > x.mean() - low  # the long tail is where the mean may be hidden
+    assert studentised_interval(np.full(4, 2.5)) == (2.5, 2.5)
+    with pytest.raises(ValueError, match="at least 2"):
+        studentised_interval(np.array([1.0]))
+    # Of two values only resamples that hold both vary, and those have the mean itself: t = 0.
+    assert studentised_interval(np.array([0.0, 1.0])) == (0.5, 0.5)

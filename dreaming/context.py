@@ -1,0 +1,53 @@
+"""What a policy sees of a running episode: its last W observations and the actions between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from envs.types import Context
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class ContextBuffer:
+    """Contexts of B running episodes, oldest observation first, in NumPy.
+
+    Before an episode began its first observation is repeated, marked as not valid, as in replay.
+    """
+
+    def __init__(self, rows: int, window: int, observation_size: int, num_actions: int):
+        self._o = np.zeros((rows, window, observation_size), np.float32)
+        self._a = np.zeros((rows, window - 1, num_actions), np.float32)
+        self._elapsed = np.zeros((rows, window), np.int32)
+        self._valid = np.zeros((rows, window), bool)
+        self._valid[:, -1] = True
+
+    def reset(self, rows: Int[np.ndarray, " R"], o: Float[np.ndarray, "R O"]) -> None:
+        """Episodes begin in `rows` with observation features `o`."""
+        self._o[rows] = np.asarray(o)[:, None]
+        self._a[rows] = 0
+        self._elapsed[rows] = 0
+        self._valid[rows] = False
+        self._valid[rows, -1] = True
+
+    def push(
+        self,
+        rows: Int[np.ndarray, " R"],
+        a: Float[np.ndarray, "R A"],
+        o: Float[np.ndarray, "R O"],
+    ) -> None:
+        """Action features `a` were taken in `rows` and observation features `o` seen after them."""
+        for past, new in ((self._o, o), (self._a, a)):
+            if past.shape[1]:
+                past[rows] = np.concatenate([past[rows, 1:], np.asarray(new)[:, None]], axis=1)
+        newest = self._elapsed[rows, -1:] + 1
+        self._elapsed[rows] = np.concatenate([self._elapsed[rows, 1:], newest], axis=1)
+        self._valid[rows, :-1] = self._valid[rows, 1:]
+
+    def context(self) -> Context:
+        """A copy of the contexts of all rows, [B, W, ...]."""
+        fields: list[Any] = [self._o, self._a, self._elapsed, self._valid]
+        return Context(*[field.copy() for field in fields])

@@ -1,0 +1,129 @@
+"""Returns of a policy in the real task, episode by episode, from fixed seeds."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float, Int
+
+from dreaming.context import ContextBuffer
+from dreaming.errors import EnvError
+from envs.types import Features
+
+# The policy sees this many rows at every call, whatever the number of episodes: one compilation,
+# and an episode's actions do not depend on how many run beside it.
+ROWS = 32
+
+Act = Callable[..., Any]  # (context [B, ...]) or (context, key uint32 [B, 2]) -> int [B]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episode i was reset with seeds[i]."""
+
+    returns: Float[np.ndarray, " n"]  # float64, undiscounted sums of the rewards
+    lengths: Int[np.ndarray, " n"]
+    steps: int  # real steps in all
+
+
+def evaluate(
+    make_env: Callable[[], gymnasium.Env] | str,
+    act: Act,
+    seeds: Sequence[int],
+    *,
+    observation: Features,
+    action: Features,
+    window: int = 1,
+    max_steps: int | None = None,
+    keyed: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Run one whole episode from each seed; `act` gives action indices for ROWS contexts at once.
+
+    With `keyed`, `act` is also given a key per row, made of the episode's seed and its step.
+    `max_steps` ends an episode of a task that has no step limit itself. `progress` is told the
+    number of finished episodes. Raises `EnvError` when the task fails.
+    """
+    if isinstance(make_env, str):
+        id = make_env
+        make_env = lambda: gymnasium.make(id)
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    envs = [make_env() for _ in range(min(ROWS, len(seeds)))]
+    buffer = ContextBuffer(ROWS, window, observation.size, action.size)
+    waiting = iter(range(len(seeds)))
+    finished, running = 0, dict[int, int]()  # row -> the episode that runs in it
+
+    def begin(rows: Sequence[int]) -> None:
+        for row, episode in zip(rows, waiting, strict=False):
+            o = _call(envs[row], "reset", seed=int(seeds[episode]))[0]
+            buffer.reset(np.array([row]), _features([o], observation, envs[row]))
+            running[row] = episode
+
+    try:
+        begin(range(len(envs)))
+        while running:
+            rows, episodes = list(running), list(running.values())
+            keys = np.array([seeds[episode] for episode in episodes]) if keyed else None
+            a = _actions(act, buffer, rows, keys) + getattr(action.space, "start", 0)
+            steps = [_step(envs[row], value) for row, value in zip(rows, a, strict=True)]
+            o, r, ended = zip(*steps, strict=True)
+            buffer.push(np.array(rows), action.flatten(a), _features(o, observation, envs[0]))
+            returns[episodes] += r
+            lengths[episodes] += 1
+            over = np.array(ended) | (lengths[episodes] == max_steps)
+            free = [row for row, is_over in zip(rows, over, strict=True) if is_over]
+            for row in free:
+                del running[row]
+            begin(free)
+            finished += len(free)
+            if free and progress is not None:
+                progress(finished)
+    finally:
+        for env in envs:
+            env.close()
+    return Evaluation(returns, lengths, int(lengths.sum()))
+
+
+def _actions(
+    act: Act, buffer: ContextBuffer, rows: list[int], seeds: Int[np.ndarray, " R"] | None
+) -> Int[np.ndarray, " R"]:
+    """Action indices of the rows that run; the others are asked too, and not used."""
+    context = buffer.context()
+    if seeds is None:
+        return np.asarray(act(context))[rows].astype(np.int64)
+    keys = np.zeros((ROWS, 2), np.uint32)
+    keys[rows, 0] = seeds % 2**32
+    keys[:, 1] = context.elapsed[:, -1]
+    return np.asarray(act(context, keys))[rows].astype(np.int64)
+
+
+def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool]:
+    """(observation, reward, whether the episode ended). Raises `EnvError`."""
+    o, r, terminated, truncated, _ = _call(env, "step", action)
+    if not math.isfinite(r):
+        raise EnvError(f"{_name(env)}: the reward is {r}, expected a finite number")
+    return o, float(r), bool(terminated or truncated)
+
+
+def _features(
+    o: Sequence[Any], observation: Features, env: gymnasium.Env
+) -> Float[np.ndarray, "R O"]:
+    features = observation.flatten(np.stack([np.asarray(x) for x in o]))
+    if not np.isfinite(features).all():
+        raise EnvError(f"{_name(env)}: an observation is not finite: {features.tolist()}")
+    return features
+
+
+def _call(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return getattr(env, method)(*args, **kwargs)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise EnvError(f"{_name(env)}: {method} failed: {what}; the task needs a look") from error
+
+
+def _name(env: gymnasium.Env) -> str:
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
