@@ -161,13 +161,13 @@ class World:
 
 def start_context(o: Float[np.ndarray, "N O"], num_actions: int) -> Context:
     """Contexts of one observation (W = 1) at the beginning of an episode."""
-    o = np.asarray(o, np.float32)[:, None]
-    return Context(
-        o=o,
-        a=np.zeros((len(o), 0, num_actions), np.float32),
-        elapsed=np.zeros((len(o), 1), np.int32),
-        valid=np.ones((len(o), 1), bool),
-    )
+    fields: dict[str, Any] = {
+        "o": np.asarray(o, np.float32)[:, None],
+        "a": np.zeros((len(o), 0, num_actions), np.float32),
+        "elapsed": np.zeros((len(o), 1), np.int32),
+        "valid": np.ones((len(o), 1), bool),
+    }
+    return Context(**fields)
 
 
 def in_tiles(function: Callable[..., Any], rows: int) -> Callable[..., Any]:

@@ -29,7 +29,14 @@ import safetensors.numpy
 from envs.atomic import sync_directory, write_file
 from envs.dream import World
 from envs.programs import ExportedDream, ExportedModel, export_programs
-from envs.types import Context, DreamFileError, SpaceError, space_from_json, space_to_json
+from envs.types import (
+    Context,
+    DreamFileError,
+    SpaceError,
+    action_features,
+    space_from_json,
+    space_to_json,
+)
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 31
@@ -194,10 +201,11 @@ def _checked_manifest(members: dict[str, bytes], trust: bool) -> dict[str, Any]:
 def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     action_space = space_from_json(manifest["action_space"])
     weights = safetensors.numpy.load(members["params.safetensors"])
-    starts = safetensors.numpy.load(members["starts.safetensors"])
+    starts: dict[str, Any] = safetensors.numpy.load(members["starts.safetensors"])
     initial = starts.pop("initial")
+    num_actions = action_features(action_space).size
     programs = {Path(name).stem: x for name, x in members.items() if name.endswith(".jax")}
-    model = ExportedModel(programs, num_actions=int(action_space.n), **manifest["model"])
+    model = ExportedModel(programs, num_actions=num_actions, **manifest["model"])
     return World(
         model=model,
         params=tuple(jax.numpy.asarray(weights[name]) for name in manifest["params"]),
@@ -237,7 +245,7 @@ def load_world(path: str | os.PathLike, trust: bool = False) -> World:
         TypeError,
         ValueError,
         AttributeError,
-        RecursionError,
+        RuntimeError,
         zipfile.BadZipFile,
         safetensors.SafetensorError,
         SpaceError,

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import export
+from jax.custom_batching import sequential_vmap
 
-from envs.dream import SAMPLINGS, Dream, DreamState, DreamStep, World
+from envs.dream import Dream, DreamState, DreamStep, World
 from envs.types import Context, DreamFileError, Prediction, container
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# Which program begins and which steps a dream of each sampling: some are the same.
+INITIAL = {"member": "initial_member", "mixture": "initial_member", "mean": "initial_mean"}
+STEP = {"member": "step_member", "mixture": "step_mixture", "mean": "step_member"}
 FORGET_PATHS = "jax_traceback_in_locations_limit"  # else programs hold source paths of the writer
 
 
@@ -78,43 +83,34 @@ class _Flat:
     def predict(self, params, z):
         return tuple(self.model.predict(self._params(params), self._z(z)))
 
-    def initial(self, sampling: str):
+    def initial(self, sampling, params, context, key):
         dream = Dream(self.model, sampling=sampling)
+        state, step = dream.initial(self._params(params), Context(*context), key)
+        return _flat_state(state), _fields(step, DreamStep)
 
-        def initial(params, context, key):
-            state, step = dream.initial(self._params(params), Context(*context), key)
-            return _flat_state(state), _fields(step, DreamStep)
-
-        return initial
-
-    def step(self, sampling: str):
+    def step(self, sampling, params, state, a):
+        *z, o, a_past, elapsed, valid, dreamed, key = state
+        state = DreamState(self._z(z), Context(o, a_past, elapsed, valid), dreamed, key)
         dream = Dream(self.model, sampling=sampling)
-
-        def step(params, state, a):
-            *z, o, a_past, elapsed, valid, dreamed, key = state
-            context = Context(o, a_past, elapsed, valid)
-            state = DreamState(self._z(z), context, dreamed, key)
-            state, step = dream.step(self._params(params), state, a)
-            return _flat_state(state), _fields(step, DreamStep)
-
-        return step
+        state, step = dream.step(self._params(params), state, a)
+        return _flat_state(state), _fields(step, DreamStep)
 
     def all(self) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         """Each program's function and the shapes of its arguments."""
         params, z, a = self.params, self.z, self.a
         elapsed = jax.ShapeDtypeStruct(self.c.shape, jnp.int32)
         state = (*z, *self.context, elapsed, self.key)
+        initial = (params, self.context, self.key)
         return {
             "root": (self.root, (params, self.context)),
             "afterstate": (self.afterstate, (params, z, a)),
             "outcome": (self.outcome, (params, self.y, self.c)),
             "decode": (self.decode, (params, z)),
             "predict": (self.predict, (params, z)),
-            **{
-                f"initial_{s}": (self.initial(s), (params, self.context, self.key))
-                for s in SAMPLINGS
-            },
-            **{f"step_{s}": (self.step(s), (params, state, a)) for s in SAMPLINGS},
+            "initial_member": (partial(self.initial, "member"), initial),
+            "initial_mean": (partial(self.initial, "mean"), initial),
+            "step_member": (partial(self.step, "member"), (params, state, a)),
+            "step_mixture": (partial(self.step, "mixture"), (params, state, a)),
         }
 
 
@@ -152,8 +148,9 @@ class ExportedModel:
         self.num_codes, self.num_members = num_codes, num_members
         self.num_actions = num_actions
         try:
-            load = lambda program: export.deserialize(bytearray(program)).call
-            self.programs = {name: load(program) for name, program in programs.items()}
+            # Exported programs know no vmap; one after the other is what a search needs of it.
+            load = lambda data: sequential_vmap(export.deserialize(bytearray(data)).call)
+            self.programs = {name: load(data) for name, data in programs.items()}
         except Exception as error:  # flatbuffers and MLIR raise what they like
             reason = str(error).partition("\n")[0][:200]
             raise DreamFileError(
@@ -167,7 +164,8 @@ class ExportedModel:
 
     def afterstate(self, params: Any, z: Latent, a: Any) -> tuple[Any, tuple[Any, ...]]:
         """As the model protocol says."""
-        return self.programs["afterstate"](params, _flat_z(z), a)
+        chance_logits, y = self.programs["afterstate"](params, _flat_z(z), a)
+        return chance_logits, y
 
     def outcome(self, params: Any, y: tuple[Any, ...], c: Any) -> tuple[Latent, Prediction]:
         """As the model protocol says."""
@@ -198,11 +196,9 @@ class ExportedDream:
 
     def initial(self, params: Any, context: Context, key: Any) -> tuple[DreamState, DreamStep]:
         """As `Dream.initial`."""
-        program = self.model.programs[f"initial_{self.sampling}"]
+        program = self.model.programs[INITIAL[self.sampling]]
         return self._out(program(params, _fields(context, Context), key))
 
     def step(self, params: Any, state: DreamState, a: Any) -> tuple[DreamState, DreamStep]:
         """As `Dream.step`."""
-        return self._out(
-            self.model.programs[f"step_{self.sampling}"](params, _flat_state(state), a)
-        )
+        return self._out(self.model.programs[STEP[self.sampling]](params, _flat_state(state), a))

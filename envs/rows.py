@@ -194,7 +194,7 @@ class Rows:
 
     def index(self, actions: Any, needed: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """Indices of actions; those that are not `needed` may be anything."""
-        space = self.world.action_space
+        space: Any = self.world.action_space
         actions = np.asarray(actions)
         if actions.shape != (self.num,) or not np.issubdtype(actions.dtype, np.integer):
             raise SpaceError(f"actions {actions!r} are not {self.num} integers of {space}")

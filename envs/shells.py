@@ -135,15 +135,15 @@ class DreamVectorEnv(VectorEnv):
         """Begin all dreams, or those of `options["reset_mask"]`; `seed` is one int or a list."""
         mask = self._mask(options)
         rows = np.flatnonzero(mask)
-        seeds = [seed] * self.num_envs if seed is None else seed
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seeds, int) else seeds
+        seeds: Any = [None] * self.num_envs if seed is None else seed
+        seeds = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int) else seeds
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} dreams; give one for each")
         for i in rows:
             if seeds[i] is not None or self._randoms[i][0] is None:
                 self._randoms[i] = seeding.np_random(seeds[i])
         seen = self._begin(rows).spread(rows, self.num_envs)
-        if not mask.all():
+        if self._o is not None and not mask.all():
             seen.o = np.where(column(mask, seen.o), seen.o, self._o)
         self._ended = self._ended & ~mask
         self._o = seen.o

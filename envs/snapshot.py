@@ -40,7 +40,7 @@ def pack(rows: Rows, flags: dict[str, np.ndarray], randoms: Randoms) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
-def _generator(state: dict[str, Any]) -> np.random.Generator:
+def _generator(state: Any) -> np.random.Generator:
     bits = np.random.PCG64()
     bits.state = state
     return np.random.Generator(bits)
