@@ -79,6 +79,7 @@ def test_a_broken_trace_is_refused_in_one_line(changes, words):
 SPACES = [
     Discrete(5),
     Discrete(3, start=-1),
+    Discrete(3, dtype=np.int32),
     Box(-1, 1, (2, 3), np.float32),
     Box(np.array([-np.inf, 0.1]), np.array([2.5, np.inf]), dtype=np.float64),
     Box(0, 255, (4, 4, 1), np.uint8),
