@@ -173,7 +173,7 @@ def space_from_json(data: Any) -> Box | Discrete:
     try:
         if data["type"] == "Discrete":
             dtype = np.dtype(data["dtype"]).type  # Gymnasium 1.2 knows int64 alone
-            options = {} if dtype is np.int64 else {"dtype": dtype}
+            options: Any = {} if dtype is np.int64 else {"dtype": dtype}
             return Discrete(data["n"], start=data["start"], **options)
         if data["type"] != "Box":
             raise ValueError("its type is neither")
