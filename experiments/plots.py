@@ -1,0 +1,136 @@
+"""The figures of a report, as SVG that takes its colours and its font from the page around it.
+
+Figures are drawn with Matplotlib in colours that stand for roles; `to_svg` replaces each by a CSS
+variable, so that one file is readable in light and in dark.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+INK, MUTED, RULE, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206", "#010207"
+ROLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", PAPER: "paper"}
+PANEL = (3.6, 1.85)  # inches: one of several small figures side by side
+MAX_POINTS = 400  # per line or row of points; more cannot be told apart
+
+
+def before_after(rows: Sequence[Mapping[str, Any]], unit: str = "return per episode") -> str:
+    """One row per policy: every episode's point, the mean and its interval.
+
+    A row has `name`, `mean`, `ci` (lo, hi), `points` (may be empty) and `is_new`.
+    """
+    figure, axes = _figure(9, 0.55 + 0.46 * len(rows))
+    for at, row in enumerate(rows):
+        colour = ACCENT if row["is_new"] else INK
+        points = thin(np.asarray(row["points"], float))
+        # Golden-ratio steps spread the points evenly over the row, the same way every time.
+        spread = (np.arange(len(points)) * 0.618034 % 1 - 0.5) * 0.52
+        axes.plot(points, at + spread, "o", ms=3, mew=0, color=colour, alpha=0.32)
+        axes.plot(row["ci"], [at, at], color=colour, lw=2.2, solid_capstyle="butt")
+        axes.plot([row["mean"]], [at], "o", ms=6.5, color=colour, mec=PAPER, mew=1.4)
+        weight = "bold" if row["is_new"] else "normal"
+        label = {"xy": (1.015, at), "xycoords": ("axes fraction", "data"), "va": "center"}
+        axes.annotate(number(row["mean"]), **label, color=colour, fontsize=9, fontweight=weight)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9, color=INK)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_xlabel(unit)
+    axes.grid(axis="x", color=RULE, lw=0.7)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    return to_svg(figure, "Return per episode of each policy in the real task")
+
+
+def open_loop(k: Sequence[float], model: Sequence[float], persistence: Sequence[float]) -> str:
+    """Error of predictions k steps ahead, and that of predicting no change at all."""
+    figure, axes = _figure(*PANEL)
+    for y, colour, style in ((persistence, MUTED, "--"), (model, ACCENT, "-")):
+        axes.plot(k, y, style, marker="o", ms=3.2, lw=1.5, color=colour)
+    values = np.array([*model, *persistence], float)
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values) and values.max() > 30 * values.min():
+        axes.set_yscale("log")
+    axes.set_xscale("log")
+    axes.set_xticks(k, [number(x) for x in k])
+    axes.minorticks_off()
+    axes.set_xlabel("steps ahead")
+    return to_svg(figure, "Prediction error by number of steps ahead, model against no change")
+
+
+def strip(name: str, real: Sequence[float], dream: Sequence[float]) -> str:
+    """One dimension of the observation over time: real solid, dream dashed."""
+    figure, axes = _figure(*PANEL)
+    axes.plot(real, color=INK, lw=1.3)
+    axes.plot(dream, "--", color=ACCENT, lw=1.5, dashes=(3.2, 1.8))
+    axes.set_xlabel("step")
+    return to_svg(figure, f"{name} over time, real and dreamed")
+
+
+def curve(name: str, x: Sequence[float], y: Sequence[float], *, is_loss: bool) -> str:
+    """One metric over the steps of its stage; a positive loss that falls far is shown in logs."""
+    figure, axes = _figure(*PANEL)
+    values = np.asarray(y, float)
+    axes.plot(thin(np.asarray(x)), thin(values), color=ACCENT, lw=1.3)
+    if is_loss and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_yscale("log")
+        axes.minorticks_off()
+    axes.set_xlabel("step")
+    return to_svg(figure, f"{name} over training")
+
+
+def thin(x: np.ndarray) -> np.ndarray:
+    """At most MAX_POINTS of the values, evenly spaced, the last one included."""
+    stride = math.ceil(len(x) / MAX_POINTS) or 1
+    return x[::-1][::stride][::-1]
+
+
+def number(x: Any) -> str:
+    """A number as a reader wants it: 1,234 or 487.3 or 0.0123."""
+    if isinstance(x, bool) or not isinstance(x, int | float | np.number):
+        return str(x)
+    if not math.isfinite(x):
+        return "–"
+    if float(x).is_integer() and abs(x) < 1e15:
+        return f"{int(x):,}".replace("-", "−")
+    digits = 0 if abs(x) >= 10_000 else 1 if abs(x) >= 10 else 2 if abs(x) >= 1 else None
+    text = f"{x:,.{digits}f}" if digits is not None else f"{x:.3g}"
+    return text.replace("-", "−")
+
+
+def to_svg(figure: Any, title: str) -> str:
+    """Inline SVG of a figure: no fixed size, roles for colours, no ids that nothing refers to."""
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    drop = lambda found: found[0] if found[1] in used else ""
+    svg = re.sub(r' id="([^"]*)"', drop, svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    for colour, role in ROLES.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set(color=RULE, lw=0.8)
+    axes.tick_params(colors=MUTED, labelsize=9, length=2.5, width=0.7)
+    axes.xaxis.label.set(color=MUTED, fontsize=9)
+    axes.yaxis.get_offset_text().set(color=MUTED, fontsize=8)
+    axes.margins(x=0.02, y=0.1)
+    return figure, axes
