@@ -14,7 +14,9 @@ if "dreaming/Dream-v0" not in registry:
         "dreaming/Dream-v0",
         entry_point="envs.shells:DreamEnv",
         vector_entry_point="envs.shells:DreamVectorEnv",
-        order_enforce=False,  # the dream asks for a reset itself, and `restore` counts as one
+        # The dream asks for a reset itself, and `restore` counts as one; wrappers would not know.
+        order_enforce=False,
+        disable_env_checker=True,
     )
 
 
