@@ -1,6 +1,7 @@
 """The dream keeps the contract of an environment and, with true dynamics, is the real one."""
 
 import warnings
+from typing import Any
 
 import gymnasium
 import jax
@@ -35,7 +36,17 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(got, expected)
 
 
-def rollout(env, actions, seed):
+def keys(num) -> Any:
+    """Raw key data, [num, 2]."""
+    return np.random.default_rng(0).integers(0, 1 << 32, (num, 2), np.uint32)
+
+
+def one_hot(index, size) -> Any:
+    """Features of indices."""
+    return np.eye(size, dtype=np.float32)[index]
+
+
+def rollout(env, actions, seed) -> list[Any]:
     """What an env, single or vector, shows from reset on."""
     seen = [env.reset(seed=seed)]
     for a in actions:
@@ -72,14 +83,14 @@ def test_the_shortest_way_to_the_goal_is_paid(lake):
 def test_dreamed_transitions_come_as_often_as_in_the_table(slippery_lake):
     rows = 1500
     s, a = np.divmod(np.repeat(np.arange(64), rows), 4)
-    key = np.random.default_rng(0).integers(0, 1 << 32, (len(s), 2), np.uint32)
+    key = keys(len(s))
     dream, params = Dream(slippery_lake.model), slippery_lake.params
     state, _ = dream.initial(params, start_context(np.eye(16)[s], 4), key)
-    _, step = jax.jit(dream.step)(params, state, np.eye(4, dtype=np.float32)[a])
+    _, step = jax.jit(dream.step)(params, state, one_hot(a, 4))
     counts = np.asarray(step.o).reshape(16, 4, rows, 16).mean(2)
     expected = np.zeros((16, 4, 16))
-    table = gymnasium.make("FrozenLake-v1").unwrapped.P
-    for s, actions in table.items():
+    real: Any = gymnasium.make("FrozenLake-v1").unwrapped
+    for s, actions in real.P.items():
         for a, outcomes in actions.items():
             for p, n, _, _ in outcomes:
                 expected[s, a, n] += p
@@ -87,12 +98,11 @@ def test_dreamed_transitions_come_as_often_as_in_the_table(slippery_lake):
 
 
 def test_termination_is_drawn_as_often_as_the_model_says(cart):
-    random = np.random.default_rng(0)
-    key = random.integers(0, 1 << 32, (20000, 2), np.uint32)
+    key = keys(20000)
     dream = Dream(cart.model)
     context = start_context(np.repeat(cart.starts.o[:1, 0], len(key), 0), 2)
     state, _ = dream.initial(cart.params, context, key)
-    _, step = jax.jit(dream.step)(cart.params, state, np.eye(2, dtype=np.float32)[[0] * len(key)])
+    _, step = jax.jit(dream.step)(cart.params, state, one_hot([0] * len(key), 2))
     expected = 1 - np.asarray(step.continuation).mean()
     assert 0.02 < expected < 0.9
     assert np.asarray(step.terminated).mean() == pytest.approx(expected, abs=0.015)
@@ -111,8 +121,8 @@ def test_who_dreams(cart):
 
 
 def test_the_context_rolls(cart):
-    dream, a = Dream(cart.model), np.eye(2, dtype=np.float32)[[1]]
-    key = np.array([[1, 2]], np.uint32)
+    dream, a = Dream(cart.model), one_hot([1], 2)
+    key = keys(1)
     state, first = dream.initial(cart.params, jax.tree.map(lambda x: x[:1], cart.starts), key)
     np.testing.assert_array_equal(first.o, cart.starts.o[:1, 0])
     state, step = dream.step(cart.params, state, a)

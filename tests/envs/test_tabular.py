@@ -2,6 +2,7 @@
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -106,7 +107,7 @@ def all_pairs(model):
     """A latent state and action features for each pair (s, a)."""
     s, a = np.divmod(np.arange(model.num_states * model.num_actions), model.num_actions)
     z = model.root(model.params, start_context(np.eye(model.num_states)[s], model.num_actions))
-    return z, np.eye(model.num_actions, dtype=np.float32)[a]
+    return z, jnp.eye(model.num_actions)[a]
 
 
 @pytest.mark.parametrize("table", [from_gym("FrozenLake-v1"), corridor(5, 0.1), corridor(3)])
@@ -117,7 +118,7 @@ def test_the_oracle_satisfies_the_bellman_equation(table):
     p = np.asarray(jax.nn.softmax(chance_logits))
     q, seen = 0, np.zeros((len(a), model.num_states))
     for c in range(model.num_codes):
-        z_next, step = model.outcome(model.params, y, np.full(len(a), c))
+        z_next, step = model.outcome(model.params, y, jnp.full(len(a), c))
         q = q + p[:, c] * (step.r + 0.9 * step.continuation * step.v)
         seen += p[:, [c]] * model.decode(model.params, z_next)
     np.testing.assert_allclose(seen, table.p.reshape(seen.shape), atol=1e-6)
@@ -134,12 +135,9 @@ def test_the_oracle_has_as_many_codes_as_outcomes():
 def test_an_ended_state_stays_and_is_worth_nothing():
     model = TabularModel(corridor(2), discount=0.9)
     z = model.root(model.params, start_context(np.eye(2)[:1], 2))
-    right, left = np.eye(2, dtype=np.float32)[[[1], [0]]]
-    z, step = model.outcome(
-        model.params, model.afterstate(model.params, z, right)[1], np.zeros(1, int)
-    )
+    left, right = jnp.eye(2)[:, None]
+    first = jnp.zeros(1, jnp.int32)
+    z, step = model.outcome(model.params, model.afterstate(model.params, z, right)[1], first)
     assert step.r[0] == 1 and step.continuation[0] == 0 and step.v[0] == 0
-    z, step = model.outcome(
-        model.params, model.afterstate(model.params, z, left)[1], np.zeros(1, int)
-    )
+    z, step = model.outcome(model.params, model.afterstate(model.params, z, left)[1], first)
     assert step.r[0] == 0 and step.continuation[0] == 0 and step.v[0] == 0 and z.s[0] == 1
