@@ -125,6 +125,7 @@ def test_vectors_made_by_id(path):
     assert isinstance(ours.unwrapped, DreamVectorEnv)
     for got, expected in zip(steps(ours, 10), steps(sync, 10), strict=True):
         np.testing.assert_array_equal(got, expected)
+    assert ours.spec is not None
     again = gymnasium.make_vec(EnvSpec.from_json(ours.spec.to_json()))
     assert again.num_envs == 4
     same = make("vector_entry_point", autoreset_mode="SameStep")
