@@ -127,3 +127,36 @@ def _call(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
 
 def _name(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
+def dream_returns(world: Any, student: Any, key: Any, episodes: int) -> Float[np.ndarray, " n"]:
+    """Returns of a student in `episodes` dreams of `world` from logged starts, to its horizon.
+
+    `key` is a typed key. Only what was earned before the dreamed end counts.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from dreaming.policy import act
+
+    dream = world.dream("member")
+    start_key, row_key, walk_key = jax.random.split(key, 3)
+    firsts = np.flatnonzero(world.initial)
+    drawn = np.asarray(jax.random.choice(start_key, firsts, (episodes,)))
+    context = jax.tree.map(lambda x: jnp.asarray(x[drawn]), world.starts)
+    rows = jax.random.key_data(jax.random.split(row_key, episodes))
+
+    @jax.jit
+    def walk(params, student, context, rows, key):
+        def step(carry, key):
+            state, alive = carry
+            keys = jax.random.key_data(jax.random.split(key, episodes))
+            a = jax.nn.one_hot(act(student, state.context, keys), world.model.num_actions)
+            state, seen = dream.step(params, state, a)
+            return (state, alive & ~seen.terminated), alive * seen.r
+
+        state, _ = dream.initial(params, context, rows)
+        start = state, jnp.ones(episodes, bool)
+        return jax.lax.scan(step, start, jax.random.split(key, world.horizon))[1].sum(0)
+
+    return np.asarray(walk(world.params, student, context, rows, walk_key), np.float64)

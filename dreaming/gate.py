@@ -9,7 +9,7 @@ that no gate episode shows it passes any gate: that is a matter of their number.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,10 @@ class Verdict:
     def word(self) -> str:
         """ "accept" or "reject", as in result.json."""
         return "accept" if self.accept else "reject"
+
+    def because(self, reason: str) -> "Verdict":
+        """The same verdict with one more reason, named first."""
+        return replace(self, reasons=(reason, *self.reasons))
 
 
 def gate(

@@ -185,6 +185,7 @@ class TabularModel:
     """
 
     num_members = 1
+    window = 1
 
     def __init__(self, table: Table, discount: float):
         self.num_states, self.num_actions = table.num_states, table.num_actions
@@ -246,3 +247,21 @@ class TabularModel:
     def decode(self, params: Any, z: TabularState) -> Float[Array, "B O"]:
         """The state as a one-hot vector."""
         return jax.nn.one_hot(z.s, self.num_states)
+
+    def value_span(self, params: Any) -> Float[Array, ""]:
+        """Width of the range of the optimal values, at least 1."""
+        return jnp.maximum(params["v"].max() - params["v"].min(), 1.0)
+
+    # An oracle has nothing to improve: its values are exact.
+
+    def fresh_heads(self, params: Any, key: Any) -> dict:
+        """No heads."""
+        return {}
+
+    def with_heads(self, params: Any, heads: dict) -> Any:
+        """`params` as they are."""
+        return params
+
+    def heads_loss(self, *_: Any) -> dict:
+        """No loss."""
+        return {}

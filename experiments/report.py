@@ -6,6 +6,7 @@ the run directory, and so does hydra.run.dir=... alone.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,20 @@ NAMES = {
     "candidate": "candidate",
     "deployed": "deployed",
 }
+
+
+def to_json(content: Any) -> str:
+    """JSON text with sorted keys; NaN and infinity become null."""
+    clean = lambda x: (
+        {name: clean(value) for name, value in x.items()}
+        if isinstance(x, dict)
+        else [clean(value) for value in x]
+        if isinstance(x, list | tuple)
+        else None
+        if isinstance(x, float) and not math.isfinite(x)
+        else x
+    )
+    return json.dumps(clean(content), indent=2, sort_keys=True) + "\n"
 
 
 def render(run_dir: str | Path) -> Path:

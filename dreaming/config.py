@@ -1,0 +1,93 @@
+"""The knobs of the loop, one comment each with its reason. No JAX here, so that help stays fast."""
+
+from dataclasses import dataclass, field
+
+FIRST_SEED = 1_000_000  # of gate episodes; those of the report begin at ten times this
+
+
+@dataclass
+class JudgeConfig:
+    """The second opinion: a model fitted on episodes that the planner never saw."""
+
+    share: float = 0.15  # of the episodes are held out for the judge
+    least: int = 10  # episodes of uncommon return that the held-out part must hold; else two folds
+    steps: int = 1000  # of its fit
+    members: int = 2
+
+
+@dataclass
+class SearchConfig:
+    """How a teacher looks ahead."""
+
+    teacher: str = "search"  # "search" or "one_step"
+    num_simulations: int = 16
+    max_considered: int = 16  # actions that sequential halving starts from
+    c_visit: float = 50.0  # sigma(q) = (c_visit + max visits) * c_scale * q, q in [0, 1]
+    c_scale: float = 0.1
+    floor: float = 0.01  # least span of the tree's min-max, as a share of the value range
+    temperature: float = 0.005  # of the one-step teacher, as a share of the value range
+    pessimism: float = 0.0  # kappa: rewards and values enter as mean - kappa * std
+    penalty: float = (
+        1.0  # typical rewards lost per unit of uncertainty: stay where the log has been
+    )
+
+
+@dataclass
+class RehearseConfig:
+    """How much is rehearsed, and from where."""
+
+    iterations: int = 800  # a plateau before the jump is normal: budget by iterations, not by gain
+    dreams: int = 128  # walks per iteration
+    horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
+    taught: int = 512  # states per iteration at which the teacher looks ahead
+    lam: float = 0.95  # TD(lambda) of the value target
+    sampling: str = "mixture"  # physics of a walk: another member at every step
+
+
+@dataclass
+class DistillConfig:
+    """How the rehearsed is learned."""
+
+    learning_rate: float = 1e-3  # cosine decay to 5 %: the last student is the one that is taken
+    minibatches: int = 4  # gradient steps per rehearsal
+    clip_norm: float = 5.0
+    target_decay: float = 0.98  # per gradient step, of the slow value that bootstraps
+    anchor: float = 1.0  # weight of KL(incumbent || student); there is none in round 0
+    width: int = 64  # hidden units of the student
+
+
+@dataclass
+class BaselineConfig:
+    """Both baselines are networks of the student's shape, trained on uniformly drawn steps."""
+
+    steps: int = 3000
+    batch: int = 256
+    learning_rate: float = 1e-3
+    width: int = 64
+    conservatism: float = 1.0  # alpha of CQL(H)
+    target_decay: float = 0.995
+
+
+@dataclass
+class GateConfig:
+    """How many real episodes the verdict rests on."""
+
+    episodes: int = 32  # paired: candidate and incumbent from the same seeds
+    level: float = 0.95  # of the interval of the gain
+    min_gain: float = 0.0  # its lower bound must exceed this, in units of return
+
+    def seeds(self, rounds: int) -> list[int]:
+        """Reset seeds of the gate episodes of a round; no other stage uses them."""
+        first = FIRST_SEED + rounds * self.episodes
+        return list(range(first, first + self.episodes))
+
+
+@dataclass
+class RoundConfig:
+    """The parts of a round that are not physics."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    rehearse: RehearseConfig = field(default_factory=RehearseConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    gate: GateConfig = field(default_factory=GateConfig)

@@ -1,0 +1,53 @@
+"""A recorded log, the spaces it lives in, and how its episodes are shared out."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from dreaming.config import JudgeConfig
+from dreaming.replay import ReplayState, make_replay
+from envs.types import Features, Trace
+
+
+@dataclass(frozen=True)
+class Log:
+    """Episodes of one task. `len` counts real steps."""
+
+    traces: Sequence[Trace]
+    observation: Features
+    action: Features
+
+    def __len__(self) -> int:
+        return sum(len(trace) for trace in self.traces)
+
+    def only(self, indices: np.ndarray) -> "Log":
+        """The log of some of its episodes."""
+        return dataclasses.replace(self, traces=[self.traces[i] for i in indices])
+
+    def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
+        """All of it as arrays on the device."""
+        return make_replay(self.traces, self.observation, self.action, members=members, key=key)
+
+
+def split_log(log: Log, config: JudgeConfig, key: jax.Array) -> tuple[Log, list[tuple[Log, Log]]]:
+    """(what the planner sees, [(a judge is fitted on, and tested on), ...]), by episode.
+
+    A share of the episodes is held out: the planner sees the rest, the judge is fitted on the
+    share, and the planner is tested on it. Where that share would hold too few episodes that
+    differ from the commonest return (a log with three successes has none to give away), the
+    planner sees everything, and two judges, fitted on one half each, are tested on the other.
+    """
+    order = np.asarray(jax.random.permutation(key, len(log.traces)))
+    held, rest = np.split(order, [round(config.share * order.size)])
+    returns = np.array([trace.rewards.sum() for trace in log.traces])
+    values, counts = np.unique(returns, return_counts=True)
+    if np.sum(returns[held] != values[counts.argmax()]) >= config.least:
+        unseen = log.only(np.sort(held))
+        return log.only(np.sort(rest)), [(unseen, unseen)]
+    if order.size < 2:
+        return log, [(log, log)]
+    one, other = (log.only(np.sort(half)) for half in np.array_split(order, 2))
+    return log, [(one, other), (other, one)]

@@ -1,0 +1,230 @@
+"""Where a round's physics comes from: fitted on the log, or an oracle that knows them already.
+
+Both make a `World`; nothing after it can tell which.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming.config import JudgeConfig, SearchConfig
+from dreaming.log import Log
+from dreaming.replay import contexts, cut_windows, sample_windows
+from envs.dream import World
+from worldmodels.config import FitConfig, ModelConfig
+from worldmodels.fidelity import STEPS, fidelity, open_loop, skill_table
+from worldmodels.fit import init_fit, make_fit, measure_latents, measure_scale
+from worldmodels.model import WorldModel, make_model
+from worldmodels.types import TrainState
+
+CHUNK = 100  # steps per compiled call, and per progress line
+MOST_STARTS = 4096  # contexts that a dream file carries to begin from
+
+
+@dataclass
+class LearnedPhysics:
+    """A world model fitted on the log, and judges fitted on other parts of it."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+    @property
+    def discount(self) -> float:
+        """Discount of all values."""
+        return self.fit.discount
+
+    def blank(self, log: Log) -> TrainState:
+        """The structure of a fitted state, without its numbers."""
+        model, scale = self._shape(log)
+        return jax.eval_shape(lambda: init_fit(model, self.fit, scale, jax.random.key(0)))
+
+    def learn(self, log: Log, key: jax.Array, update: Callable) -> TrainState:
+        """Fit the log; `update(steps, **metrics)` is called after each chunk.
+
+        Raises `FloatingPointError` when a term of the loss stops being finite.
+        """
+        model, scale = self._shape(log)
+        bootstrap_key, init_key = jax.random.split(key)
+        replay = log.replay(self.model.members, bootstrap_key)
+        state = init_fit(model, self.fit, scale, init_key)
+        chunk = min(CHUNK, self.fit.steps)
+        sample = functools.partial(sample_windows, window=self.model.window)
+        fit = make_fit(model, self.fit, sample, chunk)
+        previous = None
+        for _ in range(-(-self.fit.steps // chunk)):
+            state, metrics = fit(state, replay)
+            if previous is not None:  # of the chunk before: the device never waits for the host
+                update(chunk, **finite(previous))
+            previous = metrics
+        update(chunk, **finite(previous))
+        every = contexts(replay, jnp.arange(replay.o.shape[0]), self.model.window)
+        parts = (np.asarray(x) for x in (every.o, every.a, every.valid))
+        params = measure_latents(model, state.params, *parts, self.model.clip_margin)
+        return state.replace(params=params)
+
+    def blank_judges(self, judged: list[tuple[Log, Log]]) -> list[TrainState]:
+        """The structure of the fitted judges."""
+        return [self._as_judge().blank(log) for log, _ in judged]
+
+    def learn_judges(
+        self, judged: list[tuple[Log, Log]], key: jax.Array, update: Callable
+    ) -> list[TrainState]:
+        """A model per part of the log, smaller and sooner done than the planner's."""
+        keys = jax.random.split(key, len(judged))
+        each = lambda n, **metrics: update(n / len(judged), **metrics)
+        judge = self._as_judge()
+        return [judge.learn(log, k, each) for (log, _), k in zip(judged, keys, strict=True)]
+
+    def certify(
+        self,
+        learned: TrainState,
+        judges: list[TrainState],
+        seen: Log,
+        judged: list[tuple[Log, Log]],
+        key: jax.Array,
+    ) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """(figures, open-loop error by k) on episodes that the tested model was not fitted on.
+
+        With an episode set held out the planner itself is tested; else each judge is, on the
+        half that the other one was fitted on, and the figures are averaged.
+        """
+        if len(judged) == 1 and judged[0][0] is judged[0][1] and judged[0][0] is not seen:
+            tested = [(self._shape(seen)[0], learned.params, judged[0][1])]
+        else:
+            shape = self._as_judge()._shape
+            tested = [
+                (shape(log)[0], state.params, other)
+                for (log, other), state in zip(judged, judges, strict=True)
+            ]
+        keys = jax.random.split(key, len(tested))
+        results = [measure(*test, k) for test, k in zip(tested, keys, strict=True)]
+        return _mean([figures for figures, _ in results]), _mean([table for _, table in results])
+
+    def world(
+        self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
+    ) -> World:
+        """The dream of a fitted state, with the log's own starts."""
+        model, _ = self._shape(log)
+        model = dataclasses.replace(model, pessimism=search.pessimism)
+        card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
+        card |= {"discount": self.discount, "search": dataclasses.asdict(search)}
+        world = make_world(model, learned.params, log, horizon, card)
+        return dataclasses.replace(world, u_max=figures.get("uncertainty_99", float("inf")))
+
+    def _as_judge(self) -> "LearnedPhysics":
+        model = dataclasses.replace(self.model, members=self.judge.members)
+        return dataclasses.replace(
+            self, model=model, fit=dataclasses.replace(self.fit, steps=self.judge.steps)
+        )
+
+    def _shape(self, log: Log) -> tuple[WorldModel, dict]:
+        o = [log.observation.flatten(trace.observations) for trace in log.traces]
+        r = np.concatenate([trace.rewards for trace in log.traces])
+        ends = np.concatenate([trace.terminated for trace in log.traces])
+        change = np.concatenate([np.diff(x, axis=0) for x in o])
+        kind, config = log.observation.kind, self.model
+        scale = measure_scale(np.concatenate(o), change, r, ends, config, self.discount, kind)
+        return make_model(config, kind, log.observation.size, log.action.size, scale), scale
+
+
+@dataclass
+class OraclePhysics:
+    """A model that needs no fitting, such as the true dynamics of a table (`envs.tabular`)."""
+
+    model: Any
+    params: Any
+    discount: float = 0.99
+    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(steps=0))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=0))
+
+    def blank(self, log: Log) -> dict:
+        """Nothing is learned."""
+        return {}
+
+    def learn(self, log: Log, key: jax.Array, update: Callable) -> dict:
+        """Nothing is learned."""
+        return {}
+
+    def blank_judges(self, judged: list) -> list:
+        """Nobody needs to judge an oracle."""
+        return []
+
+    def learn_judges(self, judged: list, key: jax.Array, update: Callable) -> list:
+        """Nobody needs to judge an oracle."""
+        return []
+
+    def certify(self, *_: Any) -> tuple[dict, dict]:
+        """An oracle is right."""
+        return {}, {}
+
+    def world(
+        self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict
+    ) -> World:
+        """The oracle's dream."""
+        card = {"discount": self.discount, "search": dataclasses.asdict(search)}
+        card["value_span"] = float(self.model.value_span(self.params))
+        return make_world(self.model, self.params, log, horizon, card)
+
+
+def finite(metrics: Any) -> dict[str, float]:
+    """Metrics as floats. Raises `FloatingPointError` naming the first that is not finite."""
+    figures = {name: float(x) for name, x in metrics.items()}
+    for name, x in figures.items():
+        if not np.isfinite(x):
+            raise FloatingPointError(
+                f"{name} became {x}; nothing of this stage was kept: lower fit.learning_rate, "
+                "or look for extreme values in the log"
+            )
+    return figures
+
+
+def make_world(model: Any, params: Any, log: Log, horizon: int, card: dict) -> World:
+    """A world over `log`: every episode's first context, and others spread evenly."""
+    replay = log.replay()
+    rows = np.asarray(replay.starts)
+    initial = rows == np.asarray(replay.first)[rows]
+    firsts, others = np.flatnonzero(initial)[:MOST_STARTS], np.flatnonzero(~initial)
+    room = min(MOST_STARTS - firsts.size, others.size)
+    kept = others[np.linspace(0, others.size - 1, room).astype(int)]
+    chosen = np.sort(np.concatenate([firsts, kept]))
+    starts = jax.tree.map(np.asarray, contexts(replay, jnp.asarray(rows[chosen]), model.window))
+    return World(
+        model=model,
+        params=params,
+        observation_space=log.observation.space,
+        action_space=log.action.space,
+        horizon=horizon,
+        starts=starts,
+        initial=initial[chosen],
+        card=card,
+    )
+
+
+def measure(model: WorldModel, params: Any, log: Log, key: jax.Array, windows: int = 512):
+    """(figures, error by k) of open-loop dreams from `windows` drawn steps of `log`."""
+    replay = log.replay()
+    length = min(max(STEPS), max(len(trace) for trace in log.traces)) + 1
+    start_key, cut_key = jax.random.split(key)
+    drawn = jax.random.randint(start_key, (windows,), 0, replay.starts.size)
+    rows = replay.starts[drawn]
+    batch = cut_windows(replay, rows, length, cut_key, model.window)
+    context = contexts(replay, rows, model.window)
+    o, prediction = jax.jit(open_loop, static_argnums=0)(model, params, context, batch)
+    table = skill_table(o, batch, params["scale"])
+    return fidelity(table, prediction, batch), table
+
+
+def _mean(dicts: list[dict]) -> dict:
+    """Mean of dicts of numbers or lists, over the keys and rows that all of them have."""
+    shared = [name for name in dicts[0] if all(name in other for other in dicts)]
+    if not shared or not isinstance(dicts[0][shared[0]], list):
+        return {name: float(np.mean([other[name] for other in dicts])) for name in shared}
+    rows = min(len(other[name]) for other in dicts for name in shared)
+    return {name: np.mean([d[name][:rows] for d in dicts], axis=0).tolist() for name in shared}

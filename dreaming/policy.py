@@ -1,0 +1,213 @@
+"""The student: a network of its own over what was observed; it is what gets deployed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming.context import ContextBuffer
+from envs.atomic import sync_directory, write_file
+from envs.types import (
+    Context,
+    Features,
+    UserError,
+    action_features,
+    space_from_json,
+    space_to_json,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt32
+
+SCHEMA_VERSION = 1
+WEIGHTS, CARD = "student.safetensors", "policy.json"
+
+
+def init_student(key: jax.Array, context_size: int, num_actions: int, width: int, o_mean, o_std):
+    """Parameters of a student: two hidden layers, the last one near zero (a uniform policy)."""
+    sizes = (context_size, width, width, num_actions)
+    gains = (1.0, 1.0, 0.01)
+    layers = [
+        {
+            "w": jax.random.normal(layer_key, (fan_in, fan_out)) * gain / np.sqrt(fan_in),
+            "b": jnp.zeros(fan_out),
+        }
+        for fan_in, fan_out, gain, layer_key in zip(
+            sizes[:-1], sizes[1:], gains, jax.random.split(key, 3), strict=True
+        )
+    ]
+    scale = {"o_mean": jnp.asarray(o_mean), "o_std": jnp.asarray(o_std)}
+    scale = jax.tree.map(lambda x: x.astype(jnp.float32), scale)
+    return {"layers": layers, "scale": scale, "greedy": jnp.array(True)}
+
+
+def fresh_student(log: Any, window: int, width: int, key: jax.Array) -> Any:
+    """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations."""
+    observation, num_actions = log.observation, log.action.size
+    o = np.concatenate([observation.flatten(trace.observations) for trace in log.traces])
+    std = o.std(0)
+    mean, std = (o.mean(0), np.where(std > 1e-6, std, 1.0))
+    if observation.kind == "discrete":
+        mean, std = np.zeros_like(mean), np.ones_like(std)
+    size = window * observation.size + (window - 1) * num_actions
+    return init_student(key, size, num_actions, width, mean, std)
+
+
+def student_logits(params: Any, context: Context) -> Float[Array, "*B N"]:
+    """Logits of the actions for contexts [*B]."""
+    x = (context.o - params["scale"]["o_mean"]) / params["scale"]["o_std"]
+    x = x * context.valid[..., None]
+    flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
+    x = jnp.concatenate([flat(x), flat(context.a)], axis=-1)
+    *hidden, last = params["layers"]
+    for layer in hidden:
+        x = jax.nn.silu(x @ layer["w"] + layer["b"])
+    return x @ last["w"] + last["b"]
+
+
+def act(params: Any, context: Context, key: UInt32[Array, "B 2"]) -> Int[Array, " B"]:
+    """Action indices of a student [B]: the most probable ones, or drawn, each row by its own key.
+
+    A distilled student is greedy. A clone of a behaviour that was random is not.
+    """
+    logits = student_logits(params, context)
+    draw = lambda k, logits: jax.random.categorical(jax.random.wrap_key_data(k), logits)
+    return jnp.where(params["greedy"], jnp.argmax(logits, axis=-1), jax.vmap(draw)(key, logits))
+
+
+@dataclass
+class Policy:
+    """A saved student, to be asked one observation at a time."""
+
+    params: Any
+    observation_space: Any
+    action_space: Any
+    window: int = 1
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._observation = Features(self.observation_space)
+        self._action = action_features(self.action_space)
+        self._logits = jax.jit(student_logits)
+        self._random = np.random.default_rng()
+        self._teach: dict[int, Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the episode: the next observation is its first."""
+        sizes = self.window, self._observation.size, self._action.size
+        self._buffer = ContextBuffer(1, *sizes)
+        self._last: int | None = None
+
+    def act(
+        self, observation: Any, *, search: bool = False, world: Any = None, seed: int | None = None
+    ) -> Any:
+        """The action for the newest observation of the episode, in the task's action space.
+
+        `search=True` looks ahead in `world` first (see `dreaming.load_world`). `seed` fixes what
+        is drawn. Raises `UserError` when a search has no world.
+        """
+        o = self._observation.flatten(np.asarray(observation)[None])
+        row = np.array([0])
+        if self._last is None:
+            self._buffer.reset(row, o)
+        else:
+            self._buffer.push(row, np.eye(self._action.size, dtype=np.float32)[[self._last]], o)
+        random = self._random if seed is None else np.random.default_rng(seed)
+        if search:
+            index = self._search(world, random)
+        else:
+            p = self._probabilities()
+            index = int(random.choice(p.size, p=p))
+        self._last = int(index)
+        return self.action_space.dtype.type(self.action_space.start + self._last)
+
+    def propensity(self, observation: Any, random: np.random.Generator) -> tuple[Any, float]:
+        """(action, its probability): how a recorder asks, for windows of one observation."""
+        self._buffer.reset(np.array([0]), self._observation.flatten(np.asarray(observation)[None]))
+        p = self._probabilities()
+        index = int(random.choice(p.size, p=p))
+        return self.action_space.dtype.type(self.action_space.start + index), float(p[index])
+
+    def _probabilities(self) -> np.ndarray:
+        logits = np.asarray(self._logits(self.params, self._buffer.context()), np.float64)[0]
+        if self.params["greedy"]:
+            return np.eye(logits.size)[logits.argmax()]
+        p = np.exp(logits - logits.max())
+        return p / p.sum()
+
+    def _search(self, world: Any, random: np.random.Generator) -> int:
+        from dreaming.search import SearchConfig, make_teacher
+
+        if world is None:
+            raise UserError("act(search=True) needs a world; pass world=dreaming.load_world(path)")
+        if id(world) not in self._teach:
+            discount = float(world.card.get("discount", 0.99))
+            config = SearchConfig(**world.card.get("search", {}))
+            teach = jax.jit(make_teacher(world.model, config, discount, gumbel_scale=0.0))
+            self._teach = {id(world): teach}
+        key = jax.random.key(int(random.integers(2**31)))
+        z = world.model.root(world.params, self._buffer.context())
+        span = float(world.card.get("value_span", 1.0))
+        return int(self._teach[id(world)](world.params, z, key, span).action[0])
+
+
+def save_policy(directory: Any, policy: Policy) -> None:
+    """Write a policy: its weights, then its card with their hash; each file is whole or absent."""
+    from safetensors.numpy import save
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    layers = enumerate(policy.params["layers"])
+    arrays = {
+        f"layers.{i}.{name}": np.asarray(x) for i, layer in layers for name, x in layer.items()
+    }
+    arrays |= {f"scale.{name}": np.asarray(x) for name, x in policy.params["scale"].items()}
+    weights = save(arrays)
+    card = {
+        "schema_version": SCHEMA_VERSION,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "observation_space": space_to_json(policy.observation_space),
+        "action_space": space_to_json(policy.action_space),
+        "window": policy.window,
+        "greedy": bool(policy.params["greedy"]),
+        "card": policy.card,
+    }
+    write_file(directory / WEIGHTS, weights)
+    write_file(directory / CARD, json.dumps(card, indent=2, sort_keys=True).encode())
+    sync_directory(directory)
+
+
+def load_policy(path: Any) -> Policy:
+    """The policy saved in directory `path`. Raises `UserError` if it is missing or damaged."""
+    from safetensors.numpy import load
+
+    path = Path(path)
+    try:
+        card = json.loads((path / CARD).read_bytes())
+        weights = (path / WEIGHTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: no policy can be read here ({error}); name a directory that holds {CARD}"
+        ) from error
+    version = card.get("schema_version") if isinstance(card, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path / CARD}: schema {version} is not {SCHEMA_VERSION}; save it again")
+    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+        raise UserError(f"{path / WEIGHTS}: damaged, it is not what {CARD} says; copy it again")
+    arrays = load(weights)
+    count = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers"))
+    params = {
+        "layers": [{name: arrays[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
+        "scale": {name: arrays[f"scale.{name}"] for name in ("o_mean", "o_std")},
+        "greedy": np.array(card["greedy"]),
+    }
+    spaces = [space_from_json(card[name]) for name in ("observation_space", "action_space")]
+    return Policy(params, *spaces, card["window"], card["card"])

@@ -1,0 +1,84 @@
+"""Rehearsal: the student walks the dream from real states, and a teacher looks ahead at its states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from dreaming.config import RehearseConfig
+from dreaming.policy import student_logits
+from dreaming.replay import ReplayState, contexts
+from dreaming.search import SearchResult, penalised
+from envs.dream import Dream
+from envs.types import Context
+from worldmodels.targets import lambda_returns
+
+
+class Rehearsal(struct.PyTreeNode):
+    """D walks of H steps, flattened to N = D * H states, and the teacher's word on T of them."""
+
+    z: Any  # [N] latent states
+    v_target: Float[Array, " N"]  # TD(lambda) along the walk, in reward units
+    weight: Float[Array, " N"]  # probability that the walk got this far without ending
+    taught_z: Any  # [T]
+    taught_context: Context  # [T] what the student saw there
+    taught_weight: Float[Array, " T"]
+    taught: SearchResult  # [T]
+
+
+def make_rehearse(
+    model: Any, teach: Callable, config: RehearseConfig, discount: float, penalty: float
+):
+    """`rehearse(params, slow_params, student, replay, key) -> Rehearsal`, a pure function.
+
+    Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of the walk; `params` serve the teacher.
+    """
+    dream = Dream(model, sampling=config.sampling)
+
+    def walk(params, student, context: Context, key):
+        """The student's own walk: states [H, D] and the last one, rewards and continuations."""
+        action_key, dream_key = jax.random.split(key)
+        rows = jax.random.key_data(jax.random.split(dream_key, config.dreams))
+        state, _ = dream.initial(params, context, rows)
+
+        def step(state, key):
+            logits = student_logits(student, state.context)
+            action = jax.random.categorical(key, logits)
+            after, seen = dream.step(params, state, jax.nn.one_hot(action, model.num_actions))
+            r = penalised(seen, penalty, discount, model.value_span(params))
+            return after, (state.z, state.context, r, seen.continuation)
+
+        step_keys = jax.random.split(action_key, config.horizon)
+        last, walked = jax.lax.scan(step, state, step_keys)
+        return last, *walked
+
+    def rehearse(params, slow_params, student, replay: ReplayState, key) -> Rehearsal:
+        start_key, walk_key, pick_key, teach_key = jax.random.split(key, 4)
+        start = jax.random.randint(start_key, (config.dreams,), 0, replay.starts.size)
+        context = contexts(replay, replay.starts[start], model.window)
+        last, z, seen, r, continuation = walk(params, student, context, walk_key)
+        mean = lambda z: z.replace(member=jnp.full_like(z.member, -1))
+        joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), z, last.z)
+        v = jax.vmap(lambda z: model.predict(slow_params, mean(z))[0])(joined)
+        v_target = lambda_returns(r, discount * continuation, v, config.lam)
+        reached = jnp.cumprod(jnp.concatenate([jnp.ones_like(r[:1]), continuation[:-1]]), axis=0)
+        flat = lambda tree: jax.tree.map(
+            lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
+        )
+        z, seen, weight = mean(flat(z)), flat(seen), reached.reshape(-1)
+        picked = jax.random.choice(pick_key, weight.size, (config.taught,), replace=False)
+        at = lambda tree: jax.tree.map(lambda x: x[picked], tree)
+        return Rehearsal(
+            z=z,
+            v_target=v_target.reshape(-1),
+            weight=weight,
+            taught_z=at(z),
+            taught_context=at(seen),
+            taught_weight=weight[picked],
+            taught=teach(params, at(z), teach_key, model.value_span(params)),
+        )
+
+    return rehearse

@@ -1,0 +1,155 @@
+"""The log as arrays on the device: every observation once, windows cut out by index."""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from envs.types import Context, Features, Trace, TraceError
+from worldmodels.types import Windows
+
+REACH = 5  # steps before a termination that count as near it
+ENDING_SHARE = 0.1  # of the windows at least show a termination, if the log holds one
+
+
+class ReplayState(struct.PyTreeNode):
+    """R rows, one per observation; episodes lie one after the other.
+
+    Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] that left it.
+    """
+
+    o: Float[Array, "R O"]
+    a: Float[Array, "R A"]  # action features; zeros in the last row of an episode
+    r: Float[Array, " R"]
+    terminated: Bool[Array, " R"]
+    has_step: Bool[Array, " R"]
+    legal: Bool[Array, "R A"]
+    episode: Int[Array, " R"]
+    first: Int[Array, " R"]  # row where its episode begins
+    last: Int[Array, " R"]  # row where its episode ends
+    starts: Int[Array, " M"]  # the M rows that have a step
+    endings: Int[Array, " F"]  # rows whose episode terminates within REACH steps; `starts` if none
+    ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
+    member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
+    pi_search: Float[Array, "R A"]  # cached search; zeros where not searched
+    v_search: Float[Array, " R"]
+    searched: Bool[Array, " R"]
+
+
+def make_replay(
+    traces: Iterable[Trace],
+    observation: Features,
+    action: Features,
+    *,
+    members: int = 1,
+    key: jax.Array | None = None,
+) -> ReplayState:
+    """The replay of a whole log.
+
+    Every member weighs each episode by an independent Exp(1) draw: the Bayesian bootstrap
+    (Rubin, 1981), which never hides a rare episode from a member altogether. Without `key` all
+    weights are 1.
+    """
+    traces = list(traces)
+    if not traces:
+        raise TraceError("the log is empty; record or name at least one episode")
+    lengths = np.array([len(trace) + 1 for trace in traces])
+    ends = np.cumsum(lengths)
+    firsts = ends - lengths
+    pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
+    rows = lambda f: np.concatenate([f(trace) for trace in traces])
+    has_step = rows(lambda t: pad(np.ones(len(t), bool)) & (np.arange(len(t) + 1) < len(t)))
+    num_rows, num_actions = int(ends[-1]), action.size
+    masks = lambda t: (
+        np.ones((len(t) + 1, num_actions), bool) if t.action_masks is None else t.action_masks
+    )
+    weights = np.ones((len(traces), members), np.float32)
+    if key is not None:
+        weights = np.asarray(jax.random.exponential(key, weights.shape))
+        weights = weights / weights.mean(0)
+    starts = np.flatnonzero(has_step)
+    last = np.repeat(ends - 1, lengths)
+    ended = np.repeat([bool(trace.terminated[-1]) for trace in traces], lengths)
+    endings = starts[(ended & (last - np.arange(num_rows) <= REACH))[starts]]
+    arrays = dict(
+        o=rows(lambda t: observation.flatten(t.observations)),
+        a=rows(lambda t: pad(action.flatten(t.actions))),
+        r=rows(lambda t: pad(t.rewards)).astype(np.float32),
+        terminated=rows(lambda t: pad(t.terminated)),
+        has_step=has_step,
+        legal=rows(masks).astype(bool),
+        episode=np.repeat(np.arange(len(traces)), lengths).astype(np.int32),
+        first=np.repeat(firsts, lengths).astype(np.int32),
+        last=last.astype(np.int32),
+        starts=starts.astype(np.int32),
+        endings=(endings if endings.size else starts).astype(np.int32),
+        ending_share=np.float32(max(0.0, ENDING_SHARE - endings.size / starts.size)),
+        member_weights=weights,
+        pi_search=np.zeros((num_rows, num_actions), np.float32),
+        v_search=np.zeros(num_rows, np.float32),
+        searched=np.zeros(num_rows, bool),
+    )
+    return ReplayState(**{name: jnp.asarray(x) for name, x in arrays.items()})
+
+
+def contexts(replay: ReplayState, rows: Int[Array, "*B"], window: int) -> Context:
+    """The context of each row: its last `window` observations, repeated at an episode's start."""
+    back = rows[..., None] - jnp.arange(window - 1, -1, -1)
+    first = replay.first[rows][..., None]
+    at = jnp.maximum(back, first)
+    valid = back >= first
+    a = replay.a[at[..., :-1]] * valid[..., :-1, None]
+    return Context(o=replay.o[at], a=a, elapsed=at - first, valid=valid)
+
+
+def sample_windows(
+    replay: ReplayState, key: jax.Array, batch: int, length: int, window: int = 1
+) -> Windows:
+    """`batch` windows of `length` rows that begin at uniformly drawn steps of the log.
+
+    Where terminations are rarer than ENDING_SHARE, that share of windows begins shortly before
+    one: a model that saw two endings in ten thousand steps must still know an ending.
+    """
+    start_key, ending_key, choice_key, action_key = jax.random.split(key, 4)
+    pick = lambda key, rows: rows[jax.random.randint(key, (batch,), 0, rows.size)]
+    is_ending = jax.random.uniform(choice_key, (batch,)) < replay.ending_share
+    starts = jnp.where(is_ending, pick(ending_key, replay.endings), pick(start_key, replay.starts))
+    return cut_windows(replay, starts, length, action_key, window)
+
+
+def cut_windows(
+    replay: ReplayState, starts: Int[Array, " B"], length: int, key: jax.Array, window: int = 1
+) -> Windows:
+    """Windows of `length` rows from `starts`; past the end the last row repeats, under random
+    actions, and the masks say that it is not real."""
+    last = replay.last[starts][:, None]
+    row = starts[:, None] + jnp.arange(length)
+    at = jnp.minimum(row, last)
+    step = at[:, :-1]
+    is_real_step = (row[:, :-1] < last) & replay.has_step[step]
+    terminated = replay.terminated[step] & is_real_step
+    ended = jnp.cumsum(terminated, axis=1) > 0
+    is_absorbing = jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended], axis=1)
+    num_actions = replay.a.shape[-1]
+    random = jax.random.randint(key, step.shape, 0, num_actions)
+    context = contexts(replay, at, window)
+    pi = jnp.where(replay.searched[at][..., None], replay.pi_search[at], replay.a[at])
+    return Windows(
+        o=context.o,
+        a_past=context.a,
+        valid=context.valid,
+        is_real_o=row <= last,
+        is_absorbing=is_absorbing,
+        a=jnp.where(is_real_step[..., None], replay.a[step], jax.nn.one_hot(random, num_actions)),
+        r=replay.r[step],
+        terminated=terminated,
+        is_real_step=is_real_step,
+        pi=jnp.where(is_absorbing[..., None], 0.0, pi),
+        legal=replay.legal[at],
+        v_search=replay.v_search[at],
+        has_search=replay.searched[at],
+        member_weights=replay.member_weights[replay.episode[starts]],
+    )

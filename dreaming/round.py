@@ -1,0 +1,108 @@
+"""One round: from a log of real episodes to a dream, a student that rehearsed in it, a verdict.
+
+log -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Only `physics` knows where
+the model comes from. Every stage draws from a key of its own name, so that a stage which was
+already done changes nothing for those after it.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+from dreaming.baselines import blank_baselines, fit_baselines
+from dreaming.config import RoundConfig
+from dreaming.distill import DistillState, blank_distill, practise
+from dreaming.gate import Verdict, gate, improvable, no_evidence
+from dreaming.log import Log, split_log
+
+
+class RoundState(struct.PyTreeNode):
+    """What one round hands to the next: the deployed student, None before round 0."""
+
+    incumbent: Any = None
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a round found out."""
+
+    world: Any  # the dream: envs.dream.World
+    learned: Any  # the physics' own state
+    rehearsed: DistillState
+    baselines: dict[str, Any]  # name -> student parameters
+    fidelity: dict[str, float]
+    skill: dict[str, list[float]]  # open-loop error by k
+    verdict: Verdict
+    deployed: Any  # student parameters: the candidate's, or the incumbent's
+    gate_steps: int
+
+
+def stage_key(key: jax.Array, stage: str) -> jax.Array:
+    """The key of a stage, whatever ran before it."""
+    return jax.random.fold_in(key, zlib.crc32(stage.encode()))
+
+
+def one_round(
+    state: RoundState,
+    key: jax.Array,
+    *,
+    log: Log,
+    physics: Any,
+    config: RoundConfig,
+    horizon: int,
+    real: Callable | None,
+    once: Callable,
+) -> tuple[RoundState, Report]:
+    """The next state, and what happened.
+
+    `real(student, seeds)` scores a student in the real task; None where there is none.
+    `once(stage, total, like, work)` is the state of a stage: loaded if it was done before, else
+    made by `work(update)` and committed; `like` has its structure.
+    """
+    key_of = functools.partial(stage_key, key)
+    seen, judged = split_log(log, physics.judge, key_of("split"))
+
+    learn = functools.partial(physics.learn, seen, key_of("fit"))
+    learned = once("fit", physics.fit.steps, physics.blank(seen), learn)
+    second = functools.partial(physics.learn_judges, judged, key_of("judge"))
+    judges = once("judge", physics.judge.steps, physics.blank_judges(judged), second)
+    fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))
+    world = physics.world(log, learned, horizon, config.search, fidelity)
+
+    clone = functools.partial(fit_baselines, log, world, config.baselines, key_of("clone"))
+    baselines = once("clone", 2, blank_baselines(log, world, config.baselines), clone)
+    incumbent = state.incumbent or baselines["behaviour_cloning"]
+
+    args = world, config.search, config.rehearse, config.distill
+    rehearse = functools.partial(practise, log, *args, state.incumbent, key_of("rehearse"))
+    blank = blank_distill(log, world, config.rehearse, config.distill)
+    rehearsed = once("rehearse", config.rehearse.iterations, blank, rehearse)
+    candidate = rehearsed.student
+
+    can_improve, why_not = improvable(log.traces)
+    verdict, gate_steps = no_evidence(), 0
+    if real is not None:
+        seeds = config.gate.seeds(state.rounds)
+        tried = lambda update: {
+            "candidate": real(candidate, seeds, update), "incumbent": real(incumbent, seeds, update)
+        }  # fmt: skip
+        scores = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+        paired = once("gate", 2 * len(seeds), dict(candidate=scores, incumbent=scores), tried)
+        (ours, our_steps), (theirs, their_steps) = paired["candidate"], paired["incumbent"]
+        verdict = gate(ours, theirs, level=config.gate.level, min_gain=config.gate.min_gain)
+        gate_steps = int(our_steps.sum() + their_steps.sum())
+    if not can_improve:
+        verdict = verdict.because(why_not)
+
+    deployed = candidate if verdict.accept else incumbent
+    report = Report(
+        world, learned, rehearsed, baselines, fidelity, skill, verdict, deployed, gate_steps
+    )
+    return RoundState(incumbent=deployed, rounds=state.rounds + 1), report

@@ -1,0 +1,273 @@
+"""Teachers: what to do at a state, by looking ahead in the model.
+
+`teacher="search"` is Gumbel MuZero (Danihelka et al., 2022) on mctx's tree: sequential halving at
+the root, deterministic selection inside, completed values normalised over the whole tree. A model
+with C > 1 codes is searched with chance nodes. `teacher="one_step"` enumerates every action and
+every outcome once. All of them return the same `SearchResult`.
+
+A search never samples an outcome inside an edge: mctx would keep the one sample for ever.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mctx
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from dreaming.config import SearchConfig
+
+NEVER = -1e9  # logit of an action that must not be taken
+
+
+class SearchResult(struct.PyTreeNode):
+    """What a teacher says about states [B]."""
+
+    action: Int[Array, " B"]
+    pi_search: Float[Array, "B A"]  # the improved distribution: what is distilled
+    v_search: Float[Array, " B"]  # in reward units
+    q: Float[Array, "B A"]  # completed action values in reward units
+    visits: Int[Array, "B A"]
+
+
+class ChanceNode(struct.PyTreeNode):
+    """Embedding of a chance tree: a decision node's state, or an afterstate and its outcomes."""
+
+    is_chance: Any  # [B] bool
+    z: Any  # state of a decision node
+    y: Any  # afterstate of a chance node
+    p: Any  # [B, C] probability of each code
+    q: Any  # [B, C] r + discount * v of each code, as the model sees it
+
+
+def make_teacher(
+    model: Any, config: SearchConfig, discount: float, gumbel_scale: float = 1.0
+) -> Callable:
+    """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
+
+    `gumbel_scale` is 1 to explore in rehearsal, 0 to act as well as the search knows.
+    `value_span` is the width of the range values can take; floors and temperatures are shares of it.
+    Raises `ValueError` for a budget or a teacher that does not exist.
+    """
+    if config.num_simulations < 1:
+        raise ValueError(f"search.num_simulations must be at least 1, got {config.num_simulations}")
+    if config.teacher == "one_step":
+        return _one_step(model, config, discount)
+    if config.teacher != "search":
+        raise ValueError(f"search.teacher is {config.teacher!r}; choose search or one_step")
+    return _tree_search(model, config, discount, gumbel_scale)
+
+
+def model_steps(model: Any, config: SearchConfig) -> int:
+    """Model transitions that one call of the teacher spends per state."""
+    outcomes = model.num_codes + (model.num_codes > 1)
+    if config.teacher == "one_step":
+        return model.num_actions * model.num_codes
+    return config.num_simulations * outcomes
+
+
+def penalised(p, penalty: float, discount: float, value_span):
+    """Rewards of a prediction less what its uncertainty costs (MOPO, Yu et al., 2020, eq. 5).
+
+    The unit is a typical reward, (1 - discount) of the value range.
+    """
+    return p.r - penalty * (1 - discount) * value_span * p.uncertainty
+
+
+def _illegal(legal_logits: Float[Array, "B A"]):
+    """Actions held to be illegal; none where the model would forbid them all."""
+    illegal = legal_logits < 0
+    return illegal & ~jnp.all(illegal, axis=-1, keepdims=True)
+
+
+def _prior(pi_logits, legal_logits):
+    return jnp.where(_illegal(legal_logits), NEVER, jax.nn.log_softmax(pi_logits))
+
+
+def _outcomes(
+    model, params, y, rows: int, discount: float, reward: Callable
+) -> Float[Array, "B C"]:
+    """reward + discount * continuation * v of every code."""
+
+    def each(c):
+        _, p = model.outcome(params, y, jnp.full(rows, c, jnp.int32))
+        return reward(p) + discount * p.continuation * p.v
+
+    return jax.vmap(each, out_axes=-1)(jnp.arange(model.num_codes))
+
+
+def _one_step(model, config: SearchConfig, discount: float):
+    def teach(params, z, key, value_span) -> SearchResult:
+        v, pi_logits, legal_logits = model.predict(params, z)
+        rows = v.shape[0]
+        reward = lambda p: penalised(p, config.penalty, discount, value_span)
+
+        def value_of(action):
+            a = jnp.broadcast_to(
+                jax.nn.one_hot(action, model.num_actions), (rows, model.num_actions)
+            )
+            code_logits, y = model.afterstate(params, z, a)
+            return jnp.sum(
+                jax.nn.softmax(code_logits) * _outcomes(model, params, y, rows, discount, reward),
+                -1,
+            )
+
+        q = jax.vmap(value_of, out_axes=-1)(jnp.arange(model.num_actions))
+        illegal = _illegal(legal_logits)
+        pi = jax.nn.softmax(jnp.where(illegal, NEVER, q / (config.temperature * value_span)))
+        return SearchResult(
+            action=jnp.argmax(jnp.where(illegal, -jnp.inf, q), -1),
+            pi_search=pi,
+            v_search=jnp.sum(pi * q, -1),
+            q=q,
+            visits=jnp.ones_like(q, jnp.int32),
+        )
+
+    return teach
+
+
+def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: float):
+    has_chance = model.num_codes > 1
+    width = max(model.num_actions, model.num_codes)
+    pad = lambda x, value: jnp.pad(x, ((0, 0), (0, width - x.shape[-1])), constant_values=value)
+
+    def decide(params, action, z, reward):
+        """One deterministic edge: from a state by an action to the next state."""
+        _, y = model.afterstate(params, z, jax.nn.one_hot(action, model.num_actions))
+        z, p = model.outcome(params, y, jnp.zeros_like(action))
+        prior = _prior(p.pi_logits, p.legal_logits)
+        return _edge(reward(p), discount * p.continuation, prior, p.v), z
+
+    def decide_or_chance(params, choice, node: ChanceNode, reward):
+        """One edge of a chance tree: an action from a state, or a code from an afterstate."""
+        a = jax.nn.one_hot(choice, model.num_actions)
+        code_logits, y = model.afterstate(params, node.z, a)
+        p_code = jax.nn.softmax(code_logits)
+        q_code = _outcomes(model, params, y, choice.shape[0], discount, reward)
+        expected = jnp.sum(p_code * q_code, -1)
+        to_chance = _edge(
+            jnp.zeros_like(expected), jnp.ones_like(expected), pad(code_logits, NEVER), expected
+        )
+        z, p = model.outcome(params, node.y, jnp.minimum(choice, model.num_codes - 1))
+        prior = pad(_prior(p.pi_logits, p.legal_logits), NEVER)
+        to_state = _edge(reward(p), discount * p.continuation, prior, p.v)
+        child = ChanceNode(is_chance=~node.is_chance, z=z, y=y, p=p_code, q=q_code)
+        pick = lambda x, y: jnp.where(_column(node.is_chance, x), x, y)
+        return jax.tree.map(pick, to_state, to_chance), child
+
+    def teach(params, z, key, value_span) -> SearchResult:
+        v, pi_logits, legal_logits = model.predict(params, z)
+        prior = pad(_prior(pi_logits, legal_logits), NEVER)
+        embedding = z
+        if has_chance:
+            _, y = model.afterstate(params, z, jnp.zeros((v.shape[0], model.num_actions)))
+            blank = jnp.zeros((v.shape[0], model.num_codes))
+            embedding = ChanceNode(jnp.zeros(v.shape[0], bool), z, y, blank, blank)
+        reward = lambda p: penalised(p, config.penalty, discount, value_span)
+        step = functools.partial(decide_or_chance if has_chance else decide, reward=reward)
+        normalise = lambda tree, node: _normalised(
+            tree, node, _edge_values(tree, has_chance), config, value_span
+        )
+        gumbel = gumbel_scale * jax.random.gumbel(key, prior.shape)
+        tree = _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance)
+        root_q = jax.vmap(lambda tree: _completed(tree, 0, _edge_values(tree, has_chance)))(tree)
+        sigma = jax.vmap(normalise, in_axes=(0, None))(tree, 0)
+        visits = tree.children_visits[:, 0]
+        considered = visits == jnp.max(visits, -1, keepdims=True)
+        score = jnp.where(considered, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
+        keep = lambda x: x[:, : model.num_actions]
+        return SearchResult(
+            action=jnp.argmax(score, -1),
+            pi_search=keep(jax.nn.softmax(prior + sigma)),
+            v_search=tree.node_values[:, 0],
+            q=keep(root_q),
+            visits=keep(visits),
+        )
+
+    return teach
+
+
+def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance):
+    """The finished tree of one batched search; apart from `gumbel` it draws nothing."""
+    interior = lambda key, tree, node, depth: mctx.gumbel_muzero_interior_action_selection(
+        key, tree, node, depth, qtransform=normalise
+    )
+
+    def inside(key, tree, node, depth):
+        if not has_chance:
+            return interior(key, tree, node, depth)
+        p = jax.nn.softmax(tree.children_prior_logits[node])
+        visits = tree.children_visits[node]
+        due = jnp.argmax(p - visits / (1 + jnp.sum(visits)))  # visit codes in proportion to p
+        return jnp.where(
+            tree.embeddings.is_chance[node], due.astype(jnp.int32), interior(key, tree, node, depth)
+        )
+
+    return mctx.search(
+        params=params,
+        rng_key=jax.random.key(0),
+        root=mctx.RootFnOutput(prior_logits=prior, value=v, embedding=embedding),
+        recurrent_fn=lambda params, key, action, embedding: step(params, action, embedding),
+        root_action_selection_fn=lambda key, tree, node: mctx.gumbel_muzero_root_action_selection(
+            key,
+            tree,
+            node,
+            num_simulations=config.num_simulations,
+            max_num_considered_actions=config.max_considered,
+            qtransform=normalise,
+        ),
+        interior_action_selection_fn=inside,
+        num_simulations=config.num_simulations,
+        invalid_actions=(prior <= NEVER / 2).astype(prior.dtype),
+        extra_data=mctx.GumbelMuZeroExtraData(root_gumbel=gumbel),
+    )
+
+
+def _edge(reward, discount, prior, value):
+    return mctx.RecurrentFnOutput(reward=reward, discount=discount, prior_logits=prior, value=value)
+
+
+def _column(flag, like):
+    return flag.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _edge_values(tree, has_chance: bool) -> Float[Array, "N W"]:
+    """Value of every edge of an unbatched tree, in reward units.
+
+    An edge into a chance node is worth the expectation over its codes: the backed-up value of
+    those visited, the model's own of the others.
+    """
+    q = tree.children_rewards + tree.children_discounts * tree.children_values
+    if not has_chance:
+        return q
+    codes = tree.embeddings.p.shape[-1]
+    visited = tree.children_visits[:, :codes] > 0
+    expected = jnp.sum(tree.embeddings.p * jnp.where(visited, q[:, :codes], tree.embeddings.q), -1)
+    return jnp.where(tree.embeddings.is_chance[:, None], q, expected[tree.children_index])
+
+
+def _completed(tree, node, edge_values) -> Float[Array, " W"]:
+    """Edge values of a node; v_mix where unvisited (Danihelka et al., appendix D)."""
+    visits, q = tree.children_visits[node], edge_values[node]
+    prior = jax.nn.softmax(tree.children_prior_logits[node])
+    seen = visits > 0
+    weight = jnp.sum(jnp.where(seen, prior, 0.0))
+    mean = jnp.sum(jnp.where(seen, prior * q, 0.0)) / jnp.maximum(weight, 1e-9)
+    total = jnp.sum(visits)
+    v_mix = (tree.raw_values[node] + total * mean) / (1 + total)
+    return jnp.where(seen, q, v_mix)
+
+
+def _normalised(tree, node, edge_values, config: SearchConfig, value_span) -> Float[Array, " W"]:
+    """sigma(q) of a node's completed values, min-max over all edges of the tree with a floor."""
+    seen = tree.children_visits > 0
+    if hasattr(tree.embeddings, "is_chance"):
+        seen = seen & ~tree.embeddings.is_chance[:, None]
+    completed = _completed(tree, node, edge_values)
+    low = jnp.minimum(jnp.min(jnp.where(seen, edge_values, jnp.inf)), jnp.min(completed))
+    high = jnp.maximum(jnp.max(jnp.where(seen, edge_values, -jnp.inf)), jnp.max(completed))
+    scaled = (completed - low) / jnp.maximum(high - low, config.floor * value_span)
+    return (config.c_visit + jnp.max(tree.children_visits[node])) * config.c_scale * scaled

@@ -1,0 +1,59 @@
+"""Record a log, fit a world model, rehearse in its dream, and test the new policy in reality.
+
+The main job, from traces to a verdict. A run that was stopped goes on where it was when it is
+started again. Examples:
+  dreaming dream                                     CartPole from 2,000 random steps
+  dreaming dream env=mountaincar seed=1 teacher=one_step
+  dreaming dream env=gym env.id=Acrobot-v1 env.behaviour=sticky_random env.real_steps=10000
+  dreaming dream traces=path/to/store env=none       a log without a simulator
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import run_verb
+from experiments.config import DreamConfig
+from experiments.progress import Progress
+
+
+def run(config: DreamConfig, run_dir: Path) -> int:
+    """The whole loop; everything it finds is in `run_dir` afterwards."""
+    with Progress(run_dir) as progress:
+        progress.log(f"dreaming of {config.env.id}, seed {config.seed}, in {run_dir}")
+        from experiments import runtime
+
+        runtime.configure(devices=config.devices)
+        from experiments.loop import whole_loop
+
+        result = whole_loop(config, run_dir, progress)
+    print(summary(result, run_dir))
+    return 0
+
+
+def summary(result: dict[str, Any], run_dir: Path) -> str:
+    """What a run says at its end."""
+    figure = lambda x: (
+        "none" if x is None else f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
+    )
+    rows = [
+        ("behaviour in the log", result["behaviour_return"]),
+        *((name.replace("_", " "), x) for name, x in result["baselines"].items()),
+        ("candidate", result["candidate_return"]),
+        ("deployed", result["deployed_return"]),
+    ]
+    lines = ["", f"verdict: {result['verdict']}"]
+    lines += [f"  {reason}" for reason in result["reasons"]]
+    lines += ["real return (mean, 95% interval):"]
+    lines += [f"  {name:<24}{figure(x)}" for name, x in rows]
+    lines += [f"report: {run_dir / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb(run, argv, config_name="dream", schema=DreamConfig)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,338 @@
+"""The main job step by step: log, one round, report episodes, files."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming import statistics
+from dreaming.checkpoint import atomic_write, state_sha256
+from dreaming.collect import behaviour_return, record
+from dreaming.config import FIRST_SEED, RoundConfig
+from dreaming.errors import ConfigError, TraceError
+from dreaming.evaluate import dream_returns, evaluate
+from dreaming.log import Log
+from dreaming.physics import LearnedPhysics
+from dreaming.policy import Policy, act, load_policy, save_policy
+from dreaming.round import Report, RoundState, one_round, stage_key
+from dreaming.search import model_steps
+from envs import tabular
+from envs.dreamfile import write_dream
+from envs.real import horizon as step_limit
+from envs.real import make_real
+from envs.sources import open_source
+from envs.traces import TraceStore
+from envs.types import Features, action_features
+from experiments.config import DreamConfig
+from experiments.desk import Desk
+from experiments.options import config_yaml
+from experiments.progress import Progress
+from experiments.report import render, to_json
+
+SCHEMA_VERSION = 1
+REPORT_SEED = 10 * FIRST_SEED
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "mctx", "gymnasium", "numpy")
+
+
+def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[str, Any]:
+    """Everything `dreaming dream` does; the content of result.json.
+
+    Raises `UserError` for what the user can mend.
+    """
+    desk = Desk(run_dir, stage_fields(config), progress)
+    log = read_log(config, run_dir, desk)
+    atomic_write(run_dir / "config.yaml", config_yaml(config))
+    key = jax.random.key(config.seed % 2**32)
+    physics = LearnedPhysics(config.model, config.fit, config.judge)
+    parts = ("search", "rehearse", "distill", "baselines", "gate")
+    _, report = one_round(
+        RoundState(),
+        key,
+        log=log,
+        physics=physics,
+        config=RoundConfig(**{name: getattr(config, name) for name in parts}),
+        horizon=dream_horizon(config, log),
+        real=scorer(config, log),
+        once=desk,
+    )
+    returns = report_episodes(config, log, report, stage_key(key, "dream_return"), desk)
+    save_artifacts(run_dir, log, report)
+    result = make_result(config, log, report, returns, desk)
+    shown = {name: x.tolist() for name, x in returns.items() if x.ndim and x.size}
+    strip = dream_strip(report.world, log)
+    figures = {"returns": shown, "open_loop": report.skill, "strip": strip}
+    atomic_write(run_dir / "figures.json", to_json(figures))
+    atomic_write(run_dir / "result.json", to_json(result))
+    render(run_dir)
+    return result
+
+
+def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
+    """The fields that each stage depends on; a run of other fields is another run."""
+    fields = lambda *names: {name: _plain(getattr(config, name)) for name in names}
+    log = fields("seed", "env", "traces", "source")
+    fit = log | fields("model", "fit", "judge")
+    rehearse = fit | fields("search", "rehearse", "distill")
+    gated = rehearse | fields("gate", "baselines")
+    return {
+        "record": log,
+        "fit": fit,
+        "judge": fit,
+        "clone": log | fields("baselines") | {"discount": config.fit.discount},
+        "rehearse": rehearse,
+        "gate": gated,
+        "evaluate": gated | fields("evaluation"),
+    }
+
+
+def _plain(x: Any) -> Any:
+    return dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x
+
+
+def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
+    """The learning log, copied into the run directory and verified."""
+    folder = run_dir / "traces"
+
+    def fill(update: Callable) -> str:
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut
+        source, spaces = log_source(config, update)
+        store = TraceStore(folder, **spaces)
+        store.extend(source)
+        return store.digest()
+
+    recorded = config.traces is None and config.source.name is None
+    digest = desk("record", config.env.real_steps if recorded else None, "", fill)
+    store = TraceStore(folder)
+    store.verify()
+    if store.digest() != digest:
+        raise TraceError(
+            f"{folder} changed since it was recorded; delete {run_dir} and start again"
+        )
+    if not len(store):
+        raise TraceError(f"{folder}: the log is empty; name a log with at least one episode")
+    schema = store.schema()
+    observation = Features(schema["observation_space"])
+    return Log(list(store.traces()), observation, action_features(schema["action_space"]))
+
+
+def log_source(config: DreamConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
+    """(an iterable of traces, the spaces they live in), recorded now or read from elsewhere."""
+    env, source = config.env, config.source
+    if config.traces is not None:
+        opened = open_source("store", config.traces)
+        return opened, opened.schema()
+    if source.name is not None:
+        if source.uri is None:
+            raise ConfigError(f"source.name={source.name} needs source.uri=...")
+        options = source.options | ({"mapping": source.mapping} if source.mapping else {})
+        opened = open_source(source.name, source.uri, **options)
+        return opened, opened.schema()
+    if env.id == "none":
+        raise ConfigError("env=none has nothing to record; name a log with traces= or source.name=")
+    done = 0
+
+    def shown(steps: int) -> None:
+        nonlocal done
+        update(steps - done)
+        done = steps
+
+    policy = None
+    if env.behaviour not in ("random", "sticky_random"):
+        policy = load_policy(env.behaviour).propensity
+    task = make_real(env.id, **env.options)
+    spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
+    task.close()
+    seed = np.random.SeedSequence(config.seed % 2**64).generate_state(1)[0]
+    options = {"switch": env.switch, "policy": policy, "env_options": env.options}
+    return record(
+        env.id, env.behaviour, env.real_steps, int(seed), progress=shown, **options
+    ), spaces
+
+
+def dream_horizon(config: DreamConfig, log: Log) -> int:
+    """The task's step limit, else the longest logged episode."""
+    limit = None
+    if config.env.id != "none":
+        task = make_real(config.env.id, **config.env.options)
+        limit = step_limit(task)
+        task.close()
+    return limit or max(len(trace) for trace in log.traces)
+
+
+def scorer(config: DreamConfig, log: Log) -> Callable | None:
+    """`real(student, seeds, update) -> (returns, lengths)` in the real task, or None."""
+    if config.env.id == "none":
+        return None
+    make = lambda: make_real(config.env.id, **config.env.options)
+    compiled = jax.jit(act)
+    longest = max(len(trace) for trace in log.traces)
+
+    def real(student: Any, seeds: list[int], update: Callable) -> tuple[np.ndarray, np.ndarray]:
+        done = 0
+
+        def shown(finished: int) -> None:
+            nonlocal done
+            update(finished - done)
+            done = finished
+
+        evaluation = evaluate(
+            make,
+            lambda context, keys: compiled(student, context, keys),
+            seeds,
+            observation=log.observation,
+            action=log.action,
+            window=config.model.window,
+            max_steps=dream_horizon(config, log) if longest else None,
+            keyed=True,
+            progress=shown,
+        )
+        return evaluation.returns, evaluation.lengths
+
+    return real
+
+
+def report_episodes(
+    config: DreamConfig, log: Log, report: Report, key: jax.Array, desk: Desk
+) -> dict[str, np.ndarray]:
+    """Returns of every policy in fresh real episodes, and of the candidate in its dream."""
+    real, episodes = scorer(config, log), config.evaluation.episodes
+    policies = report.baselines | {"candidate": report.rehearsed.student}
+    seeds = list(range(REPORT_SEED, REPORT_SEED + episodes))
+
+    def work(update: Callable) -> dict[str, np.ndarray]:
+        scores = {} if real is None else {
+            name: real(student, seeds, update) for name, student in policies.items()
+        }  # fmt: skip
+        returns = {name: x for name, (x, _) in scores.items()}
+        returns["steps"] = np.array(sum(int(lengths.sum()) for _, lengths in scores.values()))
+        student = report.rehearsed.student
+        dreams = dream_returns(report.world, student, key, config.evaluation.dreams)
+        return returns | {"dream": np.asarray(dreams, np.float64)}
+
+    names = [] if real is None else list(policies)
+    like = {name: np.zeros(episodes) for name in names}
+    like |= {"steps": np.array(0), "dream": np.zeros(config.evaluation.dreams)}
+    returns = desk("evaluate", episodes * len(names) or None, like, work)
+    behaviour = behaviour_return(log.traces)
+    return {"behaviour": behaviour, **returns}
+
+
+def save_artifacts(run_dir: Path, log: Log, report: Report) -> None:
+    """The dream file and the deployed policy."""
+    write_dream(run_dir / "world.dream", report.world)
+    spaces = log.observation.space, log.action.space
+    card = {"verdict": report.verdict.word, "discount": report.world.card["discount"]}
+    policy = Policy(report.deployed, *spaces, report.world.model.window, card)
+    save_policy(run_dir / "policy", policy)
+
+
+def make_result(
+    config: DreamConfig, log: Log, report: Report, returns: dict[str, np.ndarray], desk: Desk
+) -> dict[str, Any]:
+    """The flat object of result.json."""
+    missing = np.array([])
+    summed = lambda name: (
+        statistics.summary(returns[name]) if returns.get(name, missing).size else None
+    )
+    deployed = "candidate" if report.verdict.accept else "behaviour_cloning"
+    baselines = {name: summed(name) for name in report.baselines}
+    fidelity, tabular_return = dict(report.fidelity), None
+    if exact := exact_scores(config, log, report):
+        tabular_return = exact.pop("tabular")
+        fidelity |= exact
+    if tabular_return is not None:
+        baselines["tabular"] = tabular_return
+    rehearse = config.rehearse
+    walked = rehearse.iterations * rehearse.dreams * rehearse.horizon
+    taught = rehearse.iterations * rehearse.taught
+    counters = np.array([len(log), walked, report.gate_steps])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": config.experiment,
+        "env": config.env.id,
+        "seed": config.seed,
+        "teacher": config.teacher,
+        "real_steps": len(log),
+        "gate_steps": report.gate_steps,
+        "evaluation_steps": int(returns["steps"]),
+        "dream_steps": walked,
+        "search_steps": taught * model_steps(report.world.model, config.search),
+        "behaviour_return": summed("behaviour"),
+        "incumbent_return": summed("behaviour_cloning"),
+        "candidate_return": summed("candidate"),
+        "deployed_return": summed(deployed),
+        "dream_return": summed("dream"),
+        "verdict": report.verdict.word,
+        "reasons": list(report.verdict.reasons),
+        "baselines": baselines,
+        "fidelity": fidelity,
+        "seconds": desk.seconds,
+        "versions": {name: version(name) for name in VERSIONS},
+        "state_sha256": state_sha256(report.learned, report.rehearsed, log.replay(), counters),
+    }
+
+
+def exact_scores(config: DreamConfig, log: Log, report: Report) -> dict[str, Any] | None:
+    """Exact expected returns where the task is a small table, else None.
+
+    `tabular` is the optimal policy of the log's count model, scored in the true task.
+    """
+    if config.env.id == "none" or log.observation.kind != "discrete":
+        return None
+    task = make_real(config.env.id, **config.env.options)
+    if not hasattr(task.unwrapped, "P"):
+        return None
+    true, limit = tabular.from_gym(task), dream_horizon(config, log)
+    counts = tabular.from_traces(log.traces, log.observation.size, log.action.size)
+    solution = tabular.solve(counts, config.fit.discount)[2]
+    candidate = greedy_table(report.rehearsed.student, log)
+    score = lambda table, policy: float(tabular.evaluate(table, policy, limit))
+    mean = score(true, solution)
+    return {
+        "tabular": {"mean": mean, "iqm": mean, "ci": [mean, mean], "episodes": 0},
+        "exact_true": score(true, candidate),
+        "exact_true_of_counts": mean,
+        "exact_in_counts": score(counts, candidate),
+        "exact_in_counts_optimum": score(counts, solution),
+    }
+
+
+def greedy_table(student: Any, log: Log) -> np.ndarray:
+    """The greedy action of a student in every state of a discrete task."""
+    from envs.dream import start_context
+
+    size = log.observation.size
+    context = start_context(np.eye(size, dtype=np.float32), log.action.size)
+    keys = jnp.zeros((size, 2), jnp.uint32)
+    return np.asarray(act(student, context, keys))
+
+
+def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:
+    """The longest logged episode, and the dream of it from its first observation and its actions."""
+    trace = max(log.traces, key=len)
+    real = log.observation.flatten(trace.observations)[: steps + 1]
+    a = log.action.flatten(trace.actions)[: len(real) - 1]
+    from envs.dream import start_context
+
+    model, params = world.model, world.params
+
+    @jax.jit
+    def roll(context, actions):
+        def step(z, action):
+            logits, y = model.afterstate(params, z, action[None])
+            z, _ = model.outcome(params, y, jnp.argmax(logits, -1))
+            return z, model.decode(params, z)[0]
+
+        return jax.lax.scan(step, model.root(params, context), actions)[1]
+
+    dreamed = np.asarray(roll(start_context(real[:1], log.action.size), jnp.asarray(a)))
+    dreamed = np.concatenate([real[:1], dreamed])
+    shown = slice(0, 4)
+    names = [f"o[{i}]" for i in range(real.shape[1])][shown]
+    return {"names": names, "real": real[:, shown].tolist(), "dream": dreamed[:, shown].tolist()}

@@ -1,0 +1,1 @@
+"""Learned physics: pure functions of (params, arrays)."""

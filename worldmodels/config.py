@@ -1,0 +1,49 @@
+"""What a world model is made of, and how it is fitted. One comment per knob, with its reason."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModelConfig:
+    """The shape of a world model for vector observations."""
+
+    latent: int = 32  # size of the latent state; 1,024 dreams of 5 members stay fast on a CPU
+    width: int = 64  # hidden units of every network
+    members: int = 5  # each with its own dynamics, reward, continuation and value
+    chance_codes: int = 1  # outcomes per afterstate; 1 = a deterministic model
+    window: int = 1  # observations a root sees; more only for partially observed tasks
+    reward_bins: int = 51  # at most; fewer when the log holds fewer distinct rewards
+    value_bins: int = 51
+    projection: int = 64  # size of the consistency embedding
+    grounded: bool = True  # re-encode what was decoded at every dreamed step; needs window=1
+    clip_margin: float = 1.0  # dreams stay in the logged range widened by so many deviations
+
+
+@dataclass
+class LossWeights:
+    """Weights of the terms of the loss; reward and consistency as in EfficientZero."""
+
+    reward: float = 1.0
+    value: float = 0.1  # the heads of a random log are noise to the dynamics: keep them small
+    policy: float = 0.1
+    consistency: float = 2.0
+    continuation: float = 1.0
+    decode: float = 1.0  # the dream must show observations
+    legality: float = 1.0
+
+
+@dataclass
+class FitConfig:
+    """One fit of one world model on one log."""
+
+    steps: int = 3000
+    batch: int = 64  # windows per step
+    unroll_steps: int = 5  # K
+    td_steps: int = 1  # n of the value target; 1 or the search value when the log is off-policy
+    discount: float = 0.99  # 1 / (1 - discount) must exceed the steps a good episode takes
+    learning_rate: float = 2e-3  # cosine decay to 5 % of it
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    target_decay: float = 0.99  # of the slow copy that bootstraps values
+    gradient_scale: float = 1.0  # of the gradient entering each earlier unroll step; MuZero 0.5
+    weights: LossWeights = field(default_factory=LossWeights)

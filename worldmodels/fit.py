@@ -1,0 +1,123 @@
+"""Fitting a world model: measure the log's scales, then many compiled steps of one loss."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from worldmodels.config import FitConfig, ModelConfig
+from worldmodels.losses import model_loss
+from worldmodels.model import WorldModel
+from worldmodels.support import reward_support, value_bounds
+from worldmodels.types import TrainState, Windows
+
+
+def measure_scale(o, change, r, terminated, config: ModelConfig, discount: float, kind: str):
+    """The normalisers of a log: every number the model needs to speak in real units.
+
+    `o` [N, O] all observation features, `change` [M, O] one-step changes, `r` and `terminated` [M].
+    """
+    size = o.shape[-1]
+    if kind == "discrete":
+        mean, std, step = np.zeros(size), np.ones(size), np.ones(size)
+    else:
+        mean, std, step = o.mean(0), o.std(0), change.std(0)
+        std = np.where(std > 1e-6, std, 1.0)
+        step = np.maximum(step, 1e-2 * std)
+    low, high = value_bounds(r, terminated, discount)
+    r_support = reward_support(r, config.reward_bins)
+    scale = {
+        "o_mean": mean,
+        "o_std": std,
+        "o_step": step,
+        "o_low": o.min(0),
+        "o_high": o.max(0),
+        "margin": config.clip_margin,
+        "z_low": np.full(config.latent, -1e3),
+        "z_high": np.full(config.latent, 1e3),
+        "z_std": np.ones(config.latent),
+        "reward_support": r_support,
+        "r_range": r_support[-1] - r_support[0],
+        "value_support": np.linspace(low, high, config.value_bins),
+    }
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale)
+
+
+def measure_latents(model: WorldModel, params, o, a, valid, margin: float):
+    """`params` with the range and spread of the log's latents, so that dreams stay inside it."""
+    encode = jax.jit(model.encode)
+    z = np.concatenate(
+        [
+            encode(params, *part)
+            for part in zip(
+                *(np.array_split(x, -(-len(o) // 4096)) for x in (o, a, valid)), strict=True
+            )
+        ]
+    )
+    std = z.std(0) + 1e-6
+    measured = {"z_low": z.min(0) - margin * std, "z_high": z.max(0) + margin * std, "z_std": std}
+    return {"net": params["net"], "scale": params["scale"] | jax.tree.map(jnp.asarray, measured)}
+
+
+def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
+    """AdamW with global clipping and a cosine decay to 5 %; no decay on biases."""
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=0.05)
+    is_matrix = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(rate, weight_decay=config.weight_decay, mask=is_matrix),
+    )
+
+
+def init_fit(model: WorldModel, config: FitConfig, scale: dict, key: jax.Array) -> TrainState:
+    """A fit at step 0. `key` is a typed key."""
+    init_key, key = jax.random.split(key)
+    params = model.init(init_key, scale)
+    return TrainState(
+        params=params,
+        target_params=params,
+        opt_state=make_optimiser(config).init(params["net"]),
+        fit_steps=jnp.int32(0),
+        key=jax.random.key_data(key),
+    )
+
+
+def make_fit(
+    model: WorldModel, config: FitConfig, sample: Callable[..., Windows], chunk: int = 100
+):
+    """`fit(train_state, replay) -> (train_state, metrics)`: `chunk` steps in one program.
+
+    `sample(replay, key, batch, length)` draws windows of `length` rows. Metrics are means over
+    the chunk.
+    """
+    optimiser = make_optimiser(config)
+    length = config.unroll_steps + config.td_steps + 1
+
+    def fit_step(state: TrainState, replay):
+        key, sample_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        batch = sample(replay, sample_key, config.batch, length)
+        loss_of = lambda net: model_loss(
+            {"net": net, "scale": state.params["scale"]}, state.target_params, model, batch, config
+        )
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params["net"])
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params["net"])
+        net = optax.apply_updates(state.params["net"], updates)
+        slow = optax.incremental_update(net, state.target_params["net"], 1 - config.target_decay)
+        scale = state.params["scale"]
+        state = TrainState(
+            params={"net": net, "scale": scale},
+            target_params={"net": slow, "scale": scale},
+            opt_state=opt_state,
+            fit_steps=state.fit_steps + 1,
+            key=jax.random.key_data(key),
+        )
+        return state, metrics | {"fit/loss": loss, "fit/gradient_norm": optax.tree.norm(grads)}
+
+    @jax.jit
+    def fit(state: TrainState, replay):
+        state, metrics = jax.lax.scan(lambda state, _: fit_step(state, replay), state, length=chunk)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return fit

@@ -1,0 +1,162 @@
+"""The networks of a world model for vector observations (flax linen).
+
+One encoder, one decoder and one latent space; E members, each with its own dynamics, reward,
+continuation and value, in one vmapped program. MuZero's h, g, f are represent, afterstate with
+outcome, and predict.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
+
+class Mlp(nn.Module):
+    """Dense layers with SiLU between them; the last one starts near zero."""
+
+    sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for size in self.sizes[:-1]:
+            x = nn.silu(nn.Dense(size)(x))
+        return nn.Dense(self.sizes[-1], kernel_init=small)(x)
+
+
+class Residual(nn.Module):
+    """A linear map plus a small network: starts as a faithful linear embedding."""
+
+    width: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.size)(x) + Mlp((self.width, self.width, self.size))(x)
+
+
+class Member(nn.Module):
+    """The physics of one member."""
+
+    width: int
+    latent: int
+    chance_codes: int
+    reward_bins: int
+    value_bins: int
+
+    def setup(self):
+        self.action = nn.Dense(self.width)
+        self.code_logits = nn.Dense(self.chance_codes, kernel_init=small)
+        self.code = nn.Dense(self.width, use_bias=False)
+        self.body = nn.Dense(self.width)
+        self.change = nn.Dense(self.latent, kernel_init=small)
+        self.reward = nn.Dense(self.reward_bins, kernel_init=small)
+        self.goes_on = nn.Dense(1, kernel_init=small, bias_init=nn.initializers.constant(3.0))
+        self.value_net = Mlp((self.width, self.width, self.value_bins))
+
+    def afterstate(self, z: Float[Array, "B D"], a: Float[Array, "B A"]):
+        """Hidden afterstate [B, H] and the logits of the chance codes [B, C]."""
+        hidden = nn.silu(self.action(jnp.concatenate([z, a], -1)))
+        return hidden, self.code_logits(hidden)
+
+    def outcome(self, z, hidden, code: Float[Array, "B C"]):
+        """Next latent [B, D], reward logits [B, S], continuation logit [B]."""
+        x = self.body(hidden)
+        if self.chance_codes > 1:
+            x = x + self.code(code)
+        x = nn.silu(x)
+        return z + self.change(x), self.reward(x), self.goes_on(x)[..., 0]
+
+    def value(self, z):
+        """Value logits [B, S]."""
+        return self.value_net(z)
+
+    def __call__(self, z, a, code):
+        hidden, code_logits = self.afterstate(z, a)
+        return code_logits, self.outcome(z, hidden, code), self.value(z)
+
+
+Members = nn.vmap(
+    Member,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    methods=["__call__", "afterstate", "outcome", "value"],
+)
+
+
+class Networks(nn.Module):
+    """Everything learned, behind methods that take and return arrays."""
+
+    width: int
+    latent: int
+    members: int
+    chance_codes: int
+    reward_bins: int
+    value_bins: int
+    projection_size: int
+    observation_size: int
+    num_actions: int
+
+    def setup(self):
+        sizes = (self.width, self.latent, self.chance_codes, self.reward_bins, self.value_bins)
+        self.encoder = Residual(self.width, self.latent)
+        self.decoder = Residual(self.width, self.observation_size)
+        self.member = Members(*sizes)
+        self.policy = Mlp((self.width, self.width, self.num_actions))
+        self.legality = nn.Dense(self.num_actions, bias_init=nn.initializers.constant(3.0))
+        self.projector = Mlp((self.projection_size, self.projection_size))
+        self.predictor = Mlp((self.projection_size, self.projection_size))
+
+    def represent(self, x):
+        """Latent [B, D] of a flattened, normalised context."""
+        return self.encoder(x)
+
+    def decode(self, z):
+        """Normalised observation features, or logits of a discrete observation [B, O]."""
+        return self.decoder(z)
+
+    def afterstate(self, z, a):
+        """Per member: hidden [E, B, H], code logits [E, B, C]; z is [E, B, D]."""
+        return self.member.afterstate(z, self._each(a))
+
+    def outcome(self, z, hidden, code):
+        """Per member: latent [E, B, D], reward logits [E, B, S], continuation logit [E, B]."""
+        return self.member.outcome(z, hidden, self._each(code))
+
+    def value(self, z):
+        """Value logits per member [E, B, S]; z is [E, B, D]."""
+        return self.member.value(z)
+
+    def pi_logits(self, z):
+        """Search prior [B, A]."""
+        return self.policy(z)
+
+    def legal_logits(self, z):
+        """Legality of every action [B, A]."""
+        return self.legality(z)
+
+    def project(self, z):
+        """Consistency embedding [B, P]."""
+        return self.projector(z)
+
+    def predict_projection(self, p):
+        """The predictor on top of a projection: what keeps the embedding from collapsing."""
+        return self.predictor(p)
+
+    def _each(self, x):
+        return jnp.broadcast_to(x, (self.members, *x.shape))
+
+    def __call__(self, x, a, code):
+        z = self.represent(x)
+        zs = self._each(z)
+        members = self.member(zs, self._each(a), self._each(code))
+        heads = self.pi_logits(z), self.legal_logits(z), self.decode(z)
+        return members, heads, self.predict_projection(self.project(z))
+
+
+def init_params(networks: Networks, context_size: int, key: jax.Array):
+    """Fresh parameters, drawn in one compiled program."""
+    x = jnp.zeros((1, context_size))
+    a, code = jnp.zeros((1, networks.num_actions)), jnp.zeros((1, networks.chance_codes))
+    return jax.jit(networks.init)(key, x, a, code)["params"]

@@ -1,0 +1,65 @@
+"""Containers of the world model: what a latent state and a prediction hold, axis by axis."""
+
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+
+class LatentState(struct.PyTreeNode):
+    """Where a model is: one latent, and the member whose physics carries it on."""
+
+    latent: Float[Array, "*B D"]
+    member: Int[Array, " *B"]  # -1 = the mean of the members
+
+
+class Afterstate(struct.PyTreeNode):
+    """A latent and an action, seen by every member, before chance has spoken."""
+
+    latent: Float[Array, "*B D"]
+    member: Int[Array, " *B"]
+    hidden: Float[Array, "*B E H"]  # rows first, as a search tree stores them
+
+
+class Prediction(struct.PyTreeNode):
+    """What the model says of the step just taken; scalars in reward units."""
+
+    r: Float[Array, " *B"]
+    continuation: Float[Array, " *B"]  # probability that the task goes on
+    v: Float[Array, " *B"]  # of the state reached
+    pi_logits: Float[Array, "*B N"]
+    legal_logits: Float[Array, "*B N"]
+    uncertainty: Float[Array, " *B"]
+
+
+class Windows(struct.PyTreeNode):
+    """Consecutive rows cut from the log: K unrolled steps and n more to bootstrap from.
+
+    L = K + n + 1 observations, M = L - 1 steps. Nothing past the end of an episode is real:
+    the masks say what is. After a termination every position is absorbing: it earns nothing
+    and its value is 0. After a truncation nothing is known.
+    """
+
+    o: Float[Array, "B L W O"]  # contexts, oldest observation first
+    a_past: Float[Array, "B L V A"]  # V = W - 1 actions between them
+    valid: Bool[Array, "B L W"]
+    is_real_o: Bool[Array, "B L"]  # the observation belongs to the episode of the first row
+    is_absorbing: Bool[Array, "B L"]  # the episode terminated before this row
+    a: Float[Array, "B M A"]
+    r: Float[Array, "B M"]
+    terminated: Bool[Array, "B M"]
+    is_real_step: Bool[Array, "B M"]  # the action was taken in the episode of the first row
+    pi: Float[Array, "B L N"]  # policy target; all zeros where there is none
+    legal: Bool[Array, "B L N"]
+    v_search: Float[Array, "B L"]
+    has_search: Bool[Array, "B L"]  # v_search is the value target here
+    member_weights: Float[Array, "B E"]  # bootstrap by episode, mean 1
+
+
+class TrainState(struct.PyTreeNode):
+    """All that a fit carries from step to step."""
+
+    params: PyTree
+    target_params: PyTree
+    opt_state: optax.OptState
+    fit_steps: Int[Array, ""]
+    key: UInt32[Array, " 2"]
