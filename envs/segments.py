@@ -58,7 +58,9 @@ def to_parquet(table: pa.Table, row_group_rows: int) -> bytes:
 
 def from_parquet(data: bytes) -> pa.Table:
     """The table in Parquet bytes, every page verified. Raises pyarrow's errors."""
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    # Arrow's threads, still starting when a short program ends after JAX ran, abort it (134).
+    return file.read(use_threads=False)
 
 
 def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:

@@ -92,7 +92,8 @@ class ParquetSource:
                 if missing := [name for name in columns if name not in present]:
                     what = f"has no column {', '.join(missing)}; it has {', '.join(present)}"
                     raise TraceError(f"{file}: {what}")
-                for batch in reader.iter_batches(1 << 14, columns=columns):
+                # No threads: see `envs.segments.from_parquet`.
+                for batch in reader.iter_batches(1 << 14, columns=columns, use_threads=False):
                     if batch.num_rows:
                         yield row, pa.Table.from_batches([batch])
                     row += batch.num_rows
