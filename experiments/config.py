@@ -1,11 +1,15 @@
 """The options of every verb, as dataclasses that the YAML under `conf/` fills in.
 
-The parts of the loop declare their own knobs (`dreaming.config`, `worldmodels.config`). Nothing here
-imports JAX, so that help stays fast.
+The parts of the loop declare their own knobs (`dreaming.config`, `worldmodels.config`). Nothing
+here imports JAX, so that help stays fast.
 """
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
+
+from omegaconf import MISSING
 
 from dreaming.config import (
     BaselineConfig,
@@ -69,34 +73,92 @@ class DreamConfig:
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
 
     def __post_init__(self):
-        positive = {
-            "env.real_steps": self.env.real_steps,
-            "fit.steps": self.fit.steps,
-            "fit.batch": self.fit.batch,
-            "fit.unroll_steps": self.fit.unroll_steps,
-            "fit.td_steps": self.fit.td_steps,
-            "search.num_simulations": self.search.num_simulations,
-            "rehearse.iterations": self.rehearse.iterations,
-            "rehearse.dreams": self.rehearse.dreams,
-            "rehearse.horizon": self.rehearse.horizon,
-            "model.members": self.model.members,
-            "model.chance_codes": self.model.chance_codes,
-            "model.window": self.model.window,
-            "evaluation.episodes": self.evaluation.episodes,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.gate.episodes < 2:
-            raise ValueError(f"gate.episodes must be at least 2, got {self.gate.episodes}")
-        if not 0 < self.fit.discount < 1:
-            raise ValueError(f"fit.discount must lie between 0 and 1, got {self.fit.discount}")
-        if self.teacher not in ("search", "one_step"):
-            raise ValueError(f"teacher={self.teacher} does not exist; choose search or one_step")
+        _check(self)
         taught = self.rehearse.taught
         states = self.rehearse.dreams * self.rehearse.horizon
-        if not 0 < taught <= states or taught % self.distill.minibatches:
+        if taught > states or taught % self.distill.minibatches:
             raise ValueError(
                 f"rehearse.taught={taught} must be a multiple of distill.minibatches and at most "
                 f"rehearse.dreams * rehearse.horizon = {states}"
             )
+        if states % self.distill.minibatches:
+            raise ValueError(
+                f"distill.minibatches={self.distill.minibatches} must divide "
+                f"rehearse.dreams * rehearse.horizon = {states}"
+            )
+
+
+@dataclass
+class RecordConfig:
+    """A log of real episodes."""
+
+    seed: int = 0
+    env: EnvConfig = field(default_factory=EnvConfig)
+    path: str = MISSING  # directory of the trace store
+    append: bool = False  # add to the store if it holds episodes already
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class BenchmarkConfig:
+    """How fast the parts are on this machine; the shapes are those of the main job."""
+
+    seed: int = 0
+    repetitions: int = 5  # the median of so many is shown
+    path: str | None = None  # JSON file to write the figures to
+    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+
+    def __post_init__(self):
+        _check(self)
+
+
+# The least value of whole numbers; what is not named here must be at least 1.
+LEAST = {"seed": None, "devices": 0, "judge.least": 0, "gate.episodes": 2}
+LEAST |= {"model.reward_bins": 2, "model.value_bins": 2}
+CHOICES = {
+    "teacher": ("search", "one_step"),
+    "search.teacher": ("search", "one_step"),
+    "rehearse.sampling": ("member", "mixture", "mean"),
+}
+POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
+POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
+SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
+CLOSED = ("rehearse.lam", "fit.target_decay", "distill.target_decay", "baselines.target_decay")
+
+
+def _check(config: Any) -> None:
+    """Raise `ValueError` for the first option that lies where no run can work."""
+    for name, value in _flat(config):
+        if name in CHOICES and value not in CHOICES[name]:
+            choices = " or ".join(CHOICES[name])
+            raise ValueError(f"{name}={value} does not exist; choose {choices}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if isinstance(value, float):
+            _check_real(name, value)
+        elif (least := LEAST.get(name, 1)) is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_real(name: str, value: float) -> None:
+    ends = 0 < value < 1 or (name == "env.switch" and value == 1)
+    if name in SHARES and not ends:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+    if name in CLOSED and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be at least 0 and at most 1, got {value}")
+    if name in POSITIVE and not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number above 0, got {value}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of at least 0, got {value}")
+
+
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every option, through nested dataclasses."""
+    for each in fields(config):
+        value, name = getattr(config, each.name), f"{prefix}{each.name}"
+        if is_dataclass(value):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value

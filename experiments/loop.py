@@ -13,13 +13,13 @@ import numpy as np
 
 from dreaming import statistics
 from dreaming.checkpoint import atomic_write, state_sha256
-from dreaming.collect import behaviour_return, record
+from dreaming.collect import behaviour_return
 from dreaming.config import FIRST_SEED, RoundConfig
 from dreaming.errors import ConfigError, TraceError
 from dreaming.evaluate import dream_returns, evaluate
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics
-from dreaming.policy import Policy, act, load_policy, save_policy
+from dreaming.policy import Policy, act, save_policy
 from dreaming.round import Report, RoundState, one_round, stage_key
 from dreaming.search import model_steps
 from envs import tabular
@@ -33,6 +33,7 @@ from experiments.config import DreamConfig
 from experiments.desk import Desk
 from experiments.options import config_yaml
 from experiments.progress import Progress
+from experiments.record import recording
 from experiments.report import render, to_json
 
 SCHEMA_VERSION = 1
@@ -92,7 +93,7 @@ def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
 
 
 def _plain(x: Any) -> Any:
-    return dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x
+    return dataclasses.asdict(x) if not isinstance(x, type) and dataclasses.is_dataclass(x) else x
 
 
 def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
@@ -135,24 +136,7 @@ def log_source(config: DreamConfig, update: Callable) -> tuple[Any, dict[str, An
         return opened, opened.schema()
     if env.id == "none":
         raise ConfigError("env=none has nothing to record; name a log with traces= or source.name=")
-    done = 0
-
-    def shown(steps: int) -> None:
-        nonlocal done
-        update(steps - done)
-        done = steps
-
-    policy = None
-    if env.behaviour not in ("random", "sticky_random"):
-        policy = load_policy(env.behaviour).propensity
-    task = make_real(env.id, **env.options)
-    spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
-    task.close()
-    seed = np.random.SeedSequence(config.seed % 2**64).generate_state(1)[0]
-    options = {"switch": env.switch, "policy": policy, "env_options": env.options}
-    return record(
-        env.id, env.behaviour, env.real_steps, int(seed), progress=shown, **options
-    ), spaces
+    return recording(env, config.seed, update)
 
 
 def dream_horizon(config: DreamConfig, log: Log) -> int:
@@ -314,7 +298,7 @@ def greedy_table(student: Any, log: Log) -> np.ndarray:
 
 
 def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:
-    """The longest logged episode, and the dream of it from its first observation and its actions."""
+    """The longest logged episode, and the dream of it from its first observation, same actions."""
     trace = max(log.traces, key=len)
     real = log.observation.flatten(trace.observations)[: steps + 1]
     a = log.action.flatten(trace.actions)[: len(real) - 1]

@@ -1,0 +1,139 @@
+"""Record a log: real episodes of any Gymnasium task, with the probabilities of the actions taken.
+
+A log that stands already is only added to when asked to. Examples:
+  dreaming record path=traces/cartpole
+  dreaming record env=mountaincar seed=1 path=traces/mountaincar
+  dreaming record env=gym env.id=Acrobot-v1 env.behaviour=sticky_random env.real_steps=10000
+  dreaming record env.behaviour=runs/dream/CartPole-v1/seed0/policy append=true path=traces/cartpole
+Learn from it with `dreaming dream traces=path/to/store`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import run_verb
+from experiments.config import EnvConfig, RecordConfig
+from experiments.progress import Progress
+
+
+def run(config: RecordConfig, run_dir: Path) -> int:
+    """Record into the trace store at `config.path`."""
+    path, env = Path(config.path), config.env
+    with Progress() as progress:
+        from envs.traces import TraceStore
+
+        _check_place(path, config.append)
+        progress.log(f"recording {env.id} in {path}: {env.behaviour}, seed {config.seed}")
+        stored = len(TraceStore(path))
+        with progress.stage("record", total=env.real_steps) as stage:
+            traces, spaces = recording(env, config.seed, stage.update, skip=stored)
+            who = {"env": env.id, "options": env.options, "behaviour": env.behaviour}
+            store = TraceStore(path, **spaces, provenance=who | {"seed": config.seed})
+            store.extend(traces)
+    print(summary(store, stored))
+    return 0
+
+
+def recording(
+    env: EnvConfig, seed: int, update: Callable[[int], None], skip: int = 0
+) -> tuple[Iterator[Any], dict[str, Any]]:
+    """(an iterator that records episodes, their spaces); `update(n)` is told of n more steps.
+
+    With `skip` episodes recorded before, others follow from the same seed. Raises `UserError`.
+    """
+    import numpy as np
+
+    from dreaming.collect import record
+    from dreaming.errors import ConfigError
+    from envs.real import make_real
+
+    if env.id == "none":
+        raise ConfigError("env=none has nothing to record; name a task with env= or env.id=")
+    task = make_real(env.id, **env.options)
+    spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
+    task.close()
+    source = np.random.SeedSequence(seed % 2**64, spawn_key=(skip,) if skip else ())
+    done = 0
+
+    def progress(steps: int) -> None:
+        nonlocal done
+        update(steps - done)
+        done = steps
+
+    traces = record(
+        env.id,
+        env.behaviour,
+        env.real_steps,
+        int(source.generate_state(1)[0]),
+        switch=env.switch,
+        policy=_policy(env.behaviour, spaces),
+        progress=progress,
+        env_options=env.options,
+    )
+    return traces, spaces
+
+
+def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
+    """The saved policy that a behaviour names, None for one that needs no policy."""
+    from dreaming.collect import BEHAVIOURS
+    from dreaming.errors import ConfigError
+    from dreaming.policy import CARD, load_policy
+
+    if behaviour in BEHAVIOURS:
+        return None
+    if not Path(behaviour).is_dir():
+        raise ConfigError(
+            f"env.behaviour={behaviour} is neither {', '.join(BEHAVIOURS)} nor the directory of a "
+            f"saved policy, which holds {CARD}"
+        )
+    policy = load_policy(behaviour)
+    for name, space in spaces.items():
+        if getattr(policy, name) != space:
+            what = f"{behaviour}: its {name.replace('_', ' ')} is {getattr(policy, name)}"
+            raise ConfigError(f"{what}, that of the task is {space}; use a policy of this task")
+    if policy.window != 1:
+        raise ConfigError(
+            f"{behaviour}: it looks at {policy.window} observations; only policies of one "
+            "observation can record"
+        )
+    return policy.propensity
+
+
+def _check_place(path: Path, append: bool) -> None:
+    from dreaming.errors import ConfigError
+
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; choose the path of a new directory")
+    if not append and path.exists() and any(path.iterdir()):
+        raise ConfigError(f"{path} is not empty; add append=true, or choose another path")
+
+
+def summary(store: Any, stored: int) -> str:
+    """What was recorded: the episodes of `store` from number `stored` on."""
+    import numpy as np
+
+    index = store.index().slice(stored)
+    columns = {name: np.array(index[name]) for name in ("rows", "return")}
+    terminated, truncated = (np.array(index[name], bool) for name in ("terminated", "truncated"))
+    steps, closed = int(columns["rows"].sum()) - len(index), terminated | truncated
+    lines = [f"recorded {len(index)} episodes, {steps} steps"]
+    if closed.any():
+        r = columns["return"][closed]
+        lines.append(f"  returns: mean {r.mean():.4g}, lowest {r.min():.4g}, best {r.max():.4g}")
+    lines.append(
+        f"  ended by the task: {terminated.sum()}, by its clock: {truncated.sum()}, "
+        f"still open when the steps were used up: {(~closed).sum()}"
+    )
+    whole = f" ({len(store)} episodes, {store.num_steps} steps in all)" if stored else ""
+    return "\n".join([*lines, f"  in {store.path}{whole}"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb(run, argv, config_name="record", schema=RecordConfig)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
