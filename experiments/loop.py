@@ -93,7 +93,7 @@ def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
 
 
 def _plain(x: Any) -> Any:
-    return dataclasses.asdict(x) if not isinstance(x, type) and dataclasses.is_dataclass(x) else x
+    return dataclasses.asdict(x) if dataclasses.is_dataclass(x) and not isinstance(x, type) else x
 
 
 def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
