@@ -30,7 +30,7 @@ def conservative_q_loss(params, slow, replay: ReplayState, rows, window, discoun
     """
     q = student_logits(params, contexts(replay, rows, window))
     q_next = student_logits(slow, contexts(replay, rows + 1, window))
-    q_next = jnp.where(replay.legal[rows + 1], q_next, -jnp.inf).max(-1)
+    q_next = jnp.where(replay.legal[rows + 1], q_next, -1e9).max(-1)  # finite: 0 * inf is NaN
     goes_on = discount * (1 - replay.terminated[rows])
     target = jax.lax.stop_gradient(replay.r[rows] / unit + goes_on * q_next)
     taken = jnp.sum(q * replay.a[rows], -1)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dreaming.errors import ConfigError, TraceError
-from envs.real import make_real
+from envs.real import call_task, make_real, task_name
 from envs.types import Trace
 
 # (observation, generator) -> (action, the probability with which it was taken)
@@ -79,7 +79,7 @@ def _record(env, behaviour, real_steps, seed, switch, policy, progress) -> Itera
             try:
                 trace = _episode(env, act, real_steps - done, source, behaviour)
             except TraceError as error:
-                raise TraceError(f"{env.spec.id}: episode {episode}: {error}") from error
+                raise TraceError(f"{task_name(env)}: episode {episode}: {error}") from error
             done, episode = done + len(trace), episode + 1
             if progress is not None:
                 progress(done)
@@ -92,15 +92,14 @@ def _episode(env, act: Behaviour, limit: int, source: np.random.SeedSequence, na
     """One episode, left open after `limit` steps; reset seed and draws come from `source`."""
     reset_source, act_source = source.spawn(2)
     generator = np.random.default_rng(act_source)
-    copy = lambda o: np.array(o, dtype=env.observation_space.dtype)
-    o, info = env.reset(seed=int(reset_source.generate_state(1)[0]))
-    observations, masks = [copy(o)], [info.get("action_mask")]
+    o, info = call_task(env, "reset", seed=int(reset_source.generate_state(1)[0]))
+    observations, masks = [_copy(o, env, 0)], [info.get("action_mask")]
     steps = []
     terminated = truncated = False
     while len(steps) < limit and not (terminated or truncated):
         a, propensity = act(o, generator)
-        o, r, terminated, truncated, info = env.step(a)
-        observations.append(copy(o))
+        o, r, terminated, truncated, info = call_task(env, "step", a)
+        observations.append(_copy(o, env, len(observations)))
         masks.append(info.get("action_mask"))
         steps.append((a, float(r), propensity))
     actions, rewards, propensities = zip(*steps, strict=True)
@@ -114,6 +113,16 @@ def _episode(env, act: Behaviour, limit: int, source: np.random.SeedSequence, na
         action_masks=None if any(mask is None for mask in masks) else np.array(masks, bool),
         policy=name,
     )
+
+
+def _copy(o: Any, env: Any, step: int) -> np.ndarray:
+    """An observation as an array of its own. `TraceError` when it has another shape."""
+    space = env.observation_space
+    if np.shape(o) != space.shape:
+        raise TraceError(
+            f"observation at step {step} has shape {np.shape(o)}, expected {space.shape}"
+        )
+    return np.array(o, dtype=space.dtype)
 
 
 def _check(behaviour: str, real_steps: int, seed: int, switch: float, policy: Any) -> None:

@@ -150,7 +150,8 @@ def make_distill(
         trained = (state.student["layers"], state.heads)
         grads, metrics = jax.grad(loss_of, has_aux=True)(trained)
         updates, opt_state = optimiser.update(grads, state.opt_state, trained)
-        layers, heads = optax.apply_updates(trained, updates)
+        new: Any = optax.apply_updates(trained, updates)
+        layers, heads = new
         slow = optax.incremental_update(heads, state.slow_heads, 1 - config.target_decay)
         state = state.replace(
             student=state.student | {"layers": layers},

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from dreaming.context import ContextBuffer
 from dreaming.errors import EnvError
+from envs.real import call_task, task_name
 from envs.types import Features
 
 # The policy sees this many rows at every call, whatever the number of episodes: one compilation,
@@ -58,7 +59,7 @@ def evaluate(
 
     def begin(rows: Sequence[int]) -> None:
         for row, episode in zip(rows, waiting, strict=False):
-            o = _call(envs[row], "reset", seed=int(seeds[episode]))[0]
+            o = call_task(envs[row], "reset", seed=int(seeds[episode]))[0]
             buffer.reset(np.array([row]), _features([o], observation, envs[row]))
             running[row] = episode
 
@@ -102,9 +103,9 @@ def _actions(
 
 def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool]:
     """(observation, reward, whether the episode ended). Raises `EnvError`."""
-    o, r, terminated, truncated, _ = _call(env, "step", action)
+    o, r, terminated, truncated, _ = call_task(env, "step", action)
     if not math.isfinite(r):
-        raise EnvError(f"{_name(env)}: the reward is {r}, expected a finite number")
+        raise EnvError(f"{task_name(env)}: the reward is {r}, expected a finite number")
     return o, float(r), bool(terminated or truncated)
 
 
@@ -113,20 +114,8 @@ def _features(
 ) -> Float[np.ndarray, "R O"]:
     features = observation.flatten(np.stack([np.asarray(x) for x in o]))
     if not np.isfinite(features).all():
-        raise EnvError(f"{_name(env)}: an observation is not finite: {features.tolist()}")
+        raise EnvError(f"{task_name(env)}: an observation is not finite: {features.tolist()}")
     return features
-
-
-def _call(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
-    try:
-        return getattr(env, method)(*args, **kwargs)
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise EnvError(f"{_name(env)}: {method} failed: {what}; the task needs a look") from error
-
-
-def _name(env: gymnasium.Env) -> str:
-    return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
 def dream_returns(world: Any, student: Any, key: Any, episodes: int) -> Float[np.ndarray, " n"]:

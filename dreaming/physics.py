@@ -65,8 +65,8 @@ class LearnedPhysics:
             previous = metrics
         update(chunk, **finite(previous))
         every = contexts(replay, jnp.arange(replay.o.shape[0]), self.model.window)
-        parts = (np.asarray(x) for x in (every.o, every.a, every.valid))
-        params = measure_latents(model, state.params, *parts, self.model.clip_margin)
+        o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
+        params = measure_latents(model, state.params, o, a, valid, self.model.clip_margin)
         return state.replace(params=params)
 
     def blank_judges(self, judged: list[tuple[Log, Log]]) -> list[TrainState]:

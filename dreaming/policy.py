@@ -209,5 +209,6 @@ def load_policy(path: Any) -> Policy:
         "scale": {name: arrays[f"scale.{name}"] for name in ("o_mean", "o_std")},
         "greedy": np.array(card["greedy"]),
     }
-    spaces = [space_from_json(card[name]) for name in ("observation_space", "action_space")]
-    return Policy(params, *spaces, card["window"], card["card"])
+    observation_space = space_from_json(card["observation_space"])
+    action_space = space_from_json(card["action_space"])
+    return Policy(params, observation_space, action_space, card["window"], card["card"])

@@ -1,11 +1,15 @@
-"""Rehearsal: the student walks the dream from real states, and a teacher looks ahead at its states."""
+"""Rehearsal: the student walks the dream from real states, a teacher looks ahead where it went."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from dreaming.config import RehearseConfig
@@ -34,14 +38,19 @@ def make_rehearse(
 ):
     """`rehearse(params, slow_params, student, replay, key) -> Rehearsal`, a pure function.
 
-    Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of the walk; `params` serve the teacher.
+    Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of a
+    walk; `params` serve the teacher. The walks are shared out over all devices: on a CPU with
+    virtual devices a search would else use one core, whatever its batch.
     """
     dream = Dream(model, sampling=config.sampling)
+    parts = math.gcd(jax.device_count(), math.gcd(config.dreams, config.taught))
+    mesh = Mesh(np.array(jax.devices()[:parts]), "walks")
+    walks, taught = config.dreams // parts, config.taught // parts
 
     def walk(params, student, context: Context, key):
         """The student's own walk: states [H, D] and the last one, rewards and continuations."""
         action_key, dream_key = jax.random.split(key)
-        rows = jax.random.key_data(jax.random.split(dream_key, config.dreams))
+        rows = jax.random.key_data(jax.random.split(dream_key, walks))
         state, _ = dream.initial(params, context, rows)
 
         def step(state, key):
@@ -55,21 +64,16 @@ def make_rehearse(
         last, walked = jax.lax.scan(step, state, step_keys)
         return last, *walked
 
-    def rehearse(params, slow_params, student, replay: ReplayState, key) -> Rehearsal:
-        start_key, walk_key, pick_key, teach_key = jax.random.split(key, 4)
-        start = jax.random.randint(start_key, (config.dreams,), 0, replay.starts.size)
-        context = contexts(replay, replay.starts[start], model.window)
+    def part(params, slow_params, student, context: Context, key) -> Rehearsal:
+        """What one device does: its walks, their value targets, and its share of the teaching."""
+        walk_key, pick_key, teach_key = jax.random.split(jax.random.wrap_key_data(key[0]), 3)
         last, z, seen, r, continuation = walk(params, student, context, walk_key)
-        mean = lambda z: z.replace(member=jnp.full_like(z.member, -1))
         joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), z, last.z)
-        v = jax.vmap(lambda z: model.predict(slow_params, mean(z))[0])(joined)
+        v = jax.vmap(lambda z: model.predict(slow_params, _mean(z))[0])(joined)
         v_target = lambda_returns(r, discount * continuation, v, config.lam)
         reached = jnp.cumprod(jnp.concatenate([jnp.ones_like(r[:1]), continuation[:-1]]), axis=0)
-        flat = lambda tree: jax.tree.map(
-            lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree
-        )
-        z, seen, weight = mean(flat(z)), flat(seen), reached.reshape(-1)
-        picked = jax.random.choice(pick_key, weight.size, (config.taught,), replace=False)
+        z, seen, weight = _mean(_flat(z)), _flat(seen), reached.reshape(-1)
+        picked = jax.random.choice(pick_key, weight.size, (taught,), replace=False)
         at = lambda tree: jax.tree.map(lambda x: x[picked], tree)
         return Rehearsal(
             z=z,
@@ -81,4 +85,29 @@ def make_rehearse(
             taught=teach(params, at(z), teach_key, model.value_span(params)),
         )
 
+    def rehearse(params, slow_params, student, replay: ReplayState, key) -> Rehearsal:
+        start_key, key = jax.random.split(key)
+        start = jax.random.randint(start_key, (config.dreams,), 0, replay.starts.size)
+        context = contexts(replay, replay.starts[start], model.window)
+        keys = jax.random.key_data(jax.random.split(key, parts))
+        if parts == 1:
+            return part(params, slow_params, student, context, keys)
+        every, each = PartitionSpec(), PartitionSpec("walks")
+        specs = (every, every, every, each, each)
+        shared = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)(
+            params, slow_params, student, context, keys
+        )
+        whole = NamedSharding(mesh, every)
+        return jax.lax.with_sharding_constraint(shared, whole)
+
     return rehearse
+
+
+def _mean(z: Any) -> Any:
+    """The same states, carried on by the mean of the members."""
+    return dataclasses.replace(z, member=jnp.full_like(z.member, -1))
+
+
+def _flat(tree: Any) -> Any:
+    """Leaves [H, D, ...] as [H * D, ...]."""
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)

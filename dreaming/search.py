@@ -49,7 +49,7 @@ def make_teacher(
     """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
 
     `gumbel_scale` is 1 to explore in rehearsal, 0 to act as well as the search knows.
-    `value_span` is the width of the range values can take; floors and temperatures are shares of it.
+    `value_span` is the width of the range of values; floors and temperatures are shares of it.
     Raises `ValueError` for a budget or a teacher that does not exist.
     """
     if config.num_simulations < 1:
@@ -190,7 +190,7 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
     return teach
 
 
-def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance):
+def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance) -> Any:
     """The finished tree of one batched search; apart from `gumbel` it draws nothing."""
     interior = lambda key, tree, node, depth: mctx.gumbel_muzero_interior_action_selection(
         key, tree, node, depth, qtransform=normalise
@@ -209,7 +209,7 @@ def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chanc
     return mctx.search(
         params=params,
         rng_key=jax.random.key(0),
-        root=mctx.RootFnOutput(prior_logits=prior, value=v, embedding=embedding),
+        root=_made(mctx.RootFnOutput, prior_logits=prior, value=v, embedding=embedding),
         recurrent_fn=lambda params, key, action, embedding: step(params, action, embedding),
         root_action_selection_fn=lambda key, tree, node: mctx.gumbel_muzero_root_action_selection(
             key,
@@ -222,12 +222,19 @@ def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chanc
         interior_action_selection_fn=inside,
         num_simulations=config.num_simulations,
         invalid_actions=(prior <= NEVER / 2).astype(prior.dtype),
-        extra_data=mctx.GumbelMuZeroExtraData(root_gumbel=gumbel),
+        extra_data=_made(mctx.GumbelMuZeroExtraData, root_gumbel=gumbel),
     )
 
 
 def _edge(reward, discount, prior, value):
-    return mctx.RecurrentFnOutput(reward=reward, discount=discount, prior_logits=prior, value=value)
+    return _made(
+        mctx.RecurrentFnOutput, reward=reward, discount=discount, prior_logits=prior, value=value
+    )
+
+
+def _made(kind: Any, **fields: Any) -> Any:
+    """An mctx struct; its generated constructor is invisible to type checkers."""
+    return kind(**fields)
 
 
 def _column(flag, like):

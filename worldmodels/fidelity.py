@@ -43,10 +43,10 @@ def skill_table(
     for k in steps:
         if k > len(o) or not known[k].any():
             continue
-        error = lambda guess: float(np.square((guess - real[k]) / unit).mean(-1)[known[k]].mean())
         table["k"].append(k)
-        table["model"].append(error(np.asarray(o[k - 1])))
-        table["persistence"].append(error(real[0]))
+        for name, guess in (("model", np.asarray(o[k - 1])), ("persistence", real[0])):
+            error = np.square((guess - real[k]) / unit).mean(-1)
+            table[name].append(float(error[known[k]].mean()))
     return table
 
 

@@ -64,7 +64,8 @@ def measure_latents(model: WorldModel, params, o, a, valid, margin: float):
 def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
     """AdamW with global clipping and a cosine decay to 5 %; no decay on biases."""
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=0.05)
-    is_matrix = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    is_kernel = lambda path, _: path[-1].key == "kernel"  # stacked biases of members have two axes
+    is_matrix = lambda params: jax.tree_util.tree_map_with_path(is_kernel, params)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(rate, weight_decay=config.weight_decay, mask=is_matrix),

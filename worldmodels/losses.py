@@ -1,10 +1,13 @@
 """The loss of the world model: one term per thing that a dream must get right.
 
-L = sum_k [ value + policy + legality + decode ] + sum_{k>=1} [ reward + continuation + consistency ],
-per member, weighted by its bootstrap, unrolled K steps from the encoded root. With C > 1 codes the
-terms that depend on the outcome become -log sum_c p(c | y) exp(-terms_c), by expectation
-maximisation: the members share the responsibilities, so a code means the same to all of them.
+L = sum_k [value + policy + legality + decode] + sum_{k>=1} [reward + continuation + consistency],
+per member, weighted by its bootstrap, unrolled K steps from the encoded root. With C > 1 codes:
+for discrete observations the code is the next observation, learned by cross-entropy. Otherwise
+the terms that depend on the outcome become -log sum_c p(c | y) exp(-terms_c), by expectation
+maximisation; the members share the responsibilities, so a code means the same to all of them.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -86,24 +89,33 @@ def outcome_terms(model: WorldModel, params, zs, hidden, code, step, weights):
 
 
 def chance_terms(model: WorldModel, params, zs, step, weights):
-    """Terms [E, B] of one step and the latents [E, B, D] to go on from, codes weighed by EM."""
+    """Terms [E, B] of one step, and the latents [E, B, D] to go on from."""
     hidden, code_logits = model.apply(params, "afterstate", zs, step["a"])
-    codes = jnp.eye(model.num_codes)
-    rows = zs.shape[1]
-    each = lambda code: outcome_terms(
-        model, params, zs, hidden, jnp.broadcast_to(code, (rows, model.num_codes)), step, weights
-    )
-    terms, latents = jax.vmap(each)(codes)  # [C, E, B], [C, E, B, D]
-    if model.num_codes == 1:
+    outcome = lambda code: outcome_terms(model, params, zs, hidden, code, step, weights)
+    if model.codes_are_observed:
+        terms, _ = outcome(step["o"])
+        code = jnp.broadcast_to(step["o"], code_logits.shape)
+        terms["chance"] = step["o_known"] * cross_entropy(code_logits, code)
+        return terms, jnp.broadcast_to(step["z_real"], zs.shape)  # where such a code leads
+    rows, count = zs.shape[1], model.num_codes
+    codes = jnp.broadcast_to(jnp.eye(count)[:, None], (count, rows, count))
+    terms, latents = jax.vmap(outcome)(codes)  # [C, E, B], [C, E, B, D]
+    if count == 1:
         return jax.tree.map(lambda x: x[0], terms), latents[0]
     log_p = jnp.moveaxis(jax.nn.log_softmax(code_logits), -1, 0)  # [C, E, B]
-    cost = sum(terms.values())
-    share = jax.nn.softmax(jnp.mean(log_p - cost, axis=1), axis=0)  # responsibilities [C, B]
-    share = jax.lax.stop_gradient(share)[:, None]
+    cost = functools.reduce(jnp.add, terms.values())
+    share = responsibilities(log_p, cost)[:, None]
     terms = {name: jnp.sum(share * term, axis=0) for name, term in terms.items()}
     terms["chance"] = -step["o_known"] * jnp.sum(share * log_p, axis=0)
-    best = jax.nn.one_hot(jnp.argmax(share, axis=0), model.num_codes, axis=0)[..., None]
+    best = jax.nn.one_hot(jnp.argmax(share, axis=0), count, axis=0)[..., None]
     return terms, jnp.sum(best * latents, axis=0)
+
+
+def responsibilities(
+    log_p: Float[Array, "C E B"], cost: Float[Array, "C E B"]
+) -> Float[Array, "C B"]:
+    """p(c | what happened) under the members' mean: all of them mean the same by a code."""
+    return jax.lax.stop_gradient(jax.nn.softmax(jnp.mean(log_p - cost, axis=1), axis=0))
 
 
 def state_terms(model: WorldModel, params, zs, row, weights):
@@ -150,9 +162,9 @@ def model_loss(params, target_params, model: WorldModel, batch: Windows, config:
         "z_real": time_first(z_real[:, 1:]),
     }
     zs = jnp.broadcast_to(z_real[:, 0], (model.num_members, *z_real[:, 0].shape))
-    root_decode = decode_loss(
-        model, model.apply(params, "decode", zs), batch.o[:, 0, -1], params["scale"]
-    )
+    shown = model.apply(params, "decode", z_real)
+    root_decode = decode_loss(model, shown, batch.o[:, rows, -1], params["scale"])
+    root_decode = jnp.mean(root_decode * batch.is_real_o[:, rows], axis=1)
     at = lambda tree, k: jax.tree.map(lambda x: x[k], tree)
     first = state_terms(model, params, zs, at(row, 0), weights)
     first["decode"] = weights.decode * root_decode

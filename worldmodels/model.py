@@ -6,6 +6,7 @@ log and travel with the weights, so a model file is complete.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from worldmodels.types import Afterstate, LatentState, Prediction
 class WorldModel:
     """Static shape of a model; every function takes params first and rows [B] after.
 
+    `num_codes` outcomes of an afterstate are told apart. For discrete observations a code names
+    the next observation, and the likeliest `num_codes` of them are offered; otherwise codes are
+    learned (see `losses.py`).
     `grounded`: every state reached is the encoding of the observation it decodes to. The model
     is trained K steps deep, dreams go hundreds: on the encoder's own manifold errors do not
     compound (50 steps of MountainCar: skill 0.99 grounded, below 0 free-running).
@@ -42,6 +46,16 @@ class WorldModel:
     grounded: bool = True
     pessimism: float = 0.0
 
+    @property
+    def codes_are_observed(self) -> bool:
+        """True when a chance code is the name of the next observation."""
+        return self.num_codes > 1 and self.observation_kind == "discrete"
+
+    @property
+    def code_size(self) -> int:
+        """Codes that the networks know."""
+        return self.observation_size if self.codes_are_observed else self.num_codes
+
     @cached_property
     def networks(self) -> Networks:
         """The flax module of this shape."""
@@ -49,7 +63,7 @@ class WorldModel:
             width=self.width,
             latent=self.latent,
             members=self.num_members,
-            chance_codes=self.num_codes,
+            chance_codes=self.code_size,
             reward_bins=self.reward_bins,
             value_bins=self.value_bins,
             projection_size=self.projection,
@@ -57,7 +71,7 @@ class WorldModel:
             num_actions=self.num_actions,
         )
 
-    def apply(self, params, method: str, *args):
+    def apply(self, params, method: str, *args) -> Any:
         """One method of the networks under `params`."""
         return self.networks.apply({"params": params["net"]}, *args, method=method)
 
@@ -78,27 +92,30 @@ class WorldModel:
     ) -> tuple[Float[Array, "B C"], Afterstate]:
         """What an action leads to before chance speaks: code logits and the afterstate."""
         hidden, logits = self.apply(params, "afterstate", self._each(z.latent), a)
-        probabilities = self._pick(jax.nn.softmax(logits), z.member)
-        y = Afterstate(z.latent, z.member, jnp.moveaxis(hidden, 0, 1))
-        return jnp.log(probabilities + 1e-9), y
+        each = jax.nn.softmax(logits)
+        probabilities = self._pick(each, z.member)
+        disagreement = jnp.sum(jnp.std(each, axis=0), axis=-1)
+        offered, codes = jax.lax.top_k(probabilities, self.num_codes)
+        y = Afterstate(z.latent, z.member, jnp.moveaxis(hidden, 0, 1), codes, disagreement)
+        return jnp.log(offered + 1e-9), y
 
     def outcome(self, params, y: Afterstate, c: Int[Array, " B"]) -> tuple[LatentState, Prediction]:
         """Where chance code `c` leads, and what is earned on the way."""
-        code = jax.nn.one_hot(c, self.num_codes)
+        code = jnp.take_along_axis(y.codes, c[:, None], axis=-1)[:, 0]
+        code = jax.nn.one_hot(code, self.code_size)
         scale = params["scale"]
         each, hidden = self._each(y.latent), jnp.moveaxis(y.hidden, 1, 0)
         latents, r_logits, goes_on = self.apply(params, "outcome", each, hidden, code)
         latents = jnp.clip(latents, scale["z_low"], scale["z_high"])
         r = support_to_scalar(r_logits, scale["reward_support"])
         continuation = jax.nn.sigmoid(goes_on)
-        z, outside = self._ground(params, LatentState(self._pick(latents, y.member), y.member))
+        z = LatentState(self._pick(latents, y.member), y.member)
+        z, outside = self._ground(params, z, code if self.codes_are_observed else None)
         spread = lambda x, unit: jnp.std(x, axis=0) / unit
-        uncertainty = (
-            jnp.sqrt(jnp.mean(jnp.square(spread(latents, scale["z_std"])), -1))
-            + spread(r, scale["r_range"])
-            + spread(continuation, 1.0)
-            + outside
-        )
+        uncertainty = y.disagreement + outside
+        uncertainty += spread(r, scale["r_range"]) + spread(continuation, 1.0)
+        if not self.codes_are_observed:  # else the code alone says where it leads
+            uncertainty += jnp.sqrt(jnp.mean(jnp.square(spread(latents, scale["z_std"])), -1))
         prediction = Prediction(
             r=self._lower(r, y.member),
             continuation=self._pick(continuation, y.member),
@@ -146,8 +163,9 @@ class WorldModel:
         o = jnp.clip(o, scale["o_low"] - margin, scale["o_high"] + margin)
         return o, jnp.max(jnp.clip(excess, 0.0, scale["margin"]), axis=-1)
 
-    def _ground(self, params, z: LatentState):
-        o, outside = self._decode(params, z)
+    def _ground(self, params, z: LatentState, code):
+        """`z` on the encoder's manifold, at the observation it decodes to or that `code` names."""
+        o, outside = self._decode(params, z) if code is None else (code, 0.0)
         if not self.grounded:
             return z, outside
         o = o[..., None, :]

@@ -47,7 +47,7 @@ class Member(nn.Module):
 
     def setup(self):
         self.action = nn.Dense(self.width)
-        self.code_logits = nn.Dense(self.chance_codes, kernel_init=small)
+        self.code_logits = Mlp((self.width, self.chance_codes))
         self.code = nn.Dense(self.width, use_bias=False)
         self.body = nn.Dense(self.width)
         self.change = nn.Dense(self.latent, kernel_init=small)

@@ -18,6 +18,8 @@ class Afterstate(struct.PyTreeNode):
     latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]
     hidden: Float[Array, "*B E H"]  # rows first, as a search tree stores them
+    codes: Int[Array, "*B C"]  # the codes on offer, the likeliest first
+    disagreement: Float[Array, " *B"]  # of the members about the codes
 
 
 class Prediction(struct.PyTreeNode):
