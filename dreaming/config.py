@@ -36,7 +36,7 @@ class SearchConfig:
 class RehearseConfig:
     """How much is rehearsed, and from where."""
 
-    iterations: int = 800  # a plateau before the jump is normal: budget by iterations, not by gain
+    iterations: int = 1000  # a plateau before the jump is normal: budget by iterations, not by gain
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
     taught: int = 512  # states per iteration at which the teacher looks ahead
