@@ -25,7 +25,7 @@ def strict():
 @st.composite
 def supports(draw):
     """Increasing supports, evenly spaced or not, of 2 to 9 atoms."""
-    gaps = draw(st.lists(st.floats(0.01, 50, width=32), min_size=1, max_size=8))
+    gaps = draw(st.lists(st.floats(2**-6, 50, width=32), min_size=1, max_size=8))
     low = draw(st.floats(-100, 100, width=32))
     return np.float32(low) + np.concatenate([[0], np.cumsum(gaps)]).astype(np.float32)
 

@@ -1,0 +1,90 @@
+"""The student's walks through a dream whose truth is known: a corridor, walked to its end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.spaces import Discrete
+
+from dreaming.config import RehearseConfig, SearchConfig
+from dreaming.rehearse import make_rehearse
+from dreaming.replay import make_replay
+from dreaming.search import make_teacher
+from envs.tabular import TabularModel, corridor, solve
+from envs.types import Features, Trace
+
+SIZE, DISCOUNT = 5, 0.9
+WALKS, STEPS, TAUGHT = 16, 6, 32
+ORACLE = TabularModel(corridor(SIZE), DISCOUNT)
+V, Q, _ = solve(corridor(SIZE), DISCOUNT)
+
+
+@pytest.fixture(scope="module")
+def rehearse():
+    """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
+    log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
+    replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)))
+    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0)
+    teach = make_teacher(ORACLE, SearchConfig(teacher="one_step"), DISCOUNT)
+    function = jax.jit(make_rehearse(ORACLE, teach, config, DISCOUNT, 0.0))
+
+    def run(go_right, seed=0, **slow):
+        """A rehearsal of a student that goes right with certainty, or never."""
+        bias = jnp.array([-50.0, 50.0]) * (1 if go_right else -1)
+        layers = [{"w": jnp.zeros((SIZE, 2)), "b": bias}]
+        student = {"layers": layers, "scale": {"o_mean": jnp.zeros(SIZE), "o_std": jnp.ones(SIZE)}}
+        with jax.numpy_rank_promotion("allow"):
+            return function(
+                ORACLE.params, ORACLE.params | slow, student, replay, jax.random.key(seed)
+            )
+
+    return run
+
+
+def test_walks_begin_at_logged_states_and_follow_the_student(rehearse):
+    """Walks lie step by step in parts of rows, so only sums over all of them are told here."""
+    walked = rehearse(go_right=True)
+    s, ended = np.asarray(walked.z.s), np.asarray(walked.z.ended)
+    assert s.shape == (WALKS * STEPS,) and set(s) <= {1, 2, 3, 4}
+    visits = {state: int((s[~ended] == state).sum()) for state in range(SIZE)}
+    assert visits[3] == WALKS and visits[2] == WALKS  # each walk passes both once
+    assert 0 < visits[1] < WALKS and visits[0] == visits[4] == 0  # some began at 2
+    np.testing.assert_array_equal(walked.weight, 1.0 - ended)  # after the end nothing counts
+    back = rehearse(go_right=False)
+    assert set(np.asarray(back.z.s)) == {0, 1, 2} and not back.z.ended.any()
+    np.testing.assert_array_equal(back.weight, 1)
+
+
+def test_value_targets_are_the_returns_of_the_walk(rehearse):
+    """Going right is optimal: its full returns are the optimal values, whatever is bootstrapped."""
+    walked = rehearse(go_right=True)
+    alive = ~np.asarray(walked.z.ended)
+    np.testing.assert_allclose(walked.v_target[alive], V[walked.z.s[alive]], rtol=1e-5)
+    np.testing.assert_array_equal(walked.v_target[~alive], 0)
+    other = rehearse(go_right=True, v=ORACLE.params["v"] + 7)
+    np.testing.assert_allclose(other.v_target, walked.v_target, rtol=1e-5)
+
+
+def test_the_slow_values_stand_at_the_end_of_an_unfinished_walk(rehearse):
+    """Going left never ends: only the last state's value is left, discounted."""
+    walked = rehearse(go_right=False, v=jnp.full(SIZE, 2.0))
+    left = np.round(np.log(np.asarray(walked.v_target) / 2) / np.log(DISCOUNT), 3)
+    steps, counts = np.unique(left, return_counts=True)
+    np.testing.assert_array_equal(steps, np.arange(1, STEPS + 1))
+    np.testing.assert_array_equal(counts, WALKS)
+
+
+def test_the_teacher_speaks_of_the_states_the_student_saw(rehearse):
+    walked = rehearse(go_right=True)
+    s, ended = np.asarray(walked.taught_z.s), np.asarray(walked.taught_z.ended)
+    assert s.shape == (TAUGHT,)
+    np.testing.assert_array_equal(walked.taught_context.o[:, -1].argmax(-1), s)
+    np.testing.assert_allclose(walked.taught.q[~ended], Q[s[~ended]], atol=1e-5)
+    np.testing.assert_array_equal(walked.taught_weight, 1.0 - ended)
+
+
+def test_a_rehearsal_repeats_itself_and_seeds_differ(rehearse):
+    one, again, other = (np.asarray(rehearse(True, seed).z.s) for seed in (1, 1, 2))
+    assert (one == again).all() and (one != other).any()
+    picked = [np.asarray(rehearse(True, seed).taught_z.s) for seed in (1, 2)]
+    assert (picked[0] != picked[1]).any()

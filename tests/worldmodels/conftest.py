@@ -1,0 +1,88 @@
+"""Tiny world models with random weights, and windows of random numbers to feed them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodels.config import ModelConfig
+from worldmodels.fit import measure_scale
+from worldmodels.model import make_model
+from worldmodels.types import Windows
+
+SIZE = {"box": 2, "discrete": 3}  # of an observation
+
+
+@pytest.fixture(autouse=True)
+def mixed_ranks():
+    """Masks [B] meet terms [E, B], normalisers [O] meet observations: here ranks may differ."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def random_observations(random, shape, kind):
+    """Observation features [*shape, O]."""
+    if kind == "box":
+        return random.normal(size=(*shape, 2)).astype(np.float32) * [1, 5] + [0, 3]
+    return np.eye(3, dtype=np.float32)[random.integers(3, size=shape)]
+
+
+def make_tiny(kind="box", codes=1, window=1, grounded=True, **model_fields):
+    """(model, params): two members; weights are drawn at once, for no compiler to wait for."""
+    random = np.random.default_rng(0)
+    config = ModelConfig(
+        latent=8,
+        width=16,
+        members=2,
+        chance_codes=codes,
+        window=window,
+        projection=8,
+        value_bins=11,
+        grounded=grounded,
+    )
+    o = random_observations(random, (40,), kind)
+    r, ends = random.integers(-1, 3, 40).astype(float), random.random(40) < 0.1
+    scale = measure_scale(o, np.diff(o, axis=0), r, ends, config, 0.9, kind)
+    model = make_model(config, kind, SIZE[kind], 2, scale)
+    net = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))["net"]
+    draw = lambda x: random.normal(size=x.shape) * 0.8 / np.sqrt(x.shape[-2] if x.ndim > 1 else 9)
+    net = jax.tree.map(lambda x: jnp.asarray(draw(x), jnp.float32), net)
+    return dataclasses.replace(model, **model_fields), {"net": net, "scale": scale}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """`tiny(kind, codes, ...) -> (model, params)`: far from the start and from each other."""
+    return make_tiny
+
+
+@pytest.fixture(scope="session")
+def windows():
+    """`windows(model, length) -> Windows` of 3 rows, all of it real and going on."""
+
+    def make(model, length=4, seed=1):
+        random = np.random.default_rng(seed)
+        rows, steps, kind = (3, length), (3, length - 1), model.observation_kind
+        one_hot = lambda shape: np.eye(2, dtype=np.float32)[random.integers(2, size=shape)]
+        o = random_observations(random, (*rows, model.window), kind)
+        arrays = dict(
+            o=o.astype(np.float32),
+            a_past=one_hot((*rows, model.window - 1)),
+            valid=np.ones((*rows, model.window), bool),
+            is_real_o=np.ones(rows, bool),
+            is_absorbing=np.zeros(rows, bool),
+            a=one_hot(steps),
+            r=random.integers(-1, 3, steps).astype(np.float32),
+            terminated=np.zeros(steps, bool),
+            is_real_step=np.ones(steps, bool),
+            pi=one_hot(rows),
+            legal=np.ones((*rows, 2), bool),
+            v_search=np.zeros(rows, np.float32),
+            has_search=np.zeros(rows, bool),
+            member_weights=np.ones((3, 2), np.float32),
+        )
+        return Windows(**{name: jnp.asarray(x) for name, x in arrays.items()})
+
+    return make
