@@ -17,6 +17,7 @@ from dreaming.config import JudgeConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.replay import contexts, cut_windows, sample_windows
 from envs.dream import World
+from envs.types import UserError
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.fidelity import STEPS, fidelity, open_loop, skill_table
 from worldmodels.fit import init_fit, make_fit, measure_latents, measure_scale
@@ -48,7 +49,7 @@ class LearnedPhysics:
     def learn(self, log: Log, key: jax.Array, update: Callable) -> TrainState:
         """Fit the log; `update(steps, **metrics)` is called after each chunk.
 
-        Raises `FloatingPointError` when a term of the loss stops being finite.
+        Raises `UserError` when a term of the loss stops being finite.
         """
         model, scale = self._shape(log)
         bootstrap_key, init_key = jax.random.split(key)
@@ -174,12 +175,14 @@ class OraclePhysics:
 
 
 def finite(metrics: Any) -> dict[str, float]:
-    """Metrics as floats. Raises `FloatingPointError` naming the first that is not finite."""
+    """Metrics as floats. Raises `UserError` naming the first that is not finite."""
     figures = {name: float(x) for name, x in metrics.items()}
     for name, x in figures.items():
         if not np.isfinite(x):
-            raise FloatingPointError(
-                f"{name} became {x}; nothing of this stage was kept: lower fit.learning_rate, "
+            part = name.partition("/")[0]
+            part = {"clone": "baselines", "rehearse": "distill"}.get(part, part)
+            raise UserError(
+                f"{name} became {x}; nothing of this stage was kept: lower {part}.learning_rate, "
                 "or look for extreme values in the log"
             )
     return figures

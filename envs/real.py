@@ -45,6 +45,20 @@ def make_real(
     return SyncVectorEnv([lambda: env, *[lambda: _make(id, options)] * (num_envs - 1)])
 
 
+def call_task(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
+    """`env.<method>(...)` of a task, whose own code may fail in any way: then `EnvError`."""
+    try:
+        return getattr(env, method)(*args, **kwargs)
+    except Exception as error:
+        what = f"{type(error).__name__}: {_line(error)}"
+        raise EnvError(f"{task_name(env)}: {method} failed: {what}; look into the task") from error
+
+
+def task_name(env: gymnasium.Env) -> str:
+    """The id of a task, or what it is called in Python."""
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
 def horizon(env: Any) -> int | None:
     """The task's step limit (of a single or a vector env), None when it has none."""
     spec = getattr(env.unwrapped, "envs", [env])[0].spec

@@ -26,7 +26,7 @@ from worldmodels.config import FitConfig, ModelConfig
 class EnvConfig:
     """The real task: where a log is recorded, and where policies are scored."""
 
-    id: str = "CartPole-v1"  # any Gymnasium id; "none" = there is no real environment
+    id: str = MISSING  # any Gymnasium id; "none" = there is no real environment
     behaviour: str = "random"  # random, sticky_random, or the path of a saved policy
     real_steps: int = 2000  # recorded, and all that is learned from
     switch: float = 0.1  # sticky_random: probability of a new action at each step

@@ -20,7 +20,8 @@ from experiments.progress import Progress
 def run(config: DreamConfig, run_dir: Path) -> int:
     """The whole loop; everything it finds is in `run_dir` afterwards."""
     with Progress(run_dir) as progress:
-        progress.log(f"dreaming of {config.env.id}, seed {config.seed}, in {run_dir}")
+        task = config.traces or config.source.uri or config.env.id
+        progress.log(f"dreaming of {task}, seed {config.seed}, in {run_dir}")
         from experiments import runtime
 
         runtime.configure(devices=config.devices)

@@ -119,12 +119,34 @@ def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
         raise TraceError(f"{folder}: the log is empty; name a log with at least one episode")
     schema = store.schema()
     observation = Features(schema["observation_space"])
-    return Log(list(store.traces()), observation, action_features(schema["action_space"]))
+    log = Log(list(store.traces()), observation, action_features(schema["action_space"]))
+    check_task(config, log)
+    return log
+
+
+def check_task(config: DreamConfig, log: Log) -> None:
+    """Raise `ConfigError` when the real task is not the one that was logged."""
+    if config.env.id == "none":
+        return
+    task = make_real(config.env.id, **config.env.options)
+    theirs = Features(task.observation_space), action_features(task.action_space)
+    task.close()
+    for name, real, seen in zip(
+        ("observation", "action"), theirs, (log.observation, log.action), strict=True
+    ):
+        shape = lambda features: (features.kind, features.size, getattr(features.space, "start", 0))
+        if shape(real) != shape(seen):
+            raise ConfigError(
+                f"{config.env.id} has the {name} space {real.space}, the log has {seen.space}; "
+                f"name the task that was logged, or give the {name}_space in source.mapping"
+            )
 
 
 def log_source(config: DreamConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
     """(an iterable of traces, the spaces they live in), recorded now or read from elsewhere."""
     env, source = config.env, config.source
+    if config.traces is not None and source.name is not None:
+        raise ConfigError("traces= and source.name= both name a log; give one of them")
     if config.traces is not None:
         opened = open_source("store", config.traces)
         return opened, opened.schema()

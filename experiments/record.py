@@ -24,12 +24,11 @@ def run(config: RecordConfig, run_dir: Path) -> int:
     with Progress() as progress:
         from envs.traces import TraceStore
 
-        _check_place(path, config.append)
+        stored = _stored(path, config.append)
         progress.log(f"recording {env.id} in {path}: {env.behaviour}, seed {config.seed}")
-        stored = len(TraceStore(path))
         with progress.stage("record", total=env.real_steps) as stage:
             traces, spaces = recording(env, config.seed, stage.update, skip=stored)
-            who = {"env": env.id, "options": env.options, "behaviour": env.behaviour}
+            who = {"env": env.id, "options": str(env.options), "behaviour": env.behaviour}
             store = TraceStore(path, **spaces, provenance=who | {"seed": config.seed})
             store.extend(traces)
     print(summary(store, stored))
@@ -101,13 +100,19 @@ def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
     return policy.propensity
 
 
-def _check_place(path: Path, append: bool) -> None:
+def _stored(path: Path, append: bool) -> int:
+    """The number of episodes that lie at `path`. Raises `UserError` if it cannot be used."""
     from dreaming.errors import ConfigError
+    from envs.traces import MANIFEST, TraceStore
 
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; choose the path of a new directory")
-    if not append and path.exists() and any(path.iterdir()):
-        raise ConfigError(f"{path} is not empty; add append=true, or choose another path")
+    stored = len(TraceStore(path))
+    is_other = path.exists() and not (path / MANIFEST).exists() and any(path.iterdir())
+    if not append and (stored or is_other):
+        what = f"holds {stored} episodes" if stored else "is not empty"
+        raise ConfigError(f"{path} {what}; add append=true, or choose another path")
+    return stored
 
 
 def summary(store: Any, stored: int) -> str:

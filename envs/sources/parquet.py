@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from envs.spaces import infer_space
+from envs.spaces import conform, infer_space
 from envs.types import Trace, TraceError, space_from_json
 
 REQUIRED = ("episode", "observation", "action", "reward")
@@ -30,7 +30,7 @@ class ParquetSource:
     `observation_space` and `action_space` (as `space_to_json`) replace the inferred ones.
     """
 
-    def __init__(self, uri: str, mapping: dict | str):
+    def __init__(self, uri: str, mapping: dict | str | None = None):
         self.files = sorted(glob.glob(uri, recursive=True))
         if not self.files:
             raise TraceError(f"{uri}: no such file; expected Parquet files by path or pattern")
@@ -131,6 +131,9 @@ class ParquetSource:
         terminated, truncated = flag("terminated"), flag("truncated")
         truncated = np.where(terminated, False, truncated)  # logs that set both mean the first
         propensities = get("propensity") if "propensity" in self._columns else None
+        for name, x in (("observation", o), ("action", a)):
+            if self._schema is not None:  # the store would refuse it too, but not name the file
+                conform(x, self._schema[f"{name}_space"], name, bounded=name == "action")
         return Trace(o, a, get("reward"), terminated, truncated, propensities=propensities)
 
     def _numbers(self, table: pa.Table, name: str) -> np.ndarray:
