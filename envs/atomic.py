@@ -23,7 +23,8 @@ def write_file(path: Path, data: bytes) -> None:
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not say where
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise

@@ -16,6 +16,7 @@ wait for JAX, so a verb imports what needs JAX inside `run`.
 
 import ast
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -168,7 +169,9 @@ def fail(error: BaseException) -> int:
         pass
     elif isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        line = f"{error.strerror}{where}"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "; make room and run the same command again" if is_full else ""
+        line = f"{error.strerror}{where}{advice}"
     else:
         first = str(error).strip().partition("\n")[0]
         what = f"{type(error).__name__}: {first}" if first else type(error).__name__

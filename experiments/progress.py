@@ -69,8 +69,12 @@ class Progress:
         """Append one line to `metrics.jsonl`."""
         if self._file:
             line = {"stage": stage, "step": step, "seconds": round(seconds, 3), **metrics}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                error.filename = str(self._path)
+                raise
 
 
 class Stage:

@@ -1,0 +1,107 @@
+"""The main job as small as it can be, and one such run for every test that only looks at it."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+from experiments import dream
+from experiments.cli import main
+
+TINY = {
+    "fit.steps": 20,
+    "fit.batch": 8,
+    "model.members": 2,
+    "model.width": 16,
+    "model.latent": 8,
+    "judge.steps": 10,
+    "judge.least": 0,
+    "search.num_simulations": 4,
+    "rehearse.iterations": 4,
+    "rehearse.dreams": 8,
+    "rehearse.horizon": 4,
+    "rehearse.taught": 8,
+    "distill.width": 16,
+    "baselines.steps": 20,
+    "gate.episodes": 4,
+    "evaluation.episodes": 4,
+    "evaluation.dreams": 4,
+    "env.real_steps": 200,
+}
+
+
+@contextmanager
+def as_users_run():
+    """No checks of shapes and ranks: whole runs compile what users compile, and faster."""
+    was = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with jax.numpy_rank_promotion("allow"):
+            yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", was)
+
+
+@pytest.fixture(autouse=True)
+def unchecked():
+    """Every test here runs the code as users do."""
+    with as_users_run():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signing_key(tmp_path_factory):
+    """Dream files are signed with a key of these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides that make a run take seconds."""
+    return [f"{name}={value}" for name, value in TINY.items()]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny, tmp_path_factory) -> Path:
+    """The directory of a finished run. Copy it before you change anything in it."""
+    run_dir = tmp_path_factory.mktemp("tiny") / "run"
+    with as_users_run():
+        assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
+    return run_dir
+
+
+@pytest.fixture
+def verb(tiny, capsys, monkeypatch):
+    """Run a verb in this process: (exit code, stdout, lines on stderr)."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(name, *argv):
+        given = {word.partition("=")[0].lstrip("+") for word in argv}
+        fill = [word for word in tiny if word.partition("=")[0] not in given]
+        if name == "record":
+            fill = [word for word in fill if word.startswith("env.")]
+        capsys.readouterr()
+        code = main([name, *(fill if name in ("dream", "record") else []), *map(str, argv)])
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def fails(verb):
+    """A verb must fail: its one line, which holds all of `words`."""
+
+    def check(name, *argv, words=(), code=(1, 2)):
+        got, _, err = verb(name, *argv)
+        assert got in code, (got, err)
+        assert len(err) == 1 and err[0].startswith("error: "), err
+        for word in words:
+            assert str(word) in err[0], (word, err[0])
+        return err[0]
+
+    return check

@@ -1,0 +1,194 @@
+"""A whole run, made small: what is in its directory, and that outsiders can use what they find."""
+
+import json
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import dreaming
+from dreaming.checkpoint import state_sha256
+from dreaming.config import GateConfig
+from envs.traces import TraceStore
+from experiments import loop
+
+ROOT = Path(__file__).parents[2]
+FILES = {"config.yaml", "metrics.jsonl", "result.json", "report.html", "traces", "world.dream"}
+KEYS = {
+    *("schema_version", "experiment", "env", "seed", "teacher", "real_steps", "gate_steps"),
+    *("evaluation_steps", "dream_steps", "search_steps", "behaviour_return", "incumbent_return"),
+    *("candidate_return", "deployed_return", "dream_return", "verdict", "reasons", "baselines"),
+    *("fidelity", "seconds", "versions", "state_sha256"),
+}
+RETURNS = ("behaviour", "incumbent", "candidate", "deployed", "dream")
+STAGES = {"record", "fit", "judge", "clone", "rehearse", "gate", "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def result(tiny_run):
+    return json.loads((tiny_run / "result.json").read_text())
+
+
+def stored(tiny_run, stage):
+    """The arrays a stage left behind."""
+    from safetensors.numpy import load_file
+
+    [unit] = (tiny_run / "state" / stage).iterdir()
+    return load_file(unit / "arrays.safetensors")
+
+
+def test_the_run_directory_holds_what_is_promised(tiny_run):
+    assert {*FILES, "policy"} <= {path.name for path in tiny_run.iterdir()}
+    assert not list(tiny_run.rglob("*.tmp")) and not list(tiny_run.rglob("unfinished-*"))
+    assert TraceStore(tiny_run / "traces").num_steps == 200
+
+
+def test_the_result_has_exactly_the_promised_keys(result):
+    assert set(result) == KEYS
+    for name in RETURNS:
+        figure = result[f"{name}_return"]
+        assert set(figure) == {"mean", "iqm", "ci", "episodes"}
+        assert figure["ci"][0] <= figure["mean"] <= figure["ci"][1]
+    assert set(result["baselines"]) == {"behaviour_cloning", "conservative_q"}
+    assert set(result["seconds"]) == STAGES
+    assert all(isinstance(x, float | int) for x in result["fidelity"].values())
+    assert result["versions"]["jax"] == jax.__version__
+    assert result["verdict"] in ("accept", "reject") and result["reasons"]
+
+
+def test_every_step_is_counted_where_it_was_spent(tiny_run, result):
+    gate, report = stored(tiny_run, "gate"), stored(tiny_run, "evaluate")
+    lengths = [x.sum() for name, x in gate.items() if name.endswith("[1]")]
+    assert len(lengths) == 2 and result["gate_steps"] == sum(lengths)
+    # In CartPole a return is a number of steps.
+    names = ("['behaviour_cloning']", "['conservative_q']", "['candidate']")
+    assert result["evaluation_steps"] == sum(report[name].sum() for name in names)
+    assert result["real_steps"] == 200
+    assert result["dream_steps"] == 4 * 8 * 4
+    assert result["search_steps"] == 4 * 8 * 4  # iterations x taught x simulations
+
+
+def test_the_returns_are_those_of_the_stored_episodes(tiny_run, result):
+    report = stored(tiny_run, "evaluate")
+    assert result["candidate_return"]["mean"] == pytest.approx(report["['candidate']"].mean())
+    assert result["dream_return"]["mean"] == pytest.approx(report["['dream']"].mean())
+    closed = [x.rewards.sum() for x in TraceStore(tiny_run / "traces") if not x.is_open]
+    assert result["behaviour_return"]["mean"] == pytest.approx(np.mean(closed))
+    assert result["behaviour_return"]["episodes"] == len(closed)
+
+
+def test_gate_and_report_episodes_share_no_seed():
+    report = range(loop.REPORT_SEED, loop.REPORT_SEED + 10**6)
+    gate = {seed for rounds in range(100) for seed in GateConfig(episodes=1000).seeds(rounds)}
+    assert len(gate) == 100 * 1000 and not gate & set(report)
+
+
+def test_what_is_deployed_is_the_candidate_if_and_only_if_accepted(tiny_run, result):
+    rehearsed, clone = stored(tiny_run, "rehearse"), stored(tiny_run, "clone")
+    candidate = rehearsed[".student['layers'][0]['w']"]
+    incumbent = clone["['behaviour_cloning']['layers'][0]['w']"]
+    deployed = dreaming.load_policy(tiny_run / "policy").params["layers"][0]["w"]
+    if result["verdict"] == "accept":
+        assert np.array_equal(deployed, candidate)
+        assert result["deployed_return"] == result["candidate_return"]
+    else:
+        assert np.array_equal(deployed, incumbent)
+        assert result["deployed_return"] == result["incumbent_return"]
+    assert not np.array_equal(candidate, incumbent)
+
+
+def test_an_accepted_candidate_is_what_is_deployed(tiny_run, tiny, tmp_path, monkeypatch):
+    """The same run, whose gate now lets everything pass."""
+    import shutil
+
+    from dreaming import round as one
+    from experiments import dream
+
+    run_dir = tmp_path / "run"
+    shutil.copytree(tiny_run, run_dir)
+    accept = lambda *args, **kwargs: one.Verdict(True, 1.0, 2.0, 1.5, ("because a test says so",))
+    monkeypatch.setattr(one, "gate", accept)
+    assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["verdict"] == "accept" and result["reasons"] == ["because a test says so"]
+    assert result["deployed_return"] == result["candidate_return"]
+    candidate = stored(tiny_run, "rehearse")[".student['layers'][0]['w']"]
+    deployed = dreaming.load_policy(run_dir / "policy").params["layers"][0]["w"]
+    assert np.array_equal(deployed, candidate)
+
+
+def test_the_report_is_one_self_contained_page(tiny_run, result):
+    page = (tiny_run / "report.html").read_text()
+    assert result["verdict"] in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert "<img" in page or "<svg" in page
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert {"fit", "judge", "clone", "rehearse"} <= {line["stage"] for line in lines}
+
+
+def test_the_dream_of_a_run_is_an_ordinary_environment(tiny_run):
+    path = str(tiny_run / "world.dream")
+    env, real = gymnasium.make("dreaming/Dream-v0", path=path), gymnasium.make("CartPole-v1")
+    assert env.observation_space == real.observation_space
+    assert env.action_space == real.action_space
+    first, again = env.reset(seed=7), env.reset(seed=7)
+    assert np.array_equal(first[0], again[0])
+    assert set(first[1]) == {"uncertainty", "trusted", "member", "action_mask"}
+    many = gymnasium.make_vec(
+        "dreaming/Dream-v0", num_envs=3, path=path, vectorization_mode="vector_entry_point"
+    )
+    o, _ = many.reset(seed=7)
+    assert np.array_equal(o[0], first[0])
+    many.close()
+
+
+def warnings_of(env):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env, skip_render_check=True)
+    return {str(each.message) for each in caught}
+
+
+def test_the_checker_says_nothing_of_the_dream_that_it_does_not_say_of_the_task(tiny_run):
+    dreamed = gymnasium.make("dreaming/Dream-v0", path=str(tiny_run / "world.dream"))
+    theirs = warnings_of(gymnasium.make("CartPole-v1").unwrapped)
+    assert warnings_of(dreamed.unwrapped) <= theirs
+
+
+def test_the_policy_of_a_run_acts_in_the_real_task_and_in_its_dream(tiny_run):
+    policy = dreaming.load_policy(tiny_run / "policy")
+    world = dreaming.load_world(tiny_run / "world.dream")
+    real = gymnasium.make("CartPole-v1")
+    dreamed = gymnasium.make("dreaming/Dream-v0", path=str(tiny_run / "world.dream"))
+    for env in (real, dreamed):
+        o, _ = env.reset(seed=1)
+        policy.reset()
+        for _ in range(3):
+            a = policy.act(o, seed=0)
+            assert env.action_space.contains(a)
+            o, *_ = env.step(a)
+    assert real.action_space.contains(policy.act(o, search=True, world=world, seed=0))
+
+
+def test_the_hash_of_the_state_sees_every_bit(tiny_run):
+    arrays = stored(tiny_run, "rehearse")
+    before = state_sha256(arrays)
+    name = ".student['layers'][0]['w']"
+    arrays[name].view(np.uint8).flat[0] ^= 1
+    assert state_sha256(arrays) != before
+
+
+def test_the_first_progress_comes_early_and_help_needs_no_jax():
+    code = "import sys\nfrom experiments.dream import main\nassert main(['--help']) == 0\n"
+    code += "assert not {'jax', 'flax', 'pyarrow'} & set(sys.modules), 'loaded'"
+    begun = time.monotonic()
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "env.real_steps" in ran.stdout and "hydra.run.dir" in ran.stdout
+    assert time.monotonic() - begun < 5  # of which most is Python and Hydra; one second when idle
