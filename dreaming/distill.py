@@ -1,36 +1,27 @@
 """Distillation: the teacher's whole distribution becomes the student's, and the model's own heads
 learn what the rehearsal found, so that the next search starts from there."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Int, PyTree, UInt32
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.physics import finite
 from dreaming.policy import fresh_student, student_logits
-from dreaming.rehearse import Rehearsal, make_rehearse
-from dreaming.replay import ReplayState
+from dreaming.rehearse import make_rehearse
 from dreaming.search import make_teacher
+from dreaming.types import DistillState, Rehearsal, ReplayState
 from envs.dream import World
 
 CHUNK = 20  # rehearsals per compiled call, and per progress line
-
-
-class DistillState(struct.PyTreeNode):
-    """What rehearsing and distilling change: the student and the planner's own heads."""
-
-    student: PyTree
-    heads: PyTree
-    slow_heads: PyTree
-    opt_state: optax.OptState
-    key: UInt32[Array, " 2"]
-    iterations: Int[Array, ""]
 
 
 def divergence(pi: Float[Array, "*B N"], logits: Float[Array, "*B N"]) -> Float[Array, "*B"]:
@@ -111,16 +102,20 @@ def practise(
     model, discount = world.model, world.card["discount"]
     teach = make_teacher(model, search, discount)
     walk = make_rehearse(model, teach, rehearse, discount, search.penalty)
-    chunk = min(CHUNK, rehearse.iterations)
+    chunk = math.gcd(CHUNK, rehearse.iterations)
     advance = make_distill(model, walk, config, rehearse.iterations, chunk)
     student_key, key = jax.random.split(key)
     student = incumbent or fresh_student(log, model.window, config.width, student_key)
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
     state = init_distill(model, world.params, student, optimiser, key)
-    replay, previous = log.replay(), None
-    for _ in range(-(-rehearse.iterations // chunk)):
-        state, metrics = advance(state, world.params, replay, incumbent)
+    # What the program gives back lies on every device: begin there too, or it compiles twice.
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), "walks"), PartitionSpec())
+    place = lambda tree: jax.device_put(tree, everywhere)
+    state, params, replay = place(state), place(world.params), place(log.replay())
+    previous = None
+    for _ in range(rehearse.iterations // chunk):
+        state, metrics = advance(state, params, replay, incumbent)
         if previous is not None:  # of the chunk before: the device never waits for the host
             update(chunk, **finite(previous))
         previous = metrics

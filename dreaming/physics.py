@@ -5,6 +5,7 @@ Both make a `World`; nothing after it can tell which.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,17 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreaming.config import JudgeConfig, SearchConfig
+from dreaming.evaluate import dream_returns
 from dreaming.log import Log
 from dreaming.replay import contexts, cut_windows, sample_windows
 from envs.dream import World
 from envs.types import UserError
 from worldmodels.config import FitConfig, ModelConfig
-from worldmodels.fidelity import STEPS, fidelity, open_loop, skill_table
+from worldmodels.fidelity import (
+    STEPS,
+    each_member,
+    fidelity,
+    open_loop,
+    skill_table,
+    unexplained,
+)
 from worldmodels.fit import init_fit, make_fit, measure_latents, measure_scale
 from worldmodels.model import WorldModel, make_model
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
+DREAMS = 32  # episodes in which a judge compares two policies
 MOST_STARTS = 4096  # contexts that a dream file carries to begin from
 
 
@@ -55,11 +65,11 @@ class LearnedPhysics:
         bootstrap_key, init_key = jax.random.split(key)
         replay = log.replay(self.model.members, bootstrap_key)
         state = init_fit(model, self.fit, scale, init_key)
-        chunk = min(CHUNK, self.fit.steps)
+        chunk = math.gcd(CHUNK, self.fit.steps)
         sample = functools.partial(sample_windows, window=self.model.window)
         fit = make_fit(model, self.fit, sample, chunk)
         previous = None
-        for _ in range(-(-self.fit.steps // chunk)):
+        for _ in range(self.fit.steps // chunk):
             state, metrics = fit(state, replay)
             if previous is not None:  # of the chunk before: the device never waits for the host
                 update(chunk, **finite(previous))
@@ -107,6 +117,23 @@ class LearnedPhysics:
         keys = jax.random.split(key, len(tested))
         results = [measure(*test, k) for test, k in zip(tested, keys, strict=True)]
         return _mean([figures for figures, _ in results]), _mean([table for _, table in results])
+
+    def second_opinion(
+        self,
+        judges: list[TrainState],
+        judged: list[tuple[Log, Log]],
+        candidate: Any,
+        incumbent: Any,
+        horizon: int,
+        key: jax.Array,
+    ) -> dict[str, float]:
+        """`judge_gain`: what the candidate earns more than the incumbent in the judges' dreams."""
+        judge, gains = self._as_judge(), []
+        for (log, _), state in zip(judged, judges, strict=True):
+            world = judge.world(log, state, horizon, SearchConfig(), {})
+            returns = [dream_returns(world, who, key, DREAMS) for who in (candidate, incumbent)]
+            gains.append(float(np.mean(returns[0] - returns[1])))
+        return {"judge_gain": float(np.mean(gains))}
 
     def world(
         self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
@@ -165,6 +192,10 @@ class OraclePhysics:
         """An oracle is right."""
         return {}, {}
 
+    def second_opinion(self, *_: Any) -> dict:
+        """Nobody needs to judge an oracle."""
+        return {}
+
     def world(
         self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict
     ) -> World:
@@ -221,7 +252,9 @@ def measure(model: WorldModel, params: Any, log: Log, key: jax.Array, windows: i
     context = contexts(replay, rows, model.window)
     o, prediction = jax.jit(open_loop, static_argnums=0)(model, params, context, batch)
     table = skill_table(o, batch, params["scale"])
-    return fidelity(table, prediction, batch), table
+    figures = fidelity(table, prediction, batch)
+    members = jax.jit(each_member, static_argnums=0)(model, params, context, batch)
+    return figures | unexplained(members, batch, params["scale"]), table
 
 
 def _mean(dicts: list[dict]) -> dict:

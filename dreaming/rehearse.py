@@ -8,29 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
 
 from dreaming.config import RehearseConfig
 from dreaming.policy import student_logits
-from dreaming.replay import ReplayState, contexts
-from dreaming.search import SearchResult, penalised
+from dreaming.replay import contexts
+from dreaming.search import penalised
+from dreaming.types import Rehearsal, ReplayState
 from envs.dream import Dream
 from envs.types import Context
 from worldmodels.targets import lambda_returns
-
-
-class Rehearsal(struct.PyTreeNode):
-    """D walks of H steps, flattened to N = D * H states, and the teacher's word on T of them."""
-
-    z: Any  # [N] latent states
-    v_target: Float[Array, " N"]  # TD(lambda) along the walk, in reward units
-    weight: Float[Array, " N"]  # probability that the walk got this far without ending
-    taught_z: Any  # [T]
-    taught_context: Context  # [T] what the student saw there
-    taught_weight: Float[Array, " T"]
-    taught: SearchResult  # [T]
 
 
 def make_rehearse(

@@ -5,38 +5,14 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 
+from dreaming.types import ReplayState
 from envs.types import Context, Features, Trace, TraceError
 from worldmodels.types import Windows
 
 REACH = 5  # steps before a termination that count as near it
 ENDING_SHARE = 0.1  # of the windows at least show a termination, if the log holds one
-
-
-class ReplayState(struct.PyTreeNode):
-    """R rows, one per observation; episodes lie one after the other.
-
-    Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] that left it.
-    """
-
-    o: Float[Array, "R O"]
-    a: Float[Array, "R A"]  # action features; zeros in the last row of an episode
-    r: Float[Array, " R"]
-    terminated: Bool[Array, " R"]
-    has_step: Bool[Array, " R"]
-    legal: Bool[Array, "R A"]
-    episode: Int[Array, " R"]
-    first: Int[Array, " R"]  # row where its episode begins
-    last: Int[Array, " R"]  # row where its episode ends
-    starts: Int[Array, " M"]  # the M rows that have a step
-    endings: Int[Array, " F"]  # rows whose episode terminates within REACH steps; `starts` if none
-    ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
-    member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
-    pi_search: Float[Array, "R A"]  # cached search; zeros where not searched
-    v_search: Float[Array, " R"]
-    searched: Bool[Array, " R"]
 
 
 def make_replay(

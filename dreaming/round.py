@@ -5,6 +5,7 @@ the model comes from. Every stage draws from a key of its own name, so that a st
 already done changes nothing for those after it.
 """
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def one_round(
     second = functools.partial(physics.learn_judges, judged, key_of("judge"))
     judges = once("judge", physics.judge.steps, physics.blank_judges(judged), second)
     fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))
-    world = physics.world(log, learned, horizon, config.search, fidelity)
+    world = physics.world(seen, learned, horizon, config.search, fidelity)
 
     clone = functools.partial(fit_baselines, log, world, config.baselines, key_of("clone"))
     baselines = once("clone", 2, blank_baselines(log, world, config.baselines), clone)
@@ -85,6 +86,13 @@ def one_round(
     blank = blank_distill(log, world, config.rehearse, config.distill)
     rehearsed = once("rehearse", config.rehearse.iterations, blank, rehearse)
     candidate = rehearsed.student
+    params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
+    world = dataclasses.replace(world, params=params)
+
+    opinion = physics.second_opinion(
+        judges, judged, candidate, incumbent, horizon, key_of("opinion")
+    )
+    fidelity = fidelity | opinion
 
     can_improve, why_not = improvable(log.traces)
     verdict, gate_steps = no_evidence(), 0

@@ -15,32 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import mctx
-from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from dreaming.config import SearchConfig
+from dreaming.types import ChanceNode, SearchResult
 
 NEVER = -1e9  # logit of an action that must not be taken
-
-
-class SearchResult(struct.PyTreeNode):
-    """What a teacher says about states [B]."""
-
-    action: Int[Array, " B"]
-    pi_search: Float[Array, "B A"]  # the improved distribution: what is distilled
-    v_search: Float[Array, " B"]  # in reward units
-    q: Float[Array, "B A"]  # completed action values in reward units
-    visits: Int[Array, "B A"]
-
-
-class ChanceNode(struct.PyTreeNode):
-    """Embedding of a chance tree: a decision node's state, or an afterstate and its outcomes."""
-
-    is_chance: Any  # [B] bool
-    z: Any  # state of a decision node
-    y: Any  # afterstate of a chance node
-    p: Any  # [B, C] probability of each code
-    q: Any  # [B, C] r + discount * v of each code, as the model sees it
 
 
 def make_teacher(

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -13,7 +12,6 @@ from experiments import runtime
 ROOT = Path(__file__).parents[1]
 
 runtime.configure(devices=2)
-jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
 settings.register_profile("project", deadline=None, derandomize=True)  # the first call compiles
 settings.load_profile("project")

@@ -68,3 +68,33 @@ def fidelity(table: dict, prediction, batch: Windows) -> dict[str, float]:
     figures["uncertainty"] = float(at(prediction.uncertainty).mean())
     figures["uncertainty_99"] = float(np.quantile(at(prediction.uncertainty), 0.99))
     return figures
+
+
+def each_member(model, params, context, batch: Windows) -> Float[Array, "E B O"]:
+    """The observation after one step as each member decodes it, likeliest chance code."""
+
+    def one(member):
+        z = model.root(params, context)
+        z = z.replace(member=jnp.full_like(z.member, member))
+        chance_logits, y = model.afterstate(params, z, batch.a[:, 0])
+        z, _ = model.outcome(params, y, jnp.argmax(chance_logits, -1))
+        return model.decode(params, z)
+
+    return jax.lax.map(one, jnp.arange(model.num_members))
+
+
+def unexplained(o: Float[Array, "E B O"], batch: Windows, scale) -> dict[str, float]:
+    """`chance`: the share of one-step change that the members agree on not explaining.
+
+    Error of their mean less their own variance, over persistence's error. Members that disagree
+    have seen too little; members that agree and are wrong have met chance.
+    """
+    guesses, unit = np.asarray(o), np.asarray(scale["o_std"])
+    before, after = (np.asarray(batch.o[:, k, -1]) for k in (0, 1))
+    known = np.asarray(batch.is_real_o)[:, 1]
+    square = lambda x: float(np.square(x / unit)[..., known, :].mean())
+    if not known.any() or square(after - before) == 0:
+        return {}
+    error = square(guesses.mean(0) - after)
+    spread = square(guesses - guesses.mean(0))
+    return {"chance": max(0.0, error - spread) / square(after - before)}

@@ -19,13 +19,6 @@ CONFIG = BaselineConfig(steps=500, batch=128, learning_rate=1e-2, width=16)
 COUNTS = np.array([[30, 30], [48, 12], [60, 0]])
 
 
-@pytest.fixture(autouse=True)
-def mixed_ranks():
-    """Normalisers [O] meet observations here: ranks may differ."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def make_log(reward, **fields):
     """Episodes of one step that end with `reward(s, a)`."""
     pairs = [(s, a) for s, a in np.ndindex(3, 2) for _ in range(COUNTS[s, a])]

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from gymnasium.spaces import Discrete
 
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
@@ -33,13 +32,6 @@ from worldmodels.types import LatentState
 SIZE, DISCOUNT = 5, 0.9
 ORACLE = TabularModel(corridor(SIZE), DISCOUNT)
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(autouse=True)
-def mixed_ranks():
-    """Normalisers [O] meet observations here: ranks may differ."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def everywhere() -> Context:

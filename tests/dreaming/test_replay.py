@@ -17,13 +17,6 @@ cut_windows = jax.jit(dreaming.replay.cut_windows, static_argnums=(2, 4))
 sample_windows = jax.jit(dreaming.replay.sample_windows, static_argnums=(2, 3))
 
 
-@pytest.fixture(autouse=True)
-def mixed_ranks():
-    """Row numbers [B, 1] meet offsets [L] here: ranks may differ."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def trace(o, a, r, terminated=False, truncated=False, **fields):
     """An episode with one number per observation."""
     o = np.array(o, float)[:, None]

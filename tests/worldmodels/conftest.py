@@ -15,13 +15,6 @@ from worldmodels.types import Windows
 SIZE = {"box": 2, "discrete": 3}  # of an observation
 
 
-@pytest.fixture(autouse=True)
-def mixed_ranks():
-    """Masks [B] meet terms [E, B], normalisers [O] meet observations: here ranks may differ."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def random_observations(random, shape, kind):
     """Observation features [*shape, O]."""
     if kind == "box":

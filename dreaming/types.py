@@ -1,0 +1,76 @@
+"""Containers of the loop: what each field holds, axis by axis."""
+
+from typing import Any
+
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from envs.types import Context
+
+
+class ReplayState(struct.PyTreeNode):
+    """R rows, one per observation; episodes lie one after the other.
+
+    Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] that left it.
+    """
+
+    o: Float[Array, "R O"]
+    a: Float[Array, "R A"]  # action features; zeros in the last row of an episode
+    r: Float[Array, " R"]
+    terminated: Bool[Array, " R"]
+    has_step: Bool[Array, " R"]
+    legal: Bool[Array, "R A"]
+    episode: Int[Array, " R"]
+    first: Int[Array, " R"]  # row where its episode begins
+    last: Int[Array, " R"]  # row where its episode ends
+    starts: Int[Array, " M"]  # the M rows that have a step
+    endings: Int[Array, " F"]  # rows whose episode terminates within REACH steps; `starts` if none
+    ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
+    member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
+    pi_search: Float[Array, "R A"]  # cached search; zeros where not searched
+    v_search: Float[Array, " R"]
+    searched: Bool[Array, " R"]
+
+
+class SearchResult(struct.PyTreeNode):
+    """What a teacher says about states [B]."""
+
+    action: Int[Array, " B"]
+    pi_search: Float[Array, "B A"]  # the improved distribution: what is distilled
+    v_search: Float[Array, " B"]  # in reward units
+    q: Float[Array, "B A"]  # completed action values in reward units
+    visits: Int[Array, "B A"]
+
+
+class ChanceNode(struct.PyTreeNode):
+    """Embedding of a chance tree: a decision node's state, or an afterstate and its outcomes."""
+
+    is_chance: Any  # [B] bool
+    z: Any  # state of a decision node
+    y: Any  # afterstate of a chance node
+    p: Any  # [B, C] probability of each code
+    q: Any  # [B, C] r + discount * v of each code, as the model sees it
+
+
+class Rehearsal(struct.PyTreeNode):
+    """D walks of H steps, flattened to N = D * H states, and the teacher's word on T of them."""
+
+    z: Any  # [N] latent states
+    v_target: Float[Array, " N"]  # TD(lambda) along the walk, in reward units
+    weight: Float[Array, " N"]  # probability that the walk got this far without ending
+    taught_z: Any  # [T]
+    taught_context: Context  # [T] what the student saw there
+    taught_weight: Float[Array, " T"]
+    taught: SearchResult  # [T]
+
+
+class DistillState(struct.PyTreeNode):
+    """What rehearsing and distilling change: the student and the planner's own heads."""
+
+    student: PyTree
+    heads: PyTree
+    slow_heads: PyTree
+    opt_state: optax.OptState
+    key: UInt32[Array, " 2"]
+    iterations: Int[Array, ""]
