@@ -56,14 +56,20 @@ class LearnedPhysics:
         model, scale = self._shape(log)
         return jax.eval_shape(lambda: init_fit(model, self.fit, scale, jax.random.key(0)))
 
-    def learn(self, log: Log, key: jax.Array, update: Callable) -> TrainState:
+    def learn(
+        self, log: Log, key: jax.Array, update: Callable, reanalysis: Callable | None = None
+    ) -> TrainState:
         """Fit the log; `update(steps, **metrics)` is called after each chunk.
+
+        `reanalysis(replay)` caches searches in an earlier world beside the rows, if there is one.
 
         Raises `UserError` when a term of the loss stops being finite.
         """
         model, scale = self._shape(log)
         bootstrap_key, init_key = jax.random.split(key)
         replay = log.replay(self.model.members, bootstrap_key)
+        if reanalysis is not None:
+            replay = reanalysis(replay)
         state = init_fit(model, self.fit, scale, init_key)
         chunk = math.gcd(CHUNK, self.fit.steps)
         sample = functools.partial(sample_windows, window=self.model.window)
@@ -176,7 +182,7 @@ class OraclePhysics:
         """Nothing is learned."""
         return {}
 
-    def learn(self, log: Log, key: jax.Array, update: Callable) -> dict:
+    def learn(self, log: Log, key: jax.Array, update: Callable, reanalysis: Any = None) -> dict:
         """Nothing is learned."""
         return {}
 

@@ -1,8 +1,8 @@
 """One round: from a log of real episodes to a dream, a student that rehearsed in it, a verdict.
 
-log -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Only `physics` knows where
-the model comes from. Every stage draws from a key of its own name, so that a stage which was
-already done changes nothing for those after it.
+log -> reanalyze -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Only `physics`
+knows where the model comes from. Every stage draws from a key of its own name, so that a stage
+which was already done changes nothing for those after it.
 """
 
 import dataclasses
@@ -21,12 +21,14 @@ from dreaming.config import RoundConfig
 from dreaming.distill import DistillState, blank_distill, practise
 from dreaming.gate import Verdict, gate, improvable, no_evidence
 from dreaming.log import Log, split_log
+from dreaming.reanalyze import reanalyze
 
 
 class RoundState(struct.PyTreeNode):
-    """What one round hands to the next: the deployed student, None before round 0."""
+    """What one round hands to the next: the deployed student and its world, None at first."""
 
     incumbent: Any = None
+    world: Any = struct.field(pytree_node=False, default=None)
     rounds: int = 0
 
 
@@ -70,7 +72,9 @@ def one_round(
     key_of = functools.partial(stage_key, key)
     seen, judged = split_log(log, physics.judge, key_of("split"))
 
-    learn = functools.partial(physics.learn, seen, key_of("fit"))
+    search = functools.partial(reanalyze, state.world, config.search, key_of("reanalyze"))
+    searched = search if state.world is not None else None
+    learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=searched)
     learned = once("fit", physics.fit.steps, physics.blank(seen), learn)
     second = functools.partial(physics.learn_judges, judged, key_of("judge"))
     judges = once("judge", physics.judge.steps, physics.blank_judges(judged), second)
@@ -113,4 +117,4 @@ def one_round(
     report = Report(
         world, learned, rehearsed, baselines, fidelity, skill, verdict, deployed, gate_steps
     )
-    return RoundState(incumbent=deployed, rounds=state.rounds + 1), report
+    return RoundState(incumbent=deployed, world=world, rounds=state.rounds + 1), report

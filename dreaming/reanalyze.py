@@ -1,0 +1,49 @@
+"""Reanalysis: a search at every real state of the log, once per world, cached beside its rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming.config import SearchConfig
+from dreaming.replay import contexts
+from dreaming.search import make_teacher
+from dreaming.types import ReplayState
+from envs.dream import World
+
+ROWS = 1024  # states searched per compiled call
+
+
+def reanalyze(
+    world: World, search: SearchConfig, key: jax.Array, replay: ReplayState
+) -> ReplayState:
+    """`replay` with what a search in `world` says of its states: policy and value targets.
+
+    A later round fits its model to these rather than to what the behaviour did (MuZero
+    Reanalyse). Every row is searched but the terminal ones, which are worth nothing. `key` is a
+    typed key.
+    """
+    model = world.model
+    teach = make_teacher(model, search, world.card["discount"])
+    span = model.value_span(world.params)
+
+    @jax.jit
+    def searched(params, replay, rows, key):
+        z = model.root(params, contexts(replay, rows, model.window))
+        result = teach(params, z, key, span)
+        return result.pi_search, result.v_search
+
+    count = replay.o.shape[0]
+    parts = -(-count // ROWS)
+    rows = jnp.minimum(jnp.arange(parts * ROWS), count - 1).reshape(parts, ROWS)
+    results = [
+        searched(world.params, replay, part, part_key)
+        for part, part_key in zip(rows, jax.random.split(key, parts), strict=True)
+    ]
+    pi, v = (np.concatenate(x)[:count] for x in zip(*results, strict=True))
+    last = np.asarray(replay.last)
+    ended = np.asarray(replay.terminated)[np.maximum(last - 1, 0)] & (last == np.arange(count))
+    return replay.replace(
+        pi_search=jnp.where(ended[:, None], 0.0, pi),
+        v_search=jnp.where(ended, 0.0, v),
+        searched=jnp.asarray(~ended),
+    )
