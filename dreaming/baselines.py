@@ -82,7 +82,7 @@ def _make_train(kind: str, world: World, config: BaselineConfig):
     def train(params, replay, keys):
         def step(carry, key):
             layers, slow, opt_state = carry
-            drawn = jax.random.randint(key, (config.batch,), 0, replay.starts.size)
+            drawn = jax.random.randint(key, (config.batch,), 0, replay.num_starts)
             rows = replay.starts[drawn]
             loss, grads = jax.value_and_grad(loss_of)(layers, slow, replay, rows)
             updates, opt_state = optimiser.update(grads, opt_state)

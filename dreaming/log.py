@@ -11,6 +11,8 @@ from dreaming.config import JudgeConfig
 from dreaming.replay import ReplayState, make_replay
 from envs.types import Features, Trace
 
+MULTIPLE = 2048  # of rows in a replay
+
 
 @dataclass(frozen=True)
 class Log:
@@ -29,7 +31,8 @@ class Log:
 
     def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
         """All of it as arrays on the device."""
-        return make_replay(self.traces, self.observation, self.action, members=members, key=key)
+        spaces = self.observation, self.action
+        return make_replay(self.traces, *spaces, members=members, key=key, multiple=MULTIPLE)
 
 
 def split_log(log: Log, config: JudgeConfig, key: jax.Array) -> tuple[Log, list[tuple[Log, Log]]]:

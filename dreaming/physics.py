@@ -81,7 +81,8 @@ class LearnedPhysics:
                 update(chunk, **finite(previous))
             previous = metrics
         update(chunk, **finite(previous))
-        every = contexts(replay, jnp.arange(replay.o.shape[0]), self.model.window)
+        rows = len(log) + len(log.traces)
+        every = contexts(replay, jnp.arange(rows), self.model.window)
         o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
         params = measure_latents(model, state.params, o, a, valid, self.model.clip_margin)
         return state.replace(params=params)
@@ -228,7 +229,7 @@ def finite(metrics: Any) -> dict[str, float]:
 def make_world(model: Any, params: Any, log: Log, horizon: int, card: dict) -> World:
     """A world over `log`: every episode's first context, and others spread evenly."""
     replay = log.replay()
-    rows = np.asarray(replay.starts)
+    rows = np.asarray(replay.starts)[: int(replay.num_starts)]
     initial = rows == np.asarray(replay.first)[rows]
     firsts, others = np.flatnonzero(initial)[:MOST_STARTS], np.flatnonzero(~initial)
     room = min(MOST_STARTS - firsts.size, others.size)
@@ -252,7 +253,7 @@ def measure(model: WorldModel, params: Any, log: Log, key: jax.Array, windows: i
     replay = log.replay()
     length = min(max(STEPS), max(len(trace) for trace in log.traces)) + 1
     start_key, cut_key = jax.random.split(key)
-    drawn = jax.random.randint(start_key, (windows,), 0, replay.starts.size)
+    drawn = jax.random.randint(start_key, (windows,), 0, replay.num_starts)
     rows = replay.starts[drawn]
     batch = cut_windows(replay, rows, length, cut_key, model.window)
     context = contexts(replay, rows, model.window)

@@ -74,7 +74,7 @@ def make_rehearse(
 
     def rehearse(params, slow_params, student, replay: ReplayState, key) -> Rehearsal:
         start_key, key = jax.random.split(key)
-        start = jax.random.randint(start_key, (config.dreams,), 0, replay.starts.size)
+        start = jax.random.randint(start_key, (config.dreams,), 0, replay.num_starts)
         context = contexts(replay, replay.starts[start], model.window)
         keys = jax.random.key_data(jax.random.split(key, parts))
         if parts == 1:

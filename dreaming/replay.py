@@ -22,8 +22,11 @@ def make_replay(
     *,
     members: int = 1,
     key: jax.Array | None = None,
+    multiple: int = 1,
 ) -> ReplayState:
-    """The replay of a whole log.
+    """The replay of a whole log, padded to a multiple of so many rows, steps and episodes.
+
+    Logs of about the same size then have the same shapes, and share their compiled programs.
 
     Every member weighs each episode by an independent Exp(1) draw: the Bayesian bootstrap
     (Rubin, 1981), which never hides a rare episode from a member altogether. Without `key` all
@@ -68,7 +71,17 @@ def make_replay(
         v_search=np.zeros(num_rows, np.float32),
         searched=np.zeros(num_rows, bool),
     )
-    return ReplayState(**{name: jnp.asarray(x) for name, x in arrays.items()})
+    counts = {"num_starts": starts.size, "num_endings": arrays["endings"].size}
+    arrays = {name: _padded(np.asarray(x), multiple) for name, x in arrays.items()}
+    counts = {name: np.int32(count) for name, count in counts.items()}
+    return ReplayState(**{name: jnp.asarray(x) for name, x in (arrays | counts).items()})
+
+
+def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
+    """`x` with zeros behind it up to a multiple of so many rows; scalars as they are."""
+    if x.ndim == 0:
+        return x
+    return np.pad(x, [(0, -len(x) % multiple)] + [(0, 0)] * (x.ndim - 1))
 
 
 def contexts(replay: ReplayState, rows: Int[Array, "*B"], window: int) -> Context:
@@ -90,9 +103,13 @@ def sample_windows(
     one: a model that saw two endings in ten thousand steps must still know an ending.
     """
     start_key, ending_key, choice_key, action_key = jax.random.split(key, 4)
-    pick = lambda key, rows: rows[jax.random.randint(key, (batch,), 0, rows.size)]
+    pick = lambda key, rows, count: rows[jax.random.randint(key, (batch,), 0, count)]
     is_ending = jax.random.uniform(choice_key, (batch,)) < replay.ending_share
-    starts = jnp.where(is_ending, pick(ending_key, replay.endings), pick(start_key, replay.starts))
+    starts = jnp.where(
+        is_ending,
+        pick(ending_key, replay.endings, replay.num_endings),
+        pick(start_key, replay.starts, replay.num_starts),
+    )
     return cut_windows(replay, starts, length, action_key, window)
 
 

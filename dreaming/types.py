@@ -26,6 +26,8 @@ class ReplayState(struct.PyTreeNode):
     last: Int[Array, " R"]  # row where its episode ends
     starts: Int[Array, " M"]  # the M rows that have a step
     endings: Int[Array, " F"]  # rows whose episode terminates within REACH steps; `starts` if none
+    num_starts: Int[Array, ""]  # M; what lies behind it is padding, as behind the last episode
+    num_endings: Int[Array, ""]  # F
     ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
     member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
     pi_search: Float[Array, "R A"]  # cached search; zeros where not searched

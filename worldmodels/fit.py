@@ -45,17 +45,15 @@ def measure_scale(o, change, r, terminated, config: ModelConfig, discount: float
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale)
 
 
+CHUNK = 4096  # observations encoded per call
+
+
 def measure_latents(model: WorldModel, params, o, a, valid, margin: float):
     """`params` with the range and spread of the log's latents, so that dreams stay inside it."""
     encode = jax.jit(model.encode)
-    z = np.concatenate(
-        [
-            encode(params, *part)
-            for part in zip(
-                *(np.array_split(x, -(-len(o) // 4096)) for x in (o, a, valid)), strict=True
-            )
-        ]
-    )
+    at = lambda first: np.minimum(np.arange(first, first + CHUNK), len(o) - 1)  # one shape
+    z = [encode(params, o[at(k)], a[at(k)], valid[at(k)]) for k in range(0, len(o), CHUNK)]
+    z = np.concatenate(z)[: len(o)]
     std = z.std(0) + 1e-6
     measured = {"z_low": z.min(0) - margin * std, "z_high": z.max(0) + margin * std, "z_std": std}
     return {"net": params["net"], "scale": params["scale"] | jax.tree.map(jnp.asarray, measured)}
