@@ -9,6 +9,7 @@ import optax
 
 from dreaming.config import BaselineConfig
 from dreaming.log import Log
+from dreaming.physics import finite
 from dreaming.policy import fresh_student, student_logits
 from dreaming.replay import ReplayState, contexts
 from envs.dream import World
@@ -48,14 +49,17 @@ def blank_baselines(log: Log, world: World, config: BaselineConfig) -> dict[str,
 def fit_baselines(
     log: Log, world: World, config: BaselineConfig, key: jax.Array, update: Callable
 ) -> dict[str, Any]:
-    """Student parameters of `behaviour_cloning` and `conservative_q`, trained on the whole log."""
+    """Student parameters of `behaviour_cloning` and `conservative_q`, trained on the whole log.
+
+    Raises `UserError` when a loss is not finite at the end.
+    """
     replay, trained = log.replay(), {}
     for kind, kind_key in zip(KINDS, jax.random.split(key), strict=True):
         init_key, train_key = jax.random.split(kind_key)
         params = _fresh(log, world, config, init_key)
         train = _make_train(kind, world, config)
         trained[kind], loss = train(params, replay, jax.random.split(train_key, config.steps))
-        update(1, **{f"clone/{kind}_loss": float(loss)})
+        update(1, **finite({f"clone/{kind}_loss": loss}))
     trained["behaviour_cloning"]["greedy"] = jnp.array(False)  # it clones the randomness too
     return trained
 

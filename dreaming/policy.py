@@ -97,7 +97,7 @@ class Policy:
         self._action = action_features(self.action_space)
         self._logits = jax.jit(student_logits)
         self._random = np.random.default_rng()
-        self._teach: dict[int, Any] = {}
+        self._teach: tuple[Any, Any] = (None, None)  # a world, and its compiled teacher
         self.reset()
 
     def reset(self) -> None:
@@ -112,9 +112,10 @@ class Policy:
         """The action for the newest observation of the episode, in the task's action space.
 
         `search=True` looks ahead in `world` first (see `dreaming.load_world`). `seed` fixes what
-        is drawn. Raises `UserError` when a search has no world.
+        is drawn. Raises `UserError` for what is no observation of the task, and when a search has
+        no world.
         """
-        o = self._observation.flatten(np.asarray(observation)[None])
+        o = self._features(observation)
         row = np.array([0])
         if self._last is None:
             self._buffer.reset(row, o)
@@ -131,10 +132,17 @@ class Policy:
 
     def propensity(self, observation: Any, random: np.random.Generator) -> tuple[Any, float]:
         """(action, its probability): how a recorder asks, for windows of one observation."""
-        self._buffer.reset(np.array([0]), self._observation.flatten(np.asarray(observation)[None]))
+        self._buffer.reset(np.array([0]), self._features(observation))
         p = self._probabilities()
         index = int(random.choice(p.size, p=p))
         return self.action_space.dtype.type(self.action_space.start + index), float(p[index])
+
+    def _features(self, observation: Any) -> Float[np.ndarray, "1 O"]:
+        o, space = np.asarray(observation), self.observation_space
+        if o.shape != space.shape or not np.isfinite(o).all():
+            shown = " ".join(str(observation).split())
+            raise UserError(f"observation {shown} does not fit {space}; give one of the task")
+        return self._observation.flatten(o[None])
 
     def _probabilities(self) -> np.ndarray:
         logits = np.asarray(self._logits(self.params, self._buffer.context()), np.float64)[0]
@@ -148,15 +156,15 @@ class Policy:
 
         if world is None:
             raise UserError("act(search=True) needs a world; pass world=dreaming.load_world(path)")
-        if id(world) not in self._teach:
+        if self._teach[0] is not world:
             discount = float(world.card.get("discount", 0.99))
             config = SearchConfig(**world.card.get("search", {}))
             teach = jax.jit(make_teacher(world.model, config, discount, gumbel_scale=0.0))
-            self._teach = {id(world): teach}
+            self._teach = world, teach
         key = jax.random.key(int(random.integers(2**31)))
         z = world.model.root(world.params, self._buffer.context())
         span = float(world.card.get("value_span", 1.0))
-        return int(self._teach[id(world)](world.params, z, key, span).action[0])
+        return int(self._teach[1](world.params, z, key, span).action[0])
 
 
 def save_policy(directory: Any, policy: Policy) -> None:
@@ -173,16 +181,22 @@ def save_policy(directory: Any, policy: Policy) -> None:
     weights = save(arrays)
     card = {
         "schema_version": SCHEMA_VERSION,
-        "sha256": hashlib.sha256(weights).hexdigest(),
         "observation_space": space_to_json(policy.observation_space),
         "action_space": space_to_json(policy.action_space),
         "window": policy.window,
         "greedy": bool(policy.params["greedy"]),
         "card": policy.card,
     }
+    card["sha256"] = _seal(card, weights)
     write_file(directory / WEIGHTS, weights)
     write_file(directory / CARD, json.dumps(card, indent=2, sort_keys=True).encode())
     sync_directory(directory)
+
+
+def _seal(card: dict[str, Any], weights: bytes) -> str:
+    """SHA-256 over the weights and all other fields of the card."""
+    rest = {name: value for name, value in card.items() if name != "sha256"}
+    return hashlib.sha256(weights + json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def load_policy(path: Any) -> Policy:
@@ -200,8 +214,8 @@ def load_policy(path: Any) -> Policy:
     version = card.get("schema_version") if isinstance(card, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(f"{path / CARD}: schema {version} is not {SCHEMA_VERSION}; save it again")
-    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
-        raise UserError(f"{path / WEIGHTS}: damaged, it is not what {CARD} says; copy it again")
+    if _seal(card, weights) != card.get("sha256"):
+        raise UserError(f"{path}: {WEIGHTS} or {CARD} is damaged; copy both again")
     arrays = load(weights)
     count = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers"))
     params = {

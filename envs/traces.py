@@ -172,10 +172,11 @@ class TraceStore:
         self._manifest = parse_manifest(data, file)
         known = self._manifest["spaces"]
         self._spaces = {name: space_from_json(data) for name, data in known.items()}
-        for name in given.keys() & known.keys():
-            if given[name] != self._spaces[name]:
+        for name in given:
+            if name in known and given[name] != self._spaces[name]:
                 raise TraceError(
-                    f"{file}: the {name} space is {self._spaces[name]}, expected {given[name]}"
+                    f"{file}: the {name} space is {self._spaces[name]}, expected {given[name]}; "
+                    "keep each task in a store of its own"
                 )
 
     @contextlib.contextmanager

@@ -61,7 +61,7 @@ def start(run_dir: Path, overrides: list[str]) -> subprocess.Popen:
 def finish(process: subprocess.Popen) -> None:
     """Wait for a run that must succeed."""
     if code := process.wait():
-        raise SystemExit(f"{' '.join(map(str, process.args))} ended with exit code {code}")
+        raise SystemExit(f"a run ended with exit code {code}; keep=DIRECTORY keeps its log")
 
 
 def kill_after(seconds: float, run_dir: Path, overrides: list[str]) -> str:

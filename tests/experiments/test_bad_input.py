@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -136,7 +137,7 @@ def test_a_task_that_cannot_be(words, expected, fails, place, tmp_path):
 
 def test_a_return_that_is_not_a_number_stops_the_evaluation():
     """The learned policy meets what the log never met."""
-    spaces = {"observation": Features(Box(-9, 9, (2,))), "action": Features(Discrete(2))}
+    spaces: Any = {"observation": Features(Box(-9, 9, (2,))), "action": Features(Discrete(2))}
     act = lambda context: np.zeros(len(context.o), int)
     for fault, word in (("r_nan", "reward"), ("o_nan", "observation")):
         make = lambda fault=fault: gymnasium.make("Faulty-v0", fault=fault)

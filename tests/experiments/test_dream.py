@@ -18,6 +18,7 @@ from dreaming.checkpoint import state_sha256
 from dreaming.config import GateConfig
 from envs.traces import TraceStore
 from experiments import loop
+from experiments.cli import main
 
 ROOT = Path(__file__).parents[2]
 FILES = {"config.yaml", "metrics.jsonl", "result.json", "report.html", "traces", "world.dream"}
@@ -82,6 +83,15 @@ def test_the_returns_are_those_of_the_stored_episodes(tiny_run, result):
     closed = [x.rewards.sum() for x in TraceStore(tiny_run / "traces") if not x.is_open]
     assert result["behaviour_return"]["mean"] == pytest.approx(np.mean(closed))
     assert result["behaviour_return"]["episodes"] == len(closed)
+
+
+def test_the_log_is_what_the_verb_record_would_have_recorded(tiny_run, tmp_path):
+    """`record` and then `dream traces=` learn from the same episodes as `dream` alone."""
+    assert main(["record", f"path={tmp_path}/log", "env.real_steps=200"]) == 0
+    pairs = zip(TraceStore(tmp_path / "log"), TraceStore(tiny_run / "traces"), strict=True)
+    for recorded, learned_from in pairs:
+        assert np.array_equal(recorded.observations, learned_from.observations)
+        assert np.array_equal(recorded.actions, learned_from.actions)
 
 
 def test_gate_and_report_episodes_share_no_seed():
