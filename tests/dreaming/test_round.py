@@ -1,0 +1,225 @@
+"""A whole round: with the oracle as its physics it solves the task; nothing else has to change."""
+
+from pathlib import Path
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+import dreaming.round
+from dreaming.collect import record
+from dreaming.config import (
+    BaselineConfig,
+    DistillConfig,
+    GateConfig,
+    JudgeConfig,
+    RehearseConfig,
+    RoundConfig,
+    SearchConfig,
+)
+from dreaming.evaluate import evaluate
+from dreaming.log import Log
+from dreaming.physics import LearnedPhysics, OraclePhysics
+from dreaming.policy import act
+from dreaming.round import RoundState, one_round
+from envs import tabular
+from envs.dream import start_context
+from envs.types import Features, action_features
+from worldmodels.config import FitConfig, ModelConfig
+
+DISCOUNT, HORIZON, GATE = 0.95, 100, 4
+LAKE = gymnasium.make("FrozenLake-v1", is_slippery=False)
+TABLE = tabular.from_gym(LAKE)
+STAGES = ["fit", "judge", "clone", "rehearse", "gate"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_run():
+    """Whole rounds compile what users compile: without checks of shapes and ranks."""
+    was = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    with jax.numpy_rank_promotion("allow"):
+        yield
+    jaxtyping.config.update("jaxtyping_disable", was)
+
+
+@pytest.fixture(scope="module")
+def log():
+    """1,500 random steps on dry ice."""
+    options = {"is_slippery": False}
+    traces = list(record("FrozenLake-v1", "random", 1500, 0, env_options=options))
+    return Log(traces, Features(LAKE.observation_space), action_features(LAKE.action_space))
+
+
+class Once:
+    """Every stage is worked out; what it leaves behind must have the structure it announced."""
+
+    def __init__(self, kept=None):
+        self.kept, self.stages = kept or {}, []
+
+    def __call__(self, stage, total, like, work):
+        if stage in self.kept:
+            return self.kept[stage]
+        self.stages.append(stage)
+        state = work(lambda n=1, **metrics: None)
+        shape = lambda x: (np.shape(x), np.dtype(getattr(x, "dtype", type(x))))
+        assert jax.tree.structure(like) == jax.tree.structure(state), stage
+        assert jax.tree.map(shape, like) == jax.tree.map(shape, state), stage
+        self.kept[stage] = state
+        return state
+
+
+class Reality:
+    """Episodes in the real task; remembers the seeds it was asked for."""
+
+    def __init__(self, log):
+        self.log, self.seeds = log, []
+
+    def __call__(self, student, seeds, update):
+        self.seeds.append(seeds)
+        scores = evaluate(
+            lambda: gymnasium.make("FrozenLake-v1", is_slippery=False),
+            lambda context, keys: act(student, context, keys),
+            seeds,
+            observation=self.log.observation,
+            action=self.log.action,
+            keyed=True,
+        )
+        return scores.returns, scores.lengths
+
+
+def config(teacher="one_step", iterations=60):
+    return RoundConfig(
+        search=SearchConfig(teacher=teacher),
+        rehearse=RehearseConfig(iterations=iterations, dreams=32, horizon=8, taught=128),
+        distill=DistillConfig(learning_rate=1e-2, width=32),
+        baselines=BaselineConfig(steps=100, batch=64, width=16),
+        gate=GateConfig(episodes=GATE),
+    )
+
+
+def oracle():
+    """The true dynamics."""
+    model = tabular.TabularModel(TABLE, DISCOUNT)
+    return OraclePhysics(model, model.params, DISCOUNT)
+
+
+def learned():
+    """A world model far too small and fitted far too little."""
+    return LearnedPhysics(
+        ModelConfig(latent=8, width=16, members=2),
+        FitConfig(steps=20, batch=8, discount=DISCOUNT),
+        JudgeConfig(steps=10, least=0),
+    )
+
+
+def play(log, physics, settings, state=None, once=None, real=None):
+    """One round of which only the named parts differ."""
+    real = real or Reality(log)
+    return one_round(
+        state or RoundState(),
+        jax.random.key(0),
+        log=log,
+        physics=physics,
+        config=settings,
+        horizon=HORIZON,
+        real=real,
+        once=once or Once(),
+    )
+
+
+def greedy(student):
+    """The action of a student in each of the 16 states."""
+    return np.asarray(act(student, start_context(np.eye(16), 4), jnp.zeros((16, 2), jnp.uint32)))
+
+
+@pytest.fixture(scope="module")
+def solved(log):
+    """(state, report, once, real) of a round whose physics is the oracle."""
+    once, real = Once(), Reality(log)
+    return *play(log, oracle(), config(), once=once, real=real), once, real
+
+
+def test_with_true_dynamics_a_round_solves_the_task(solved):
+    state, report, once, _ = solved
+    policy = greedy(report.deployed)
+    assert tabular.evaluate(TABLE, policy, HORIZON) == tabular.optimum(TABLE, HORIZON) == 1
+    _, q, _ = tabular.solve(TABLE, DISCOUNT)
+    holes = (TABLE.terminated * TABLE.p).sum((0, 1)) > 0
+    for s in np.flatnonzero(~holes):
+        assert q[s, policy[s]] > q[s].max() - 1e-6, s
+    assert report.verdict.accept and report.verdict.lower > 0
+    assert state.rounds == 1 and state.incumbent is report.deployed
+    assert report.deployed is report.rehearsed.student
+    assert once.stages == STAGES
+
+
+def test_what_the_log_alone_gives_does_not_solve_it(solved):
+    """The task is not so easy that the round would prove nothing."""
+    report = solved[1]
+    clone = greedy(report.baselines["behaviour_cloning"])
+    assert not report.baselines["behaviour_cloning"]["greedy"]  # it clones the randomness
+    assert tabular.evaluate(TABLE, clone, HORIZON) < 1
+
+
+def test_the_next_round_starts_from_the_deployed_student_with_fresh_episodes(solved, log):
+    state, report, _, real = solved
+    again = Reality(log)
+    later, second = play(log, oracle(), config(iterations=20), state=state, real=again)
+    assert later.rounds == 2
+    first_seeds, second_seeds = (sum(each.seeds, []) for each in (real, again))
+    assert len(set(first_seeds)) == GATE and not set(first_seeds) & set(second_seeds)
+    assert tabular.evaluate(TABLE, greedy(second.rehearsed.student), HORIZON) == 1
+    assert not second.verdict.accept  # nothing is gained over an optimal incumbent
+    assert second.deployed is state.incumbent
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_was_done_before_changes_nothing(stage, solved, log):
+    """Any one stage lost and worked out again, the others loaded: the same bits."""
+    kept = {name: state for name, state in solved[2].kept.items() if name != stage}
+    once = Once(kept)
+    _, report = play(log, oracle(), config(), once=once)
+    assert once.stages == [stage]
+    assert report.verdict == solved[1].verdict
+    for mine, theirs in zip(
+        jax.tree.leaves((report.rehearsed, report.baselines)),
+        jax.tree.leaves((solved[1].rehearsed, solved[1].baselines)),
+        strict=True,
+    ):
+        assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+
+
+def test_replacing_the_oracle_by_a_learned_model_changes_one_argument(log):
+    once = Once()
+    state, report = play(log, learned(), config(iterations=2), once=once)
+    assert once.stages == STAGES and state.rounds == 1
+    assert report.world.observation_space == LAKE.observation_space
+    assert report.world.horizon == HORIZON and report.world.initial.any()
+    assert {"skill_1", "reward_mae"} & set(report.fidelity) and report.verdict.reasons
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(report.rehearsed.student["layers"]))
+    assert report.gate_steps > 0
+
+
+def test_without_a_real_task_nothing_is_accepted(solved, log):
+    once = Once({name: state for name, state in solved[2].kept.items() if name != "gate"})
+    _, report = one_round(
+        RoundState(),
+        jax.random.key(0),
+        log=log,
+        physics=oracle(),
+        config=config(),
+        horizon=HORIZON,
+        real=None,
+        once=once,
+    )
+    assert once.stages == [] and not report.verdict.accept and report.gate_steps == 0
+    assert "no evidence" in report.verdict.reasons[0]
+    assert report.deployed is report.baselines["behaviour_cloning"]
+
+
+def test_the_round_fits_on_a_page():
+    assert len(Path(dreaming.round.__file__).read_text().splitlines()) <= 120
