@@ -21,8 +21,9 @@ def log_of(*traces):
 
 
 def test_every_state_but_the_terminal_one_gets_the_searched_value_and_policy():
-    ended = Trace([0, 1, 2, 3], [1, 1, 1], [0, 0, 1], True, False)
-    cut = Trace([0, 0, 1], [0, 1], [0, 0], False, True)
+    array = np.array
+    ended = Trace(array([0, 1, 2, 3]), array([1, 1, 1]), array([0, 0, 1]), True, False)
+    cut = Trace(array([0, 0, 1]), array([0, 1]), array([0, 0]), False, True)
     log = log_of(ended, cut)
     world = make_world(ORACLE, ORACLE.params, log, 10, {"discount": DISCOUNT})
     search = SearchConfig(teacher="one_step", temperature=0.01, penalty=0.0)
