@@ -38,6 +38,7 @@ from experiments.report import render, to_json
 
 SCHEMA_VERSION = 1
 REPORT_SEED = 10 * FIRST_SEED
+CHANCE = 0.4  # share of unexplained change from which a deterministic model is doubted
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "mctx", "gymnasium", "numpy")
 
 
@@ -62,6 +63,8 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
         real=scorer(config, log),
         once=desk,
     )
+    if hint := chance_hint(config, report):
+        progress.log(hint)
     returns = report_episodes(config, log, report, stage_key(key, "dream_return"), desk)
     save_artifacts(run_dir, log, report)
     result = make_result(config, log, report, returns, desk)
@@ -227,6 +230,17 @@ def report_episodes(
     returns = desk("evaluate", episodes * len(names) or None, like, work)
     behaviour = behaviour_return(log.traces)
     return {"behaviour": behaviour, **returns}
+
+
+def chance_hint(config: DreamConfig, report: Report) -> str | None:
+    """A line when the log looks random to a deterministic model."""
+    share = report.fidelity.get("chance", 0.0)
+    if config.model.chance_codes > 1 or share < CHANCE:
+        return None
+    return (
+        f"hint: {share:.0%} of what changes in a step is random to the members of this model, "
+        "who agree with each other; try model.chance_codes=4"
+    )
 
 
 def save_artifacts(run_dir: Path, log: Log, report: Report) -> None:
