@@ -110,7 +110,7 @@ def one_round(
         (ours, our_steps), (theirs, their_steps) = paired["candidate"], paired["incumbent"]
         verdict = gate(ours, theirs, level=config.gate.level, min_gain=config.gate.min_gain)
         gate_steps = int(our_steps.sum() + their_steps.sum())
-    if not can_improve:
+    if not (can_improve or verdict.accept):
         verdict = verdict.because(why_not)
 
     deployed = candidate if verdict.accept else incumbent
