@@ -153,16 +153,26 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
         )
         gumbel = gumbel_scale * jax.random.gumbel(key, prior.shape)
         tree = _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance)
-        root_q = jax.vmap(lambda tree: _completed(tree, 0, _edge_values(tree, has_chance)))(tree)
-        sigma = jax.vmap(normalise, in_axes=(0, None))(tree, 0)
         visits = tree.children_visits[:, 0]
-        considered = visits == jnp.max(visits, -1, keepdims=True)
+        if gumbel_scale:
+            edges = jax.vmap(lambda tree: _edge_values(tree, has_chance))(tree)
+            v_search, considered = (
+                tree.node_values[:, 0],
+                visits == jnp.max(visits, -1, keepdims=True),
+            )
+        else:
+            v_search, edges = jax.vmap(lambda tree: _greedy_values(tree, has_chance))(tree)
+            considered = visits > 0
+        root_q = jax.vmap(_completed, in_axes=(0, None, 0))(tree, 0, edges)
+        sigma = jax.vmap(lambda tree, edges: _normalised(tree, 0, edges, config, value_span))(
+            tree, edges
+        )
         score = jnp.where(considered, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
         keep = lambda x: x[:, : model.num_actions]
         return SearchResult(
             action=jnp.argmax(score, -1),
             pi_search=keep(jax.nn.softmax(prior + sigma)),
-            v_search=tree.node_values[:, 0],
+            v_search=v_search,
             q=keep(root_q),
             visits=keep(visits),
         )
@@ -222,18 +232,44 @@ def _column(flag, like):
 
 
 def _edge_values(tree, has_chance: bool) -> Float[Array, "N W"]:
-    """Value of every edge of an unbatched tree, in reward units.
-
-    An edge into a chance node is worth the expectation over its codes: the backed-up value of
-    those visited, the model's own of the others.
-    """
+    """Value of every edge of an unbatched tree, in reward units, by the mean of its backups."""
     q = tree.children_rewards + tree.children_discounts * tree.children_values
+    return _through_chance(tree, q, has_chance)
+
+
+def _through_chance(tree, q: Float[Array, "N W"], has_chance: bool) -> Float[Array, "N W"]:
+    """An edge into a chance node is worth the expectation over its codes: the search's value of
+    those visited, the model's own of the others."""
     if not has_chance:
         return q
     codes = tree.embeddings.p.shape[-1]
     visited = tree.children_visits[:, :codes] > 0
     expected = jnp.sum(tree.embeddings.p * jnp.where(visited, q[:, :codes], tree.embeddings.q), -1)
     return jnp.where(tree.embeddings.is_chance[:, None], q, expected[tree.children_index])
+
+
+def _greedy_values(tree, has_chance: bool):
+    """(root value, edge values) of a finished, unbatched tree if its best step is always taken.
+
+    The mean of the backups keeps every step that was tried into a hole: good to explore with, not
+    to act on. From the leaves back, a state is worth its best visited edge, or the model's own
+    value where that is higher and legal edges were not visited.
+    """
+    seen = tree.children_visits > 0
+    unseen = jnp.any((tree.children_prior_logits > NEVER / 2) & ~seen, axis=-1)
+    edges = lambda v: _through_chance(
+        tree, tree.children_rewards + tree.children_discounts * v[tree.children_index], has_chance
+    )
+
+    def backward(step, v):
+        node = v.size - 1 - step
+        best = jnp.max(jnp.where(seen[node], edges(v)[node], -jnp.inf))
+        raw = tree.raw_values[node]
+        own = ~jnp.any(seen[node]) | (unseen[node] & (raw > best))
+        return v.at[node].set(jnp.where(own, raw, best))
+
+    v = jax.lax.fori_loop(0, tree.raw_values.size, backward, tree.raw_values)
+    return v[0], edges(v)
 
 
 def _completed(tree, node, edge_values) -> Float[Array, " W"]:
