@@ -21,7 +21,7 @@ lint:  ## ruff and pyright
 	@$(call setup,dev)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --warnings
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --warnings --pythonpath $(BIN)/python
 
 bench:  ## how fast the parts are on this machine
 	@$(call setup,core)
