@@ -22,6 +22,7 @@ class SearchConfig:
     teacher: str = "search"  # "search" or "one_step"
     num_simulations: int = 16
     max_considered: int = 16  # actions that sequential halving starts from
+    uniform_share: float = 0.02  # of the prior: an action that looked bad early can come back
     c_visit: float = 50.0  # sigma(q) = (c_visit + max visits) * c_scale * q, q in [0, 1]
     c_scale: float = 0.1
     floor: float = 0.01  # least span of the tree's min-max, as a share of the value range

@@ -1,6 +1,7 @@
 """A recorded log, the spaces it lives in, and how its episodes are shared out."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,18 @@ class Log:
     def only(self, indices: np.ndarray) -> "Log":
         """The log of some of its episodes."""
         return dataclasses.replace(self, traces=[self.traces[i] for i in indices])
+
+    def branches(self) -> int:
+        """The most different observations that followed one discrete observation and action;
+        1 for vectors, where no observation comes twice."""
+        if self.observation.kind != "discrete":
+            return 1
+        seen = defaultdict(set)
+        for trace in self.traces:
+            o = trace.observations.tolist()
+            for before, a, after in zip(o[:-1], trace.actions.tolist(), o[1:], strict=True):
+                seen[before, a].add(after)
+        return max(len(after) for after in seen.values())
 
     def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
         """All of it as arrays on the device."""

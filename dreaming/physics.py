@@ -164,7 +164,8 @@ class LearnedPhysics:
         r = np.concatenate([trace.rewards for trace in log.traces])
         ends = np.concatenate([trace.terminated for trace in log.traces])
         change = np.concatenate([np.diff(x, axis=0) for x in o])
-        kind, config = log.observation.kind, self.model
+        kind, codes = log.observation.kind, self.model.chance_codes or log.branches()
+        config = dataclasses.replace(self.model, chance_codes=codes)
         scale = measure_scale(np.concatenate(o), change, r, ends, config, self.discount, kind)
         return make_model(config, kind, log.observation.size, log.action.size, scale), scale
 

@@ -28,8 +28,10 @@ def make_replay(
 
     Logs of about the same size then have the same shapes, and share their compiled programs.
 
-    Every member weighs each episode by an independent Exp(1) draw: the Bayesian bootstrap
-    (Rubin, 1981), which never hides a rare episode from a member altogether. Without `key` all
+    Every member weighs each episode by an Exp(1) draw: the Bayesian bootstrap (Rubin, 1981), which
+    never hides a rare episode from a member altogether. An episode's weights are scaled to a mean
+    of 1 over the members (a balanced bootstrap, Davison et al., 1986): what all members say
+    together is then what the log says, and one member alone learns it as it is. Without `key` all
     weights are 1.
     """
     traces = list(traces)
@@ -48,7 +50,7 @@ def make_replay(
     weights = np.ones((len(traces), members), np.float32)
     if key is not None:
         weights = np.asarray(jax.random.exponential(key, weights.shape))
-        weights = weights / weights.mean(0)
+        weights = weights / weights.mean(1, keepdims=True)
     starts = np.flatnonzero(has_step)
     last = np.repeat(ends - 1, lengths)
     ended = np.repeat([bool(trace.terminated[-1]) for trace in traces], lengths)

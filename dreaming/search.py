@@ -63,8 +63,14 @@ def _illegal(legal_logits: Float[Array, "B A"]):
     return illegal & ~jnp.all(illegal, axis=-1, keepdims=True)
 
 
-def _prior(pi_logits, legal_logits):
-    return jnp.where(_illegal(legal_logits), NEVER, jax.nn.log_softmax(pi_logits))
+def _prior(pi_logits, legal_logits, share: float):
+    """Log prior of the legal actions, with a share of the uniform: nothing is given up for good."""
+    illegal = _illegal(legal_logits)
+    legal = jnp.where(illegal, NEVER, pi_logits)
+    uniform = jnp.where(illegal, 0.0, 1.0)
+    uniform = uniform / jnp.sum(uniform, -1, keepdims=True)
+    mixed = (1 - share) * jax.nn.softmax(legal) + share * uniform
+    return jnp.where(illegal, NEVER, jnp.log(mixed + 1e-9))
 
 
 def _outcomes(
@@ -118,7 +124,7 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
         """One deterministic edge: from a state by an action to the next state."""
         _, y = model.afterstate(params, z, jax.nn.one_hot(action, model.num_actions))
         z, p = model.outcome(params, y, jnp.zeros_like(action))
-        prior = _prior(p.pi_logits, p.legal_logits)
+        prior = _prior(p.pi_logits, p.legal_logits, config.uniform_share)
         return _edge(reward(p), discount * p.continuation, prior, p.v), z
 
     def decide_or_chance(params, choice, node: ChanceNode, reward):
@@ -132,7 +138,7 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
             jnp.zeros_like(expected), jnp.ones_like(expected), pad(code_logits, NEVER), expected
         )
         z, p = model.outcome(params, node.y, jnp.minimum(choice, model.num_codes - 1))
-        prior = pad(_prior(p.pi_logits, p.legal_logits), NEVER)
+        prior = pad(_prior(p.pi_logits, p.legal_logits, config.uniform_share), NEVER)
         to_state = _edge(reward(p), discount * p.continuation, prior, p.v)
         child = ChanceNode(is_chance=~node.is_chance, z=z, y=y, p=p_code, q=q_code)
         pick = lambda x, y: jnp.where(_column(node.is_chance, x), x, y)
@@ -140,7 +146,7 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
 
     def teach(params, z, key, value_span) -> SearchResult:
         v, pi_logits, legal_logits = model.predict(params, z)
-        prior = pad(_prior(pi_logits, legal_logits), NEVER)
+        prior = pad(_prior(pi_logits, legal_logits, config.uniform_share), NEVER)
         embedding = z
         if has_chance:
             _, y = model.afterstate(params, z, jnp.zeros((v.shape[0], model.num_actions)))
@@ -154,15 +160,8 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
         gumbel = gumbel_scale * jax.random.gumbel(key, prior.shape)
         tree = _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance)
         visits = tree.children_visits[:, 0]
-        if gumbel_scale:
-            edges = jax.vmap(lambda tree: _edge_values(tree, has_chance))(tree)
-            v_search, considered = (
-                tree.node_values[:, 0],
-                visits == jnp.max(visits, -1, keepdims=True),
-            )
-        else:
-            v_search, edges = jax.vmap(lambda tree: _greedy_values(tree, has_chance))(tree)
-            considered = visits > 0
+        considered = visits > 0
+        v_search, edges = jax.vmap(lambda tree: _greedy_values(tree, has_chance))(tree)
         root_q = jax.vmap(_completed, in_axes=(0, None, 0))(tree, 0, edges)
         sigma = jax.vmap(lambda tree, edges: _normalised(tree, 0, edges, config, value_span))(
             tree, edges

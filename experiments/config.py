@@ -115,7 +115,7 @@ class BenchmarkConfig:
 
 
 # The least value of whole numbers; what is not named here must be at least 1.
-LEAST = {"seed": None, "devices": 0, "judge.least": 0, "gate.episodes": 2}
+LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 2}
 CHOICES = {
     "teacher": ("search", "one_step"),
@@ -125,7 +125,13 @@ CHOICES = {
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
 SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
-CLOSED = ("rehearse.lam", "fit.target_decay", "distill.target_decay", "baselines.target_decay")
+CLOSED = (
+    "search.uniform_share",
+    "rehearse.lam",
+    "fit.target_decay",
+    "distill.target_decay",
+    "baselines.target_decay",
+)
 
 
 def _check(config: Any) -> None:

@@ -63,7 +63,7 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
         real=scorer(config, log),
         once=desk,
     )
-    if hint := chance_hint(config, report):
+    if hint := chance_hint(report):
         progress.log(hint)
     returns = report_episodes(config, log, report, stage_key(key, "dream_return"), desk)
     save_artifacts(run_dir, log, report)
@@ -232,10 +232,10 @@ def report_episodes(
     return {"behaviour": behaviour, **returns}
 
 
-def chance_hint(config: DreamConfig, report: Report) -> str | None:
+def chance_hint(report: Report) -> str | None:
     """A line when the log looks random to a deterministic model."""
     share = report.fidelity.get("chance", 0.0)
-    if config.model.chance_codes > 1 or share < CHANCE:
+    if report.world.model.num_codes > 1 or share < CHANCE:
         return None
     return (
         f"hint: {share:.0%} of what changes in a step is random to the members of this model, "

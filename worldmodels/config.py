@@ -10,7 +10,7 @@ class ModelConfig:
     latent: int = 32  # size of the latent state; 1,024 dreams of 5 members stay fast on a CPU
     width: int = 64  # hidden units of every network
     members: int = 5  # each with its own dynamics, reward, continuation and value
-    chance_codes: int = 1  # outcomes per afterstate; 1 = a deterministic model
+    chance_codes: int = 0  # outcomes per afterstate; 0 = as many as a discrete log shows, else 1
     window: int = 1  # observations a root sees; more only for partially observed tasks
     reward_bins: int = 51  # at most; fewer when the log holds fewer distinct rewards
     value_bins: int = 51

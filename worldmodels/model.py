@@ -245,7 +245,7 @@ def make_model(
         latent=config.latent,
         width=config.width,
         num_members=config.members,
-        num_codes=config.chance_codes,
+        num_codes=max(1, config.chance_codes),  # 0: nobody counted
         window=config.window,
         reward_bins=scale["reward_support"].size,
         value_bins=scale["value_support"].size,

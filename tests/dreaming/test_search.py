@@ -134,6 +134,16 @@ def test_every_action_on_the_lake_of_dry_ice_is_optimal(teacher):
         np.testing.assert_allclose(result.v_search, v, atol=1e-5)
 
 
+@pytest.mark.parametrize("codes", [1, 3])
+def test_an_action_that_was_given_up_comes_back(codes):
+    """Each search starts from what the last one said; the first prior rules the right step out."""
+    pi_logits = np.tile([0.0, -1e6] + [-1e6] * (A - 2), (S, 1))
+    for _ in range(20):
+        result = ask("search", codes, Lab(LINE, codes), pi_logits=pi_logits)
+        pi_logits = np.log(np.asarray(result.pi_search) + 1e-30)
+    np.testing.assert_array_equal(result.pi_search[:4].argmax(-1), 1)
+
+
 @pytest.mark.parametrize("teacher", ["one_step", "search"])
 def test_chance_is_weighed_on_the_slippery_lake(teacher):
     """At most 64 simulations, 0.95 of the optimum; one sample per edge would reach 0.04 of 0.74."""

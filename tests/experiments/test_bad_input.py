@@ -301,7 +301,7 @@ def test_a_log_without_a_termination_runs_to_an_honest_verdict(verb, tmp_path):
 KNOBS = {
     **dict.fromkeys(["env.real_steps", "fit.steps", "fit.batch", "fit.unroll_steps"], (0, -1)),
     **dict.fromkeys(["fit.td_steps", "judge.steps", "judge.members", "model.members"], (0, -1)),
-    **dict.fromkeys(["model.chance_codes", "model.window", "model.latent"], (0, -1)),
+    **dict.fromkeys(["model.window", "model.latent"], (0, -1)),
     **dict.fromkeys(["search.num_simulations", "search.max_considered"], (0, -16)),
     **dict.fromkeys(["rehearse.iterations", "rehearse.dreams", "rehearse.horizon"], (0, -1)),
     **dict.fromkeys(["rehearse.taught", "distill.minibatches", "distill.width"], (0, -1)),
@@ -310,6 +310,8 @@ KNOBS = {
     **dict.fromkeys(["fit.discount", "judge.share", "gate.level"], (0, 1, -0.5, 2)),
     **dict.fromkeys(["fit.learning_rate", "distill.learning_rate"], (0, -1, "nan", "inf")),
     **dict.fromkeys(["search.pessimism", "gate.min_gain", "fit.weight_decay"], (-1, "nan")),
+    "model.chance_codes": (-1,),
+    "search.uniform_share": (-0.1, 1.1),
     "env.switch": (0, 1.5, -1),
     "rehearse.lam": (-0.1, 1.1),
     "rehearse.sampling": ("members",),
