@@ -72,6 +72,19 @@ def student_logits(params: Any, context: Context) -> Float[Array, "*B N"]:
     return x @ last["w"] + last["b"]
 
 
+def action_distribution(
+    params: Any, context: Context
+) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
+    """What a student does in contexts [*B]: K actions as features, and their probabilities.
+
+    A greedy student's probability is all on its most probable action.
+    """
+    logits = student_logits(params, context)
+    a = jnp.broadcast_to(jnp.eye(logits.shape[-1]), (*logits.shape, logits.shape[-1]))
+    greedy = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+    return a, jnp.where(params["greedy"], greedy, jax.nn.softmax(logits))
+
+
 def act(params: Any, context: Context, key: UInt32[Array, "B 2"]) -> Int[Array, " B"]:
     """Action indices of a student [B]: the most probable ones, or drawn, each row by its own key.
 
