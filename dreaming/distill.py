@@ -10,40 +10,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
 
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.physics import finite
-from dreaming.policy import fresh_student, student_logits
+from dreaming.policy import learned_part, student_logits, student_of
 from dreaming.rehearse import make_rehearse
 from dreaming.search import make_teacher
 from dreaming.types import DistillState, Rehearsal, ReplayState
 from envs.dream import World
+from worldmodels.actions import ActionHead
 
 CHUNK = 20  # rehearsals per compiled call, and per progress line
 
 
-def divergence(pi: Float[Array, "*B N"], logits: Float[Array, "*B N"]) -> Float[Array, "*B"]:
-    """KL(pi || softmax(logits)) over the whole action set."""
-    log_pi = jnp.log(jnp.maximum(pi, 1e-9))
-    return jnp.sum(pi * (log_pi - jax.nn.log_softmax(logits)), axis=-1)
-
-
-def distill_loss(trained, model, params, batch: dict, incumbent, anchor: float):
+def distill_loss(trained, model, head, params, batch: dict, incumbent, anchor: float):
     """KL(teacher || student) + anchor KL(incumbent || student) + the planner's own heads."""
     student, heads = trained
     weight = batch["taught_weight"]
     mean = lambda x: jnp.sum(x * weight) / (jnp.sum(weight) + 1e-6)
-    logits = student_logits(student, batch["context"])
-    terms = {"student_loss": mean(divergence(batch["pi"], logits))}
-    terms |= model.heads_loss(
-        model.with_heads(params, heads),
-        *(batch[name] for name in ("z", "v", "weight", "taught_z", "pi", "taught_weight")),
-    )
+    pi = student_logits(student, batch["context"])
+    terms = {"student_loss": mean(head.divergence(batch["pi"], batch["proposals"], pi))}
+    names = ("z", "v", "weight", "taught_z", "pi", "proposals", "taught_weight")
+    taught = (batch[name] for name in names)
+    terms |= model.heads_loss(model.with_heads(params, heads), *taught)
     if incumbent is not None:
-        old = jax.nn.softmax(student_logits(incumbent, batch["context"]))
-        terms["anchor_loss"] = anchor * mean(divergence(old, logits))
+        old = student_logits(incumbent, batch["context"])
+        terms["anchor_loss"] = anchor * mean(head.kl(old, pi))
     return sum(terms.values()), {f"distill/{name}": term for name, term in terms.items()}
 
 
@@ -64,7 +57,7 @@ def init_distill(model, params, student, optimiser, key: jax.Array) -> DistillSt
         student=student,
         heads=heads,
         slow_heads=heads,
-        opt_state=optimiser.init((student["layers"], heads)),
+        opt_state=optimiser.init((learned_part(student), heads)),
         key=jax.random.key_data(key),
         iterations=jnp.int32(0),
     )
@@ -78,7 +71,7 @@ def blank_distill(
 
     def start():
         key = jax.random.key(0)
-        student = fresh_student(log, world.model.window, config.width, key)
+        student = student_of(log, world.model, config.width, key)
         return init_distill(world.model, world.params, student, optimiser, key)
 
     return jax.eval_shape(start)
@@ -100,12 +93,13 @@ def practise(
     `update(iterations, **metrics)` is called after each chunk.
     """
     model, discount = world.model, world.card["discount"]
-    teach = make_teacher(model, search, discount)
-    walk = make_rehearse(model, teach, rehearse, discount, search.penalty)
+    head = log.head
+    teach = make_teacher(model, head, search, discount)
+    walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty)
     chunk = math.gcd(CHUNK, rehearse.iterations)
-    advance = make_distill(model, walk, config, rehearse.iterations, chunk)
+    advance = make_distill(model, head, walk, config, rehearse.iterations, chunk)
     student_key, key = jax.random.split(key)
-    student = incumbent or fresh_student(log, model.window, config.width, student_key)
+    student = incumbent or student_of(log, model, config.width, student_key)
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
     state = init_distill(model, world.params, student, optimiser, key)
@@ -125,6 +119,7 @@ def practise(
 
 def make_distill(
     model: Any,
+    head: ActionHead,
     rehearse: Callable[..., Rehearsal],
     config: DistillConfig,
     iterations: int,
@@ -138,18 +133,20 @@ def make_distill(
         state = carry
 
         def loss_of(trained):
-            layers, heads = trained
-            student = state.student | {"layers": layers}
-            return distill_loss((student, heads), model, params, batch, incumbent, config.anchor)
+            learned, heads = trained
+            student = state.student | learned
+            return distill_loss(
+                (student, heads), model, head, params, batch, incumbent, config.anchor
+            )
 
-        trained = (state.student["layers"], state.heads)
+        trained = (learned_part(state.student), state.heads)
         grads, metrics = jax.grad(loss_of, has_aux=True)(trained)
         updates, opt_state = optimiser.update(grads, state.opt_state, trained)
         new: Any = optax.apply_updates(trained, updates)
-        layers, heads = new
+        learned, heads = new
         slow = optax.incremental_update(heads, state.slow_heads, 1 - config.target_decay)
         state = state.replace(
-            student=state.student | {"layers": layers},
+            student=state.student | learned,
             heads=heads,
             slow_heads=slow,
             opt_state=opt_state,
@@ -167,8 +164,8 @@ def make_distill(
         )
         state = state.replace(key=jax.random.key_data(key), iterations=state.iterations + 1)
         taught = walked.taught
-        pi = jax.nn.softmax(student_logits(state.student, walked.taught_context))
-        gain = jnp.sum((taught.pi_search - pi) * taught.q, -1)  # of the teacher over the student
+        pi = student_logits(state.student, walked.taught_context)
+        gain = head.gain(taught.pi_search, taught.q, pi)  # of the teacher over the student
         metrics = jax.tree.map(jnp.mean, metrics) | {
             "rehearse/v": jnp.mean(walked.v_target),
             "rehearse/search_gain": jnp.mean(gain),
@@ -201,5 +198,6 @@ def minibatches(walked: Rehearsal, key, count: int) -> dict:
         "taught_z": split(walked.taught_z, taught_order),
         "context": split(walked.taught_context, taught_order),
         "pi": split(walked.taught.pi_search, taught_order),
+        "proposals": split(walked.taught.proposals, taught_order),
         "taught_weight": split(walked.taught_weight, taught_order),
     }

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from dreaming.context import ContextBuffer
 from dreaming.errors import EnvError
+from dreaming.policy import legal_entries
 from envs.real import call_task, task_name
 from envs.types import Features
 
@@ -18,7 +20,7 @@ from envs.types import Features
 # and an episode's actions do not depend on how many run beside it.
 ROWS = 32
 
-Act = Callable[..., Any]  # (context [B, ...]) or (context, key uint32 [B, 2]) -> int [B]
+Act = Callable[..., Any]  # (context [B, ...], key uint32 [B, 2], legal bool [B, A]) -> a [B, A]
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ def evaluate(
     action: Features,
     window: int = 1,
     max_steps: int | None = None,
-    keyed: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Run one whole episode from each seed; `act` gives action indices for ROWS contexts at once.
+    """Run one whole episode from each seed; `act` gives action features for ROWS contexts at once.
 
-    With `keyed`, `act` is also given a key per row, made of the episode's seed and its step.
-    `max_steps` ends an episode of a task that has no step limit itself. `progress` is told the
-    number of finished episodes. Raises `EnvError` when the task fails.
+    Every row has a key, made of the episode's seed and its step, and the legal action features
+    that the task names in `info["action_mask"]`. `max_steps` ends an episode of a task that has
+    no step limit itself. `progress` is told the number of finished episodes. Raises `EnvError`
+    when the task fails.
     """
     if isinstance(make_env, str):
         id = make_env
@@ -54,24 +56,31 @@ def evaluate(
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
     envs = [make_env() for _ in range(min(ROWS, len(seeds)))]
     buffer = ContextBuffer(ROWS, window, observation.size, action.size)
+    legal = np.ones((ROWS, action.size), bool)
     waiting = iter(range(len(seeds)))
     finished, running = 0, dict[int, int]()  # row -> the episode that runs in it
 
     def begin(rows: Sequence[int]) -> None:
         for row, episode in zip(rows, waiting, strict=False):
-            o = call_task(envs[row], "reset", seed=int(seeds[episode]))[0]
+            o, info = call_task(envs[row], "reset", seed=int(seeds[episode]))
             buffer.reset(np.array([row]), _features([o], observation, envs[row]))
+            legal[row] = legal_entries(info.get("action_mask"), action.size)
             running[row] = episode
 
     try:
         begin(range(len(envs)))
         while running:
             rows, episodes = list(running), list(running.values())
-            keys = np.array([seeds[episode] for episode in episodes]) if keyed else None
-            a = _actions(act, buffer, rows, keys) + getattr(action.space, "start", 0)
-            steps = [_step(envs[row], value) for row, value in zip(rows, a, strict=True)]
-            o, r, ended = zip(*steps, strict=True)
-            buffer.push(np.array(rows), action.flatten(a), _features(o, observation, envs[0]))
+            keys = np.zeros((ROWS, 2), np.uint32)
+            keys[rows, 0] = np.array([seeds[episode] for episode in episodes]) % 2**32
+            context = buffer.context()
+            keys[:, 1] = context.elapsed[:, -1]
+            a = np.asarray(act(context, keys, legal))[rows]
+            values = _rows(action.unflatten(a), len(rows))
+            steps = [_step(envs[row], value) for row, value in zip(rows, values, strict=True)]
+            o, r, ended, masks = zip(*steps, strict=True)
+            legal[rows] = [legal_entries(mask, action.size) for mask in masks]
+            buffer.push(np.array(rows), a, _features(o, observation, envs[0]))
             returns[episodes] += r
             lengths[episodes] += 1
             over = np.array(ended) | (lengths[episodes] == max_steps)
@@ -88,31 +97,24 @@ def evaluate(
     return Evaluation(returns, lengths, int(lengths.sum()))
 
 
-def _actions(
-    act: Act, buffer: ContextBuffer, rows: list[int], seeds: Int[np.ndarray, " R"] | None
-) -> Int[np.ndarray, " R"]:
-    """Action indices of the rows that run; the others are asked too, and not used."""
-    context = buffer.context()
-    if seeds is None:
-        return np.asarray(act(context))[rows].astype(np.int64)
-    keys = np.zeros((ROWS, 2), np.uint32)
-    keys[rows, 0] = seeds % 2**32
-    keys[:, 1] = context.elapsed[:, -1]
-    return np.asarray(act(context, keys))[rows].astype(np.int64)
+def _rows(values: Any, count: int) -> list[Any]:
+    """A batch of values of a space, one by one."""
+    row = lambda i: jax.tree.map(lambda x: x[i], values)
+    return [row(i) for i in range(count)]
 
 
-def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool]:
-    """(observation, reward, whether the episode ended). Raises `EnvError`."""
-    o, r, terminated, truncated, _ = call_task(env, "step", action)
+def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, Any]:
+    """(observation, reward, whether the episode ended, legal actions or None)."""
+    o, r, terminated, truncated, info = call_task(env, "step", action)
     if not math.isfinite(r):
         raise EnvError(f"{task_name(env)}: the reward is {r}, expected a finite number")
-    return o, float(r), bool(terminated or truncated)
+    return o, float(r), bool(terminated or truncated), info.get("action_mask")
 
 
 def _features(
     o: Sequence[Any], observation: Features, env: gymnasium.Env
 ) -> Float[np.ndarray, "R O"]:
-    features = observation.flatten(np.stack([np.asarray(x) for x in o]))
+    features = observation.flatten(jax.tree.map(lambda *x: np.stack(x), *o))
     if not np.isfinite(features).all():
         raise EnvError(f"{task_name(env)}: an observation is not finite: {features.tolist()}")
     return features
@@ -123,12 +125,11 @@ def dream_returns(world: Any, student: Any, key: Any, episodes: int) -> Float[np
 
     `key` is a typed key. Only what was earned before the dreamed end counts.
     """
-    import jax
     import jax.numpy as jnp
 
-    from dreaming.policy import act
+    from dreaming.policy import act, head_of
 
-    dream = world.dream("member")
+    dream, head = world.dream("member"), head_of(world.action_space)
     start_key, row_key, walk_key = jax.random.split(key, 3)
     firsts = np.flatnonzero(world.initial)
     drawn = np.asarray(jax.random.choice(start_key, firsts, (episodes,)))
@@ -138,14 +139,14 @@ def dream_returns(world: Any, student: Any, key: Any, episodes: int) -> Float[np
     @jax.jit
     def walk(params, student, context, rows, key):
         def step(carry, key):
-            state, alive = carry
+            state, legal, alive = carry
             keys = jax.random.key_data(jax.random.split(key, episodes))
-            a = jax.nn.one_hot(act(student, state.context, keys), world.model.num_actions)
+            a = act(student, state.context, keys, head, legal)
             state, seen = dream.step(params, state, a)
-            return (state, alive & ~seen.terminated), alive * seen.r
+            return (state, seen.legal, alive & ~seen.terminated), alive * seen.r
 
-        state, _ = dream.initial(params, context, rows)
-        start = state, jnp.ones(episodes, bool)
+        state, begun = dream.initial(params, context, rows)
+        start = state, begun.legal, jnp.ones(episodes, bool)
         return jax.lax.scan(step, start, jax.random.split(key, world.horizon))[1].sum(0)
 
     return np.asarray(walk(world.params, student, context, rows, walk_key), np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 from dreaming.config import JudgeConfig
 from dreaming.replay import ReplayState, make_replay
 from envs.types import Features, Trace
+from worldmodels.actions import ActionHead, make_head
 
 MULTIPLE = 2048  # of rows in a replay
 
@@ -25,6 +26,11 @@ class Log:
 
     def __len__(self) -> int:
         return sum(len(trace) for trace in self.traces)
+
+    @property
+    def head(self) -> ActionHead:
+        """How policies over its actions speak."""
+        return make_head(self.action.factors, self.action.size)
 
     def only(self, indices: np.ndarray) -> "Log":
         """The log of some of its episodes."""
@@ -44,7 +50,7 @@ class Log:
 
     def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
         """All of it as arrays on the device."""
-        spaces = self.observation, self.action
+        spaces = self.observation, self.action, self.head
         return make_replay(self.traces, *spaces, members=members, key=key, multiple=MULTIPLE)
 
 

@@ -72,7 +72,7 @@ class LearnedPhysics:
             replay = reanalysis(replay)
         state = init_fit(model, self.fit, scale, init_key)
         chunk = math.gcd(CHUNK, self.fit.steps)
-        sample = functools.partial(sample_windows, window=self.model.window)
+        sample = functools.partial(sample_windows, head=log.head, window=self.model.window)
         fit = make_fit(model, self.fit, sample, chunk)
         previous = None
         for _ in range(self.fit.steps // chunk):
@@ -164,10 +164,10 @@ class LearnedPhysics:
         r = np.concatenate([trace.rewards for trace in log.traces])
         ends = np.concatenate([trace.terminated for trace in log.traces])
         change = np.concatenate([np.diff(x, axis=0) for x in o])
-        kind, codes = log.observation.kind, self.model.chance_codes or log.branches()
+        codes, is_box = self.model.chance_codes or log.branches(), log.observation.is_box
         config = dataclasses.replace(self.model, chance_codes=codes)
-        scale = measure_scale(np.concatenate(o), change, r, ends, config, self.discount, kind)
-        return make_model(config, kind, log.observation.size, log.action.size, scale), scale
+        scale = measure_scale(np.concatenate(o), change, r, ends, config, self.discount, is_box)
+        return make_model(config, log.observation.parts, log.head, scale), scale
 
 
 @dataclass
@@ -256,7 +256,7 @@ def measure(model: WorldModel, params: Any, log: Log, key: jax.Array, windows: i
     start_key, cut_key = jax.random.split(key)
     drawn = jax.random.randint(start_key, (windows,), 0, replay.num_starts)
     rows = replay.starts[drawn]
-    batch = cut_windows(replay, rows, length, cut_key, model.window)
+    batch = cut_windows(replay, rows, length, cut_key, head=log.head, window=model.window)
     context = contexts(replay, rows, model.window)
     o, prediction = jax.jit(open_loop, static_argnums=0)(model, params, context, batch)
     table = skill_table(o, batch, params["scale"])

@@ -22,77 +22,147 @@ from envs.types import (
     space_from_json,
     space_to_json,
 )
+from worldmodels.actions import ActionHead, make_head
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, UInt32
+    from jaxtyping import Array, Bool, Float, UInt32
 
 SCHEMA_VERSION = 1
 WEIGHTS, CARD = "student.safetensors", "policy.json"
 
 
-def init_student(key: jax.Array, context_size: int, num_actions: int, width: int, o_mean, o_std):
-    """Parameters of a student: two hidden layers, the last one near zero (a uniform policy)."""
-    sizes = (context_size, width, width, num_actions)
+def head_of(space: Any) -> ActionHead:
+    """How a policy over an action space speaks: the same for every model and student of a task."""
+    features = action_features(space)
+    return make_head(features.factors, features.size)
+
+
+def init_student(
+    key: jax.Array,
+    context_size: int,
+    num_outputs: int,
+    width: int,
+    o_mean,
+    o_std,
+    row_size: int | None = None,
+):
+    """Parameters of a student: two hidden layers, the last one near zero (a uniform policy).
+
+    With `row_size` a GRU of `width` units first reads the rows of the context, each of so many
+    features, and its word joins the newest row; `context_size` is not used then.
+    """
+    keys = jax.random.split(key, 3)
+    gru = {}
+    if row_size is not None:
+        gru_key, *_ = jax.random.split(keys[0], 2)
+        fan_in = row_size + width
+        draw = jax.random.normal(gru_key, (fan_in, 3 * width)) / np.sqrt(fan_in)
+        gru, context_size = {"gru": {"w": draw, "b": jnp.zeros(3 * width)}}, fan_in
+    sizes = (context_size, width, width, num_outputs)
     gains = (1.0, 1.0, 0.01)
     layers = [
         {
             "w": jax.random.normal(layer_key, (fan_in, fan_out)) * gain / np.sqrt(fan_in),
             "b": jnp.zeros(fan_out),
         }
-        for fan_in, fan_out, gain, layer_key in zip(
-            sizes[:-1], sizes[1:], gains, jax.random.split(key, 3), strict=True
-        )
+        for fan_in, fan_out, gain, layer_key in zip(sizes[:-1], sizes[1:], gains, keys, strict=True)
     ]
     scale = {"o_mean": jnp.asarray(o_mean), "o_std": jnp.asarray(o_std)}
     scale = jax.tree.map(lambda x: x.astype(jnp.float32), scale)
-    return {"layers": layers, "scale": scale, "greedy": jnp.array(True)}
+    return {"layers": layers, **gru, "scale": scale, "greedy": jnp.array(True)}
 
 
-def fresh_student(log: Any, window: int, width: int, key: jax.Array) -> Any:
+def fresh_student(
+    log: Any, window: int, width: int, key: jax.Array, recurrent: bool = False
+) -> Any:
     """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations."""
-    observation, num_actions = log.observation, log.action.size
+    observation, action_size = log.observation, log.action.size
     o = np.concatenate([observation.flatten(trace.observations) for trace in log.traces])
-    std = o.std(0)
-    mean, std = (o.mean(0), np.where(std > 1e-6, std, 1.0))
-    if observation.kind == "discrete":
-        mean, std = np.zeros_like(mean), np.ones_like(std)
-    size = window * observation.size + (window - 1) * num_actions
-    return init_student(key, size, num_actions, width, mean, std)
+    is_box, std = observation.is_box, o.std(0)
+    mean, std = np.where(is_box, o.mean(0), 0.0), np.where(is_box & (std > 1e-6), std, 1.0)
+    size = window * observation.size + (window - 1) * action_size
+    row = observation.size + action_size + 1 if recurrent else None
+    return init_student(key, size, log.head.num_outputs, width, mean, std, row)
 
 
-def student_logits(params: Any, context: Context) -> Float[Array, "*B N"]:
-    """Logits of the actions for contexts [*B]."""
+def learned_part(params: Any) -> Any:
+    """What training changes of a student; its normalisers stay."""
+    return {name: params[name] for name in ("layers", "gru") if name in params}
+
+
+def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
+    """A fresh student that reads its context as `model` does."""
+    recurrent = getattr(model, "recurrent", False)
+    return fresh_student(log, model.window, width, key, recurrent)
+
+
+def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
+    """Policy outputs (see `ActionHead`) for contexts [*B]."""
     x = (context.o - params["scale"]["o_mean"]) / params["scale"]["o_std"]
     x = x * context.valid[..., None]
-    flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
-    x = jnp.concatenate([flat(x), flat(context.a)], axis=-1)
+    if "gru" in params:
+        x = _read(params["gru"], x, context)
+    else:
+        flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
+        x = jnp.concatenate([flat(x), flat(context.a)], axis=-1)
     *hidden, last = params["layers"]
     for layer in hidden:
         x = jax.nn.silu(x @ layer["w"] + layer["b"])
     return x @ last["w"] + last["b"]
 
 
+def _read(gru: Any, o: Float[Array, "*B W O"], context: Context) -> Float[Array, "*B F"]:
+    """The newest row and what a GRU remembers of all of them, oldest first (Cho et al., 2014)."""
+    before = jnp.zeros((*o.shape[:-2], 1, context.a.shape[-1]))
+    before = jnp.concatenate([before, context.a], axis=-2)
+    rows = jnp.concatenate([o, before, context.valid[..., None]], axis=-1)
+    width = gru["b"].size // 3
+
+    def read(h, row):
+        gates = jnp.concatenate([row, h], -1) @ gru["w"][:, : 2 * width] + gru["b"][: 2 * width]
+        update, reset = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
+        new = jnp.concatenate([row, reset * h], -1) @ gru["w"][:, 2 * width :]
+        h = update * h + (1 - update) * jnp.tanh(new + gru["b"][2 * width :])
+        return h, None
+
+    h = jnp.zeros((*rows.shape[:-2], width))
+    h, _ = jax.lax.scan(read, h, jnp.moveaxis(rows, -2, 0))
+    return jnp.concatenate([rows[..., -1, :], h], axis=-1)
+
+
 def action_distribution(
-    params: Any, context: Context
+    params: Any, context: Context, head: ActionHead, legal: Bool[Array, "*B A"] | None = None
 ) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
     """What a student does in contexts [*B]: K actions as features, and their probabilities.
 
-    A greedy student's probability is all on its most probable action.
+    A greedy student's probability is all on its most probable action. Actions of a Gaussian are
+    quantiles of each dimension, the same of all dimensions at once.
     """
-    logits = student_logits(params, context)
-    a = jnp.broadcast_to(jnp.eye(logits.shape[-1]), (*logits.shape, logits.shape[-1]))
-    greedy = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-    return a, jnp.where(params["greedy"], greedy, jax.nn.softmax(logits))
+    pi = student_logits(params, context)
+    pi = pi if legal is None else head.masked(pi, legal)
+    a, p = head.spectrum(pi)
+    best = head.mode(pi)[..., None, :]
+    is_best = jnp.all(jnp.abs(a - best) < 1e-6, axis=-1)
+    if head.kind == "box":
+        a = jnp.where(params["greedy"], best, a)
+        return a, p
+    return a, jnp.where(params["greedy"], is_best / jnp.sum(is_best, -1, keepdims=True), p)
 
 
-def act(params: Any, context: Context, key: UInt32[Array, "B 2"]) -> Int[Array, " B"]:
-    """Action indices of a student [B]: the most probable ones, or drawn, each row by its own key.
+def act(
+    params: Any,
+    context: Context,
+    key: UInt32[Array, "B 2"],
+    head: ActionHead,
+    legal: Bool[Array, "B A"] | None = None,
+) -> Float[Array, "B A"]:
+    """Action features of a student: the most probable, or drawn, each row by its own key.
 
     A distilled student is greedy. A clone of a behaviour that was random is not.
     """
-    logits = student_logits(params, context)
-    draw = lambda k, logits: jax.random.categorical(jax.random.wrap_key_data(k), logits)
-    return jnp.where(params["greedy"], jnp.argmax(logits, axis=-1), jax.vmap(draw)(key, logits))
+    pi = student_logits(params, context)
+    pi = pi if legal is None else head.masked(pi, legal)
+    return jnp.where(params["greedy"], head.mode(pi), head.sample(pi, key))
 
 
 @dataclass
@@ -108,7 +178,8 @@ class Policy:
     def __post_init__(self):
         self._observation = Features(self.observation_space)
         self._action = action_features(self.action_space)
-        self._logits = jax.jit(student_logits)
+        self._head = head_of(self.action_space)
+        self._distribution = jax.jit(self._weighed)
         self._random = np.random.default_rng()
         self._teach: tuple[Any, Any] = (None, None)  # a world, and its compiled teacher
         self.reset()
@@ -117,54 +188,70 @@ class Policy:
         """Forget the episode: the next observation is its first."""
         sizes = self.window, self._observation.size, self._action.size
         self._buffer = ContextBuffer(1, *sizes)
-        self._last: int | None = None
+        self._last: Any = None
 
     def act(
-        self, observation: Any, *, search: bool = False, world: Any = None, seed: int | None = None
+        self,
+        observation: Any,
+        *,
+        search: bool = False,
+        world: Any = None,
+        seed: int | None = None,
+        action_mask: Any = None,
     ) -> Any:
         """The action for the newest observation of the episode, in the task's action space.
 
         `search=True` looks ahead in `world` first (see `dreaming.load_world`). `seed` fixes what
-        is drawn. Raises `UserError` for what is no observation of the task, and when a search has
-        no world.
+        is drawn. `action_mask` says which actions are legal now. Raises `UserError` for what is no
+        observation of the task, and when a search has no world.
         """
         o = self._features(observation)
         row = np.array([0])
         if self._last is None:
             self._buffer.reset(row, o)
         else:
-            self._buffer.push(row, np.eye(self._action.size, dtype=np.float32)[[self._last]], o)
+            self._buffer.push(row, self._last, o)
         random = self._random if seed is None else np.random.default_rng(seed)
         if search:
-            index = self._search(world, random)
+            self._last = self._search(world, random)
         else:
-            p = self._probabilities()
-            index = int(random.choice(p.size, p=p))
-        self._last = int(index)
-        return self.action_space.dtype.type(self.action_space.start + self._last)
+            self._last, _ = self._draw(random, action_mask)
+        return self._action.unflatten(self._last)[0]
 
-    def propensity(self, observation: Any, random: np.random.Generator) -> tuple[Any, float]:
+    def propensity(
+        self, observation: Any, random: np.random.Generator, action_mask: Any = None
+    ) -> tuple[Any, float | None]:
         """(action, its probability): how a recorder asks, for windows of one observation."""
         self._buffer.reset(np.array([0]), self._features(observation))
-        p = self._probabilities()
-        index = int(random.choice(p.size, p=p))
-        return self.action_space.dtype.type(self.action_space.start + index), float(p[index])
+        a, p = self._draw(random, action_mask)
+        return self._action.unflatten(a)[0], p
 
     def _features(self, observation: Any) -> Float[np.ndarray, "1 O"]:
-        o, space = np.asarray(observation), self.observation_space
-        if o.shape != space.shape or not np.isfinite(o).all():
-            shown = " ".join(str(observation).split())
+        try:
+            o = self._observation.flatten(jax.tree.map(lambda x: np.asarray(x)[None], observation))
+            fits = o.shape == (1, self._observation.size) and np.isfinite(o).all()
+        except (TypeError, ValueError, KeyError, IndexError):
+            fits = False
+        if not fits:
+            shown, space = " ".join(str(observation).split()), self.observation_space
             raise UserError(f"observation {shown} does not fit {space}; give one of the task")
-        return self._observation.flatten(o[None])
+        return o
 
-    def _probabilities(self) -> np.ndarray:
-        logits = np.asarray(self._logits(self.params, self._buffer.context()), np.float64)[0]
-        if self.params["greedy"]:
-            return np.eye(logits.size)[logits.argmax()]
-        p = np.exp(logits - logits.max())
-        return p / p.sum()
+    def _weighed(self, params, context, key, legal):
+        a = act(params, context, key, self._head, legal)
+        return a, *action_distribution(params, context, self._head, legal)
 
-    def _search(self, world: Any, random: np.random.Generator) -> int:
+    def _draw(self, random: np.random.Generator, action_mask: Any) -> tuple[Any, float | None]:
+        """(features [1, A] of an action, its probability or None for a density)."""
+        key = random.integers(0, 1 << 32, (1, 2), np.uint32)
+        legal = legal_entries(action_mask, self._action.size)[None]
+        a, each, p = self._distribution(self.params, self._buffer.context(), key, legal)
+        a, each, p = (np.asarray(x) for x in (a, each, p))
+        if self._head.kind == "box":
+            return a, None
+        return a, float(p[0, np.abs(each[0] - a).max(-1) < 1e-6].sum())
+
+    def _search(self, world: Any, random: np.random.Generator) -> Float[np.ndarray, "1 A"]:
         from dreaming.search import SearchConfig, make_teacher
 
         if world is None:
@@ -172,12 +259,23 @@ class Policy:
         if self._teach[0] is not world:
             discount = float(world.card.get("discount", 0.99))
             config = SearchConfig(**world.card.get("search", {}))
-            teach = jax.jit(make_teacher(world.model, config, discount, gumbel_scale=0.0))
-            self._teach = world, teach
+            teach = make_teacher(world.model, self._head, config, discount, gumbel_scale=0.0)
+            self._teach = world, jax.jit(teach)
         key = jax.random.key(int(random.integers(2**31)))
         z = world.model.root(world.params, self._buffer.context())
         span = float(world.card.get("value_span", 1.0))
-        return int(self._teach[1](world.params, z, key, span).action[0])
+        return np.asarray(self._teach[1](world.params, z, key, span).a)
+
+
+def legal_entries(action_mask: Any, size: int) -> Bool[np.ndarray, " A"]:
+    """A task's action mask (an array, or one per factor) as one bool per action feature."""
+    if action_mask is None:
+        return np.ones(size, bool)
+    parts = action_mask if isinstance(action_mask, tuple | list) else [action_mask]
+    mask = np.concatenate([np.asarray(part).ravel() for part in parts]).astype(bool)
+    if mask.shape != (size,):
+        raise UserError(f"the action mask has {mask.size} entries, expected {size}")
+    return mask
 
 
 def save_policy(directory: Any, policy: Policy) -> None:
@@ -186,10 +284,13 @@ def save_policy(directory: Any, policy: Policy) -> None:
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    layers = enumerate(policy.params["layers"])
+    layers, gru = policy.params["layers"], policy.params.get("gru", {})
     arrays = {
-        f"layers.{i}.{name}": np.asarray(x) for i, layer in layers for name, x in layer.items()
+        f"layers.{i}.{name}": np.asarray(x)
+        for i, layer in enumerate(layers)
+        for name, x in layer.items()
     }
+    arrays |= {f"gru.{name}": np.asarray(x) for name, x in gru.items()}
     arrays |= {f"scale.{name}": np.asarray(x) for name, x in policy.params["scale"].items()}
     weights = save(arrays)
     card = {
@@ -231,11 +332,13 @@ def load_policy(path: Any) -> Policy:
         raise UserError(f"{path}: {WEIGHTS} or {CARD} is damaged; copy both again")
     arrays = load(weights)
     count = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers"))
-    params = {
+    params: dict[str, Any] = {
         "layers": [{name: arrays[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
         "scale": {name: arrays[f"scale.{name}"] for name in ("o_mean", "o_std")},
         "greedy": np.array(card["greedy"]),
     }
+    if "gru.w" in arrays:
+        params["gru"] = {name: arrays[f"gru.{name}"] for name in "wb"}
     observation_space = space_from_json(card["observation_space"])
     action_space = space_from_json(card["action_space"])
     return Policy(params, observation_space, action_space, card["window"], card["card"])

@@ -9,12 +9,13 @@ from dreaming.replay import contexts
 from dreaming.search import make_teacher
 from dreaming.types import ReplayState
 from envs.dream import World
+from worldmodels.actions import ActionHead
 
 ROWS = 1024  # states searched per compiled call
 
 
 def reanalyze(
-    world: World, search: SearchConfig, key: jax.Array, replay: ReplayState
+    world: World, head: ActionHead, search: SearchConfig, key: jax.Array, replay: ReplayState
 ) -> ReplayState:
     """`replay` with what a search in `world` says of its states: policy and value targets.
 
@@ -23,7 +24,7 @@ def reanalyze(
     typed key.
     """
     model = world.model
-    teach = make_teacher(model, search, world.card["discount"])
+    teach = make_teacher(model, head, search, world.card["discount"])
     span = model.value_span(world.params)
 
     @jax.jit
@@ -42,8 +43,10 @@ def reanalyze(
     pi, v = (np.concatenate(x)[:count] for x in zip(*results, strict=True))
     last = np.asarray(replay.last)
     ended = np.asarray(replay.terminated)[np.maximum(last - 1, 0)] & (last == np.arange(count))
+    if head.kind == "box":  # a Gaussian goes on imitating what was done
+        pi = replay.pi_target
     return replay.replace(
-        pi_search=jnp.where(ended[:, None], 0.0, pi),
+        pi_target=jnp.where(ended[:, None], 0.0, pi),
         v_search=jnp.where(ended, 0.0, v),
         searched=jnp.asarray(~ended),
     )

@@ -17,11 +17,17 @@ from dreaming.search import penalised
 from dreaming.types import Rehearsal, ReplayState
 from envs.dream import Dream
 from envs.types import Context
+from worldmodels.actions import ActionHead
 from worldmodels.targets import lambda_returns
 
 
 def make_rehearse(
-    model: Any, teach: Callable, config: RehearseConfig, discount: float, penalty: float
+    model: Any,
+    head: ActionHead,
+    teach: Callable,
+    config: RehearseConfig,
+    discount: float,
+    penalty: float,
 ):
     """`rehearse(params, slow_params, student, replay, key) -> Rehearsal`, a pure function.
 
@@ -38,17 +44,18 @@ def make_rehearse(
         """The student's own walk: states [H, D] and the last one, rewards and continuations."""
         action_key, dream_key = jax.random.split(key)
         rows = jax.random.key_data(jax.random.split(dream_key, walks))
-        state, _ = dream.initial(params, context, rows)
+        state, begun = dream.initial(params, context, rows)
 
-        def step(state, key):
-            logits = student_logits(student, state.context)
-            action = jax.random.categorical(key, logits)
-            after, seen = dream.step(params, state, jax.nn.one_hot(action, model.num_actions))
+        def step(carry, keys):
+            state, legal = carry
+            pi = head.masked(student_logits(student, state.context), legal)
+            after, seen = dream.step(params, state, head.sample(pi, keys))
             r = penalised(seen, penalty, discount, model.value_span(params))
-            return after, (state.z, state.context, r, seen.continuation)
+            return (after, seen.legal), (state.z, state.context, r, seen.continuation)
 
-        step_keys = jax.random.split(action_key, config.horizon)
-        last, walked = jax.lax.scan(step, state, step_keys)
+        step_keys = jax.random.split(action_key, (config.horizon, walks))
+        start = state, begun.legal
+        (last, _), walked = jax.lax.scan(step, start, jax.random.key_data(step_keys))
         return last, *walked
 
     def part(params, slow_params, student, context: Context, key) -> Rehearsal:

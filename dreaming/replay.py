@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from dreaming.types import ReplayState
 from envs.types import Context, Features, Trace, TraceError
+from worldmodels.actions import ActionHead
 from worldmodels.types import Windows
 
 REACH = 5  # steps before a termination that count as near it
@@ -19,6 +20,7 @@ def make_replay(
     traces: Iterable[Trace],
     observation: Features,
     action: Features,
+    head: ActionHead,
     *,
     members: int = 1,
     key: jax.Array | None = None,
@@ -43,9 +45,9 @@ def make_replay(
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     rows = lambda f: np.concatenate([f(trace) for trace in traces])
     has_step = rows(lambda t: pad(np.ones(len(t), bool)) & (np.arange(len(t) + 1) < len(t)))
-    num_rows, num_actions = int(ends[-1]), action.size
+    num_rows = int(ends[-1])
     masks = lambda t: (
-        np.ones((len(t) + 1, num_actions), bool) if t.action_masks is None else t.action_masks
+        np.ones((len(t) + 1, action.size), bool) if t.action_masks is None else t.action_masks
     )
     weights = np.ones((len(traces), members), np.float32)
     if key is not None:
@@ -69,7 +71,7 @@ def make_replay(
         endings=(endings if endings.size else starts).astype(np.int32),
         ending_share=np.float32(max(0.0, ENDING_SHARE - endings.size / starts.size)),
         member_weights=weights,
-        pi_search=np.zeros((num_rows, num_actions), np.float32),
+        pi_target=rows(lambda t: pad(np.asarray(head.target(action.flatten(t.actions))))),
         v_search=np.zeros(num_rows, np.float32),
         searched=np.zeros(num_rows, bool),
     )
@@ -97,7 +99,13 @@ def contexts(replay: ReplayState, rows: Int[Array, "*B"], window: int) -> Contex
 
 
 def sample_windows(
-    replay: ReplayState, key: jax.Array, batch: int, length: int, window: int = 1
+    replay: ReplayState,
+    key: jax.Array,
+    batch: int,
+    length: int,
+    *,
+    head: ActionHead,
+    window: int = 1,
 ) -> Windows:
     """`batch` windows of `length` rows that begin at uniformly drawn steps of the log.
 
@@ -112,11 +120,17 @@ def sample_windows(
         pick(ending_key, replay.endings, replay.num_endings),
         pick(start_key, replay.starts, replay.num_starts),
     )
-    return cut_windows(replay, starts, length, action_key, window)
+    return cut_windows(replay, starts, length, action_key, head=head, window=window)
 
 
 def cut_windows(
-    replay: ReplayState, starts: Int[Array, " B"], length: int, key: jax.Array, window: int = 1
+    replay: ReplayState,
+    starts: Int[Array, " B"],
+    length: int,
+    key: jax.Array,
+    *,
+    head: ActionHead,
+    window: int = 1,
 ) -> Windows:
     """Windows of `length` rows from `starts`; past the end the last row repeats, under random
     actions, and the masks say that it is not real."""
@@ -128,21 +142,20 @@ def cut_windows(
     terminated = replay.terminated[step] & is_real_step
     ended = jnp.cumsum(terminated, axis=1) > 0
     is_absorbing = jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended], axis=1)
-    num_actions = replay.a.shape[-1]
-    random = jax.random.randint(key, step.shape, 0, num_actions)
+    random = head.random(key, step.shape)
     context = contexts(replay, at, window)
-    pi = jnp.where(replay.searched[at][..., None], replay.pi_search[at], replay.a[at])
     return Windows(
         o=context.o,
         a_past=context.a,
         valid=context.valid,
         is_real_o=row <= last,
         is_absorbing=is_absorbing,
-        a=jnp.where(is_real_step[..., None], replay.a[step], jax.nn.one_hot(random, num_actions)),
+        a=jnp.where(is_real_step[..., None], replay.a[step], random),
         r=replay.r[step],
         terminated=terminated,
         is_real_step=is_real_step,
-        pi=jnp.where(is_absorbing[..., None], 0.0, pi),
+        pi=jnp.where(is_absorbing[..., None], 0.0, replay.pi_target[at]),
+        has_pi=(replay.has_step | replay.searched)[at] & ~is_absorbing,
         legal=replay.legal[at],
         v_search=replay.v_search[at],
         has_search=replay.searched[at],

@@ -72,7 +72,7 @@ def one_round(
     key_of = functools.partial(stage_key, key)
     seen, judged = split_log(log, physics.judge, key_of("split"))
 
-    search = functools.partial(reanalyze, state.world, config.search, key_of("reanalyze"))
+    search = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
     searched = search if state.world is not None else None
     learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=searched)
     learned = once("fit", physics.fit.steps, physics.blank(seen), learn)

@@ -18,15 +18,16 @@ import mctx
 from jaxtyping import Array, Float
 
 from dreaming.config import SearchConfig
-from dreaming.types import ChanceNode, SearchResult
-
-NEVER = -1e9  # logit of an action that must not be taken
+from dreaming.types import ChanceNode, Node, SearchResult
+from worldmodels.actions import NEVER, ActionHead
 
 
 def make_teacher(
-    model: Any, config: SearchConfig, discount: float, gumbel_scale: float = 1.0
+    model: Any, head: ActionHead, config: SearchConfig, discount: float, gumbel_scale: float = 1.0
 ) -> Callable:
     """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
+
+    `head` says what actions are; actions that the model holds to be illegal are never taken.
 
     `gumbel_scale` is 1 to explore in rehearsal, 0 to act as well as the search knows.
     `value_span` is the width of the range of values; floors and temperatures are shares of it.
@@ -35,17 +36,17 @@ def make_teacher(
     if config.num_simulations < 1:
         raise ValueError(f"search.num_simulations must be at least 1, got {config.num_simulations}")
     if config.teacher == "one_step":
-        return _one_step(model, config, discount)
+        return _one_step(model, head, config, discount)
     if config.teacher != "search":
         raise ValueError(f"search.teacher is {config.teacher!r}; choose search or one_step")
-    return _tree_search(model, config, discount, gumbel_scale)
+    return _tree_search(model, head, config, discount, gumbel_scale)
 
 
-def model_steps(model: Any, config: SearchConfig) -> int:
+def model_steps(model: Any, head: ActionHead, config: SearchConfig) -> int:
     """Model transitions that one call of the teacher spends per state."""
     outcomes = model.num_codes + (model.num_codes > 1)
     if config.teacher == "one_step":
-        return model.num_actions * model.num_codes
+        return head.num_candidates * model.num_codes
     return config.num_simulations * outcomes
 
 
@@ -55,22 +56,6 @@ def penalised(p, penalty: float, discount: float, value_span):
     The unit is a typical reward, (1 - discount) of the value range.
     """
     return p.r - penalty * (1 - discount) * value_span * p.uncertainty
-
-
-def _illegal(legal_logits: Float[Array, "B A"]):
-    """Actions held to be illegal; none where the model would forbid them all."""
-    illegal = legal_logits < 0
-    return illegal & ~jnp.all(illegal, axis=-1, keepdims=True)
-
-
-def _prior(pi_logits, legal_logits, share: float):
-    """Log prior of the legal actions, with a share of the uniform: nothing is given up for good."""
-    illegal = _illegal(legal_logits)
-    legal = jnp.where(illegal, NEVER, pi_logits)
-    uniform = jnp.where(illegal, 0.0, 1.0)
-    uniform = uniform / jnp.sum(uniform, -1, keepdims=True)
-    mixed = (1 - share) * jax.nn.softmax(legal) + share * uniform
-    return jnp.where(illegal, NEVER, jnp.log(mixed + 1e-9))
 
 
 def _outcomes(
@@ -85,29 +70,31 @@ def _outcomes(
     return jax.vmap(each, out_axes=-1)(jnp.arange(model.num_codes))
 
 
-def _one_step(model, config: SearchConfig, discount: float):
+def _one_step(model, head: ActionHead, config: SearchConfig, discount: float):
     def teach(params, z, key, value_span) -> SearchResult:
-        v, pi_logits, legal_logits = model.predict(params, z)
+        v, pi, legal_logits = model.predict(params, z)
         rows = v.shape[0]
         reward = lambda p: penalised(p, config.penalty, discount, value_span)
+        pi = head.masked(pi, legal_logits > 0)
+        noise, basis = head.noise(key, rows), head.basis(pi)
+        # Enumerated actions are weighed by their values alone, sampled ones by the prior as well.
+        log_prior = head.log_prior(pi, noise, config.uniform_share if head.kind == "box" else 1.0)
 
-        def value_of(action):
-            a = jnp.broadcast_to(
-                jax.nn.one_hot(action, model.num_actions), (rows, model.num_actions)
-            )
+        def value_of(index):
+            a = head.action(basis, noise, jnp.full(rows, index))
             code_logits, y = model.afterstate(params, z, a)
-            return jnp.sum(
-                jax.nn.softmax(code_logits) * _outcomes(model, params, y, rows, discount, reward),
-                -1,
-            )
+            q_code = _outcomes(model, params, y, rows, discount, reward)
+            return jnp.sum(jax.nn.softmax(code_logits) * q_code, -1)
 
-        q = jax.vmap(value_of, out_axes=-1)(jnp.arange(model.num_actions))
-        illegal = _illegal(legal_logits)
-        pi = jax.nn.softmax(jnp.where(illegal, NEVER, q / (config.temperature * value_span)))
+        q = jax.vmap(value_of, out_axes=-1)(jnp.arange(head.num_candidates))
+        pi_search = head.improved(log_prior, q / (config.temperature * value_span))
+        action = jnp.argmax(jnp.where(log_prior > NEVER / 2, q, -jnp.inf), -1)
         return SearchResult(
-            action=jnp.argmax(jnp.where(illegal, -jnp.inf, q), -1),
-            pi_search=pi,
-            v_search=jnp.sum(pi * q, -1),
+            action=action,
+            a=head.action(basis, noise, action),
+            pi_search=pi_search,
+            proposals=head.proposals(basis, noise),
+            v_search=head.expectation(pi_search, q),
             q=q,
             visits=jnp.ones_like(q, jnp.int32),
         )
@@ -115,22 +102,29 @@ def _one_step(model, config: SearchConfig, discount: float):
     return teach
 
 
-def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: float):
+def _tree_search(
+    model, head: ActionHead, config: SearchConfig, discount: float, gumbel_scale: float
+):
     has_chance = model.num_codes > 1
-    width = max(model.num_actions, model.num_codes)
+    width = max(head.num_candidates, model.num_codes)
     pad = lambda x, value: jnp.pad(x, ((0, 0), (0, width - x.shape[-1])), constant_values=value)
 
-    def decide(params, action, z, reward):
-        """One deterministic edge: from a state by an action to the next state."""
-        _, y = model.afterstate(params, z, jax.nn.one_hot(action, model.num_actions))
-        z, p = model.outcome(params, y, jnp.zeros_like(action))
-        prior = _prior(p.pi_logits, p.legal_logits, config.uniform_share)
-        return _edge(reward(p), discount * p.continuation, prior, p.v), z
+    def prior_and_basis(pi, legal_logits, noise):
+        pi = head.masked(pi, legal_logits > 0)
+        return pad(head.log_prior(pi, noise, config.uniform_share), NEVER), head.basis(pi)
 
-    def decide_or_chance(params, choice, node: ChanceNode, reward):
-        """One edge of a chance tree: an action from a state, or a code from an afterstate."""
-        a = jax.nn.one_hot(choice, model.num_actions)
-        code_logits, y = model.afterstate(params, node.z, a)
+    def decide(params, choice, node: Node, reward, noise):
+        """One deterministic edge: from a state by a candidate to the next state."""
+        a = head.action(node.basis, noise, choice)
+        _, y = model.afterstate(params, node.z, a)
+        z, p = model.outcome(params, y, jnp.zeros_like(choice))
+        prior, basis = prior_and_basis(p.pi_logits, p.legal_logits, noise)
+        return _edge(reward(p), discount * p.continuation, prior, p.v), Node(z, basis)
+
+    def decide_or_chance(params, choice, node: ChanceNode, reward, noise):
+        """One edge of a chance tree: a candidate from a state, or a code from an afterstate."""
+        action = jnp.minimum(choice, head.num_candidates - 1)
+        code_logits, y = model.afterstate(params, node.z, head.action(node.basis, noise, action))
         p_code = jax.nn.softmax(code_logits)
         q_code = _outcomes(model, params, y, choice.shape[0], discount, reward)
         expected = jnp.sum(p_code * q_code, -1)
@@ -138,39 +132,45 @@ def _tree_search(model, config: SearchConfig, discount: float, gumbel_scale: flo
             jnp.zeros_like(expected), jnp.ones_like(expected), pad(code_logits, NEVER), expected
         )
         z, p = model.outcome(params, node.y, jnp.minimum(choice, model.num_codes - 1))
-        prior = pad(_prior(p.pi_logits, p.legal_logits, config.uniform_share), NEVER)
+        prior, basis = prior_and_basis(p.pi_logits, p.legal_logits, noise)
         to_state = _edge(reward(p), discount * p.continuation, prior, p.v)
-        child = ChanceNode(is_chance=~node.is_chance, z=z, y=y, p=p_code, q=q_code)
+        child = ChanceNode(~node.is_chance, z, basis, y, p_code, q_code)
         pick = lambda x, y: jnp.where(_column(node.is_chance, x), x, y)
         return jax.tree.map(pick, to_state, to_chance), child
 
     def teach(params, z, key, value_span) -> SearchResult:
-        v, pi_logits, legal_logits = model.predict(params, z)
-        prior = pad(_prior(pi_logits, legal_logits, config.uniform_share), NEVER)
-        embedding = z
+        v, pi, legal_logits = model.predict(params, z)
+        gumbel_key, noise_key = jax.random.split(key) if head.kind == "box" else (key, key)
+        noise = head.noise(noise_key, v.shape[0])
+        prior, basis = prior_and_basis(pi, legal_logits, noise)
+        embedding = Node(z, basis)
         if has_chance:
-            _, y = model.afterstate(params, z, jnp.zeros((v.shape[0], model.num_actions)))
+            _, y = model.afterstate(params, z, jnp.zeros((v.shape[0], head.size)))
             blank = jnp.zeros((v.shape[0], model.num_codes))
-            embedding = ChanceNode(jnp.zeros(v.shape[0], bool), z, y, blank, blank)
+            no_chance = jnp.zeros(v.shape[0], bool)
+            embedding = ChanceNode(no_chance, z, basis, y, blank, blank)
         reward = lambda p: penalised(p, config.penalty, discount, value_span)
-        step = functools.partial(decide_or_chance if has_chance else decide, reward=reward)
+        edge = decide_or_chance if has_chance else decide
+        step = functools.partial(edge, reward=reward, noise=noise)
         normalise = lambda tree, node: _normalised(
             tree, node, _edge_values(tree, has_chance), config, value_span
         )
-        gumbel = gumbel_scale * jax.random.gumbel(key, prior.shape)
+        gumbel = gumbel_scale * jax.random.gumbel(gumbel_key, prior.shape)
         tree = _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance)
         visits = tree.children_visits[:, 0]
-        considered = visits > 0
         v_search, edges = jax.vmap(lambda tree: _greedy_values(tree, has_chance))(tree)
         root_q = jax.vmap(_completed, in_axes=(0, None, 0))(tree, 0, edges)
         sigma = jax.vmap(lambda tree, edges: _normalised(tree, 0, edges, config, value_span))(
             tree, edges
         )
-        score = jnp.where(considered, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
-        keep = lambda x: x[:, : model.num_actions]
+        score = jnp.where(visits > 0, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
+        action = jnp.argmax(score, -1)
+        keep = lambda x: x[:, : head.num_candidates]
         return SearchResult(
-            action=jnp.argmax(score, -1),
-            pi_search=keep(jax.nn.softmax(prior + sigma)),
+            action=action,
+            a=head.action(basis, noise, action),
+            pi_search=head.improved(keep(prior), keep(sigma)),
+            proposals=head.proposals(basis, noise),
             v_search=v_search,
             q=keep(root_q),
             visits=keep(visits),

@@ -30,26 +30,36 @@ class ReplayState(struct.PyTreeNode):
     num_endings: Int[Array, ""]  # F
     ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
     member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
-    pi_search: Float[Array, "R A"]  # cached search; zeros where not searched
+    pi_target: Float[Array, "R T"]  # what was done or, where searched, what a search says
     v_search: Float[Array, " R"]
     searched: Bool[Array, " R"]
 
 
 class SearchResult(struct.PyTreeNode):
-    """What a teacher says about states [B]."""
+    """What a teacher says about states [B]; K candidate actions (see `ActionHead`)."""
 
-    action: Int[Array, " B"]
-    pi_search: Float[Array, "B A"]  # the improved distribution: what is distilled
+    action: Int[Array, " B"]  # index of the best candidate
+    a: Float[Array, "B A"]  # its features
+    pi_search: Float[Array, "B K"]  # the improved distribution: what is distilled
+    proposals: Float[Array, "B J A"]  # the candidates where they are sampled; else J = 0
     v_search: Float[Array, " B"]  # in reward units
-    q: Float[Array, "B A"]  # completed action values in reward units
-    visits: Int[Array, "B A"]
+    q: Float[Array, "B K"]  # completed action values in reward units
+    visits: Int[Array, "B K"]
+
+
+class Node(struct.PyTreeNode):
+    """Embedding of a tree: a decision node's state and what its candidates are made of."""
+
+    z: Any
+    basis: Float[Array, "B X"]
 
 
 class ChanceNode(struct.PyTreeNode):
-    """Embedding of a chance tree: a decision node's state, or an afterstate and its outcomes."""
+    """Embedding of a chance tree: a decision node, or an afterstate and its outcomes."""
 
     is_chance: Any  # [B] bool
     z: Any  # state of a decision node
+    basis: Any  # [B, X] of a decision node
     y: Any  # afterstate of a chance node
     p: Any  # [B, C] probability of each code
     q: Any  # [B, C] r + discount * v of each code, as the model sees it

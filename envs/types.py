@@ -102,6 +102,9 @@ class Features:
         if self.size == 0:
             raise SpaceError(f"{name} space {space} is empty")
         self.space: Any = space
+        self.parts = (("categorical" if self.kind == "discrete" else "box", self.size),)
+        self.is_box = np.full(self.size, self.kind == "box")
+        self.factors = (self.size,) if self.kind == "discrete" else ()
 
     def flatten(self, x: Any) -> np.ndarray:
         """float32 [*B, size] of a batch of values [*B, *space.shape]."""

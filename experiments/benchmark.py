@@ -119,10 +119,12 @@ def search_figures(
     import jax
     import jax.numpy as jnp
 
+    from dreaming.policy import head_of
     from dreaming.search import SearchConfig, make_teacher, model_steps
 
     search, figures = SearchConfig(teacher=teacher), {}
-    teach = jax.jit(make_teacher(world.model, search, world.card["discount"]))
+    head = head_of(world.action_space)
+    teach = jax.jit(make_teacher(world.model, head, search, world.card["discount"]))
     span, key = jnp.float32(world.card["value_span"]), jax.random.key(config.seed)
     for batch in BATCHES:
         context = jax.tree.map(lambda x, size=batch: jnp.asarray(x[:size]), world.starts)
@@ -133,7 +135,7 @@ def search_figures(
         figures[f"{teacher}/compile_s_of_{batch}"] = first
         update(1)
     rate = figures[f"{teacher}/searches_per_s_of_{BATCHES[-1]}"]
-    figures[f"{teacher}/simulations_per_s"] = rate * model_steps(world.model, search)
+    figures[f"{teacher}/simulations_per_s"] = rate * model_steps(world.model, head, search)
     return figures
 
 

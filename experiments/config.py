@@ -44,6 +44,14 @@ class SourceConfig:
 
 
 @dataclass
+class ContextConfig:
+    """What the model and the student see of a running episode."""
+
+    window: int = 1  # newest observations; more where one does not tell the state
+    recurrent: bool = False  # read them step by step (GRU), rather than as one long vector
+
+
+@dataclass
 class EvaluationConfig:
     """The report's own real episodes; they influence nothing."""
 
@@ -61,6 +69,7 @@ class DreamConfig:
     traces: str | None = None  # a recorded trace store to learn from; env only scores then
     source: SourceConfig = field(default_factory=SourceConfig)
     teacher: str = "search"  # search, or one_step: no tree, every action and outcome once
+    context: ContextConfig = field(default_factory=ContextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -179,7 +179,10 @@ def scorer(config: DreamConfig, log: Log) -> Callable | None:
     if config.env.id == "none":
         return None
     make = lambda: make_real(config.env.id, **config.env.options)
-    compiled = jax.jit(act)
+    head = log.head
+    compiled = jax.jit(
+        lambda student, context, keys, legal: act(student, context, keys, head, legal)
+    )
     longest = max(len(trace) for trace in log.traces)
 
     def real(student: Any, seeds: list[int], update: Callable) -> tuple[np.ndarray, np.ndarray]:
@@ -192,13 +195,12 @@ def scorer(config: DreamConfig, log: Log) -> Callable | None:
 
         evaluation = evaluate(
             make,
-            lambda context, keys: compiled(student, context, keys),
+            lambda context, keys, legal: compiled(student, context, keys, legal),
             seeds,
             observation=log.observation,
             action=log.action,
             window=config.model.window,
             max_steps=dream_horizon(config, log) if longest else None,
-            keyed=True,
             progress=shown,
         )
         return evaluation.returns, evaluation.lengths
@@ -282,7 +284,7 @@ def make_result(
         "gate_steps": report.gate_steps,
         "evaluation_steps": int(returns["steps"]),
         "dream_steps": walked,
-        "search_steps": taught * model_steps(report.world.model, config.search),
+        "search_steps": taught * model_steps(report.world.model, log.head, config.search),
         "behaviour_return": summed("behaviour"),
         "incumbent_return": summed("behaviour_cloning"),
         "candidate_return": summed("candidate"),
@@ -330,7 +332,7 @@ def greedy_table(student: Any, log: Log) -> np.ndarray:
     size = log.observation.size
     context = start_context(np.eye(size, dtype=np.float32), log.action.size)
     keys = jnp.zeros((size, 2), jnp.uint32)
-    return np.asarray(act(student, context, keys))
+    return np.asarray(act(student, context, keys, log.head)).argmax(-1)
 
 
 def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:

@@ -11,11 +11,12 @@ class ModelConfig:
     width: int = 64  # hidden units of every network
     members: int = 5  # each with its own dynamics, reward, continuation and value
     chance_codes: int = 0  # outcomes per afterstate; 0 = as many as a discrete log shows, else 1
-    window: int = 1  # observations a root sees; more only for partially observed tasks
+    window: int = 1  # observations a root sees; more for tasks that show only a part
+    recurrent: bool = False  # read the window step by step, rather than as one long vector
     reward_bins: int = 51  # at most; fewer when the log holds fewer distinct rewards
     value_bins: int = 51
     projection: int = 64  # size of the consistency embedding
-    grounded: bool = True  # re-encode what was decoded at every dreamed step; needs window=1
+    grounded: bool = True  # re-encode what was decoded at every dreamed step
     clip_margin: float = 1.0  # dreams stay in the logged range widened by so many deviations
 
 

@@ -14,18 +14,15 @@ from worldmodels.support import reward_support, value_bounds
 from worldmodels.types import TrainState, Windows
 
 
-def measure_scale(o, change, r, terminated, config: ModelConfig, discount: float, kind: str):
+def measure_scale(o, change, r, terminated, config: ModelConfig, discount: float, is_box):
     """The normalisers of a log: every number the model needs to speak in real units.
 
-    `o` [N, O] all observation features, `change` [M, O] one-step changes, `r` and `terminated` [M].
+    `o` [N, O] all observation features, `change` [M, O] one-step changes, `r` and `terminated` [M];
+    `is_box` bool [O]: what is no number keeps its 0 and 1.
     """
-    size = o.shape[-1]
-    if kind == "discrete":
-        mean, std, step = np.zeros(size), np.ones(size), np.ones(size)
-    else:
-        mean, std, step = o.mean(0), o.std(0), change.std(0)
-        std = np.where(std > 1e-6, std, 1.0)
-        step = np.maximum(step, 1e-2 * std)
+    mean, std = np.where(is_box, o.mean(0), 0.0), np.where(is_box, o.std(0), 1.0)
+    std = np.where(std > 1e-6, std, 1.0)
+    step = np.where(is_box, np.maximum(change.std(0), 1e-2 * std), 1.0)
     low, high = value_bounds(r, terminated, discount)
     r_support = reward_support(r, config.reward_bins)
     scale = {

@@ -45,16 +45,27 @@ def value_targets(
 
 
 def decode_loss(model: WorldModel, out, o, scale) -> Float[Array, "*B"]:
-    """How far decoded observations `out` are from `o`.
+    """How far decoded observations `out` are from `o`, summed over the kinds of parts.
 
-    Box: Huber loss in units of the typical one-step change, so that slow coordinates count as
-    much as fast ones. Discrete: cross-entropy.
+    Numbers: mean Huber loss in units of the typical one-step change, so that slow coordinates count
+    as much as fast ones. Categories and bits: cross-entropy, summed.
     """
-    if model.observation_kind == "discrete":
-        return cross_entropy(out, jnp.broadcast_to(o, out.shape))
-    o = (o - scale["o_mean"]) / scale["o_std"]
-    error = (out - o) * scale["o_std"] / scale["o_step"]
-    return jnp.mean(optax.losses.huber_loss(error), axis=-1)
+    o = jnp.broadcast_to(o, out.shape)
+    total, numbers, at = jnp.zeros(out.shape[:-1]), [], 0
+    for kind, size in model.parts:
+        part = slice(at, at + size)
+        at += size
+        if kind == "categorical":
+            total += cross_entropy(out[..., part], o[..., part])
+        elif kind == "binary":
+            bits = optax.losses.sigmoid_binary_cross_entropy(out[..., part], o[..., part])
+            total += jnp.sum(bits, axis=-1)
+        else:
+            mean, std, step = (scale[name][part] for name in ("o_mean", "o_std", "o_step"))
+            numbers.append((out[..., part] - (o[..., part] - mean) / std) * std / step)
+    if not numbers:
+        return total
+    return total + jnp.mean(optax.losses.huber_loss(jnp.concatenate(numbers, -1)), axis=-1)
 
 
 def consistency_loss(model: WorldModel, params, z, z_real) -> Float[Array, "*B"]:
@@ -122,10 +133,8 @@ def state_terms(model: WorldModel, params, zs, row, weights):
     """Terms [E, B] of being somewhere: value, policy, legality."""
     v_target = scalar_to_support(row["v"], params["scale"]["value_support"])  # [E, B, S]
     value = cross_entropy(model.apply(params, "value", zs), v_target)
-    policy = cross_entropy(
-        model.apply(params, "pi_logits", zs),
-        jnp.broadcast_to(row["pi"], (*zs.shape[:2], row["pi"].shape[-1])),
-    )
+    pi = jnp.broadcast_to(row["pi"], (*zs.shape[:2], row["pi"].shape[-1]))
+    policy = row["has_pi"] * model.head.imitation(pi, model.apply(params, "pi_logits", zs))
     legal_logits = model.apply(params, "legal_logits", zs)
     legality = optax.losses.sigmoid_binary_cross_entropy(
         legal_logits, jnp.broadcast_to(row["legal"].astype(jnp.float32), legal_logits.shape)
@@ -148,7 +157,8 @@ def model_loss(params, target_params, model: WorldModel, batch: Windows, config:
         "v": jnp.moveaxis(value_targets(model, target_params, batch, config), 2, 0)[: K + 1],
         "v_known": time_first(known[:, rows].astype(jnp.float32)),
         "o_known": time_first(batch.is_real_o[:, rows].astype(jnp.float32)),
-        "pi": time_first(batch.pi[:, rows] * batch.is_real_o[:, rows, None]),
+        "pi": time_first(batch.pi[:, rows]),
+        "has_pi": time_first((batch.has_pi & batch.is_real_o)[:, rows].astype(jnp.float32)),
         "legal": time_first(batch.legal[:, rows]),
     }
     step = {

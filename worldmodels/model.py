@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from worldmodels.actions import ActionHead
 from worldmodels.config import ModelConfig
 from worldmodels.networks import Networks, init_params
 from worldmodels.support import scalar_to_support, support_to_scalar
-from worldmodels.types import Afterstate, LatentState, Prediction
+from worldmodels.types import Afterstate, History, LatentState, Prediction
 
 
 @dataclass(frozen=True)
 class WorldModel:
     """Static shape of a model; every function takes params first and rows [B] after.
 
-    `num_codes` outcomes of an afterstate are told apart. For discrete observations a code names
+    `num_codes` outcomes of an afterstate are told apart. For a discrete observation a code names
     the next observation, and the likeliest `num_codes` of them are offered; otherwise codes are
     learned (see `losses.py`).
     `grounded`: every state reached is the encoding of the observation it decodes to. The model
@@ -32,9 +33,8 @@ class WorldModel:
     `pessimism` is kappa of mean - kappa * std over members, for rewards and values (0 = mean).
     """
 
-    observation_kind: str  # "box" or "discrete"
-    observation_size: int
-    num_actions: int
+    parts: tuple[tuple[str, int], ...]  # of an observation: "box", "categorical", "binary"
+    head: ActionHead
     latent: int
     width: int
     num_members: int
@@ -43,13 +43,29 @@ class WorldModel:
     reward_bins: int
     value_bins: int
     projection: int
+    recurrent: bool = False
     grounded: bool = True
     pessimism: float = 0.0
 
     @property
+    def observation_size(self) -> int:
+        """O, features of an observation."""
+        return sum(size for _, size in self.parts)
+
+    @property
+    def action_size(self) -> int:
+        """A, features of an action."""
+        return self.head.size
+
+    @property
+    def num_actions(self) -> int:
+        """P, outputs of the policy."""
+        return self.head.num_outputs
+
+    @property
     def codes_are_observed(self) -> bool:
         """True when a chance code is the name of the next observation."""
-        return self.num_codes > 1 and self.observation_kind == "discrete"
+        return self.num_codes > 1 and [kind for kind, _ in self.parts] == ["categorical"]
 
     @property
     def code_size(self) -> int:
@@ -68,7 +84,9 @@ class WorldModel:
             value_bins=self.value_bins,
             projection_size=self.projection,
             observation_size=self.observation_size,
-            num_actions=self.num_actions,
+            action_size=self.action_size,
+            policy_size=self.num_actions,
+            recurrent=self.recurrent,
         )
 
     def apply(self, params, method: str, *args) -> Any:
@@ -77,15 +95,22 @@ class WorldModel:
 
     def init(self, key, scale: dict):
         """Fresh params with the given normalisers (see `fit.measure_scale`)."""
-        context = self.window * self.observation_size + (self.window - 1) * self.num_actions
-        return {"net": init_params(self.networks, context, key), "scale": scale}
+        row = self.observation_size + self.action_size
+        shape = (
+            (self.window, row + 1) if self.recurrent else (self.window * row - self.action_size,)
+        )
+        return {"net": init_params(self.networks, shape, key), "scale": scale}
 
     # The protocol
 
     def root(self, params, context) -> LatentState:
         """The latent state of contexts [B] of real observations."""
         latent = self.encode(params, context.o, context.a, context.valid)
-        return LatentState(latent=latent, member=jnp.full(latent.shape[0], -1, jnp.int32))
+        member = jnp.full(latent.shape[0], -1, jnp.int32)
+        history = None
+        if self.window > 1:
+            history = History(context.o[:, 1:], context.a[:, 1:], context.valid[:, 1:])
+        return LatentState(latent, member, history)
 
     def afterstate(
         self, params, z: LatentState, a: Float[Array, "B A"]
@@ -96,7 +121,11 @@ class WorldModel:
         probabilities = self._pick(each, z.member)
         disagreement = jnp.sum(jnp.std(each, axis=0), axis=-1)
         offered, codes = jax.lax.top_k(probabilities, self.num_codes)
-        y = Afterstate(z.latent, z.member, jnp.moveaxis(hidden, 0, 1), codes, disagreement)
+        history = z.history
+        if history is not None:
+            history = history.replace(a=jnp.concatenate([history.a, a[:, None]], axis=1))
+        hidden = jnp.moveaxis(hidden, 0, 1)
+        y = Afterstate(z.latent, z.member, hidden, codes, disagreement, history)
         return jnp.log(offered + 1e-9), y
 
     def outcome(self, params, y: Afterstate, c: Int[Array, " B"]) -> tuple[LatentState, Prediction]:
@@ -109,7 +138,7 @@ class WorldModel:
         latents = jnp.clip(latents, scale["z_low"], scale["z_high"])
         r = support_to_scalar(r_logits, scale["reward_support"])
         continuation = jax.nn.sigmoid(goes_on)
-        z = LatentState(self._pick(latents, y.member), y.member)
+        z = LatentState(self._pick(latents, y.member), y.member, y.history)
         z, outside = self._ground(params, z, code if self.codes_are_observed else None)
         spread = lambda x, unit: jnp.std(x, axis=0) / unit
         uncertainty = y.disagreement + outside
@@ -127,7 +156,7 @@ class WorldModel:
         return z, prediction
 
     def decode(self, params, z: LatentState) -> Float[Array, "B O"]:
-        """Observation features in real units, near the logged range; discrete: one-hot."""
+        """Observation features in real units, near the logged range; categories as one-hots."""
         return self._decode(params, z)[0]
 
     # What the loop needs beside it
@@ -136,8 +165,12 @@ class WorldModel:
         """Latents of contexts o [*B, W, O], a [*B, W-1, A], valid [*B, W]."""
         scale = params["scale"]
         x = (o - scale["o_mean"]) / scale["o_std"] * valid[..., None]
-        flat = lambda u: u.reshape(*u.shape[:-2], -1)
-        x = jnp.concatenate([flat(x), flat(a)], -1)
+        if self.recurrent:
+            before = jnp.concatenate([jnp.zeros_like(x[..., :1, : self.action_size]), a], axis=-2)
+            x = jnp.concatenate([x, before, valid[..., None]], axis=-1)
+        else:
+            flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
+            x = jnp.concatenate([flat(x), flat(a)], axis=-1)
         return self.apply(params, "represent", x)
 
     def value(self, params, z: LatentState) -> Float[Array, " B"]:
@@ -147,31 +180,43 @@ class WorldModel:
         return self._lower(values, z.member)
 
     def predict(self, params, z: LatentState):
-        """Value [B], prior [B, A] and legality logits [B, A] of a state (MuZero's f)."""
+        """Value [B], prior outputs [B, P] and legality logits [B, A] of a state (MuZero's f)."""
         head = lambda name: self.apply(params, name, z.latent)
         return self.value(params, z), head("pi_logits"), head("legal_logits")
 
     def _decode(self, params, z: LatentState):
         """(observation, how many deviations it lay outside the logged range [B])."""
         out = self.apply(params, "decode", z.latent)
-        if self.observation_kind == "discrete":
-            return jax.nn.one_hot(jnp.argmax(out, -1), self.observation_size), 0.0
-        scale = params["scale"]
-        o = out * scale["o_std"] + scale["o_mean"]
-        excess = jnp.maximum(o - scale["o_high"], scale["o_low"] - o) / scale["o_std"]
-        margin = scale["margin"] * scale["o_std"]
-        o = jnp.clip(o, scale["o_low"] - margin, scale["o_high"] + margin)
-        return o, jnp.max(jnp.clip(excess, 0.0, scale["margin"]), axis=-1)
+        scale, shown, outside, at = params["scale"], [], 0.0, 0
+        for kind, size in self.parts:
+            part, x = slice(at, at + size), out[..., at : at + size]
+            at += size
+            if kind == "categorical":
+                shown.append(jax.nn.one_hot(jnp.argmax(x, -1), size))
+            elif kind == "binary":
+                shown.append((x > 0).astype(x.dtype))
+            else:
+                o, excess = _clipped(x, scale, part)
+                shown.append(o)
+                outside = jnp.maximum(outside, excess)
+        return jnp.concatenate(shown, axis=-1), outside
 
     def _ground(self, params, z: LatentState, code):
         """`z` on the encoder's manifold, at the observation it decodes to or that `code` names."""
         o, outside = self._decode(params, z) if code is None else (code, 0.0)
+        past = z.history
+        if past is None:
+            none = jnp.zeros((*o.shape[:-1], 0, self.action_size))
+            context = o[..., None, :], none, jnp.ones((*o.shape[:-1], 1), bool)
+        else:
+            now = jnp.ones_like(past.valid[..., :1])
+            o = jnp.concatenate([past.o, o[..., None, :]], axis=-2)
+            context = o, past.a, jnp.concatenate([past.valid, now], axis=-1)
+            o, a, valid = context
+            z = z.replace(history=History(o[..., 1:, :], a[..., 1:, :], valid[..., 1:]))
         if not self.grounded:
             return z, outside
-        o = o[..., None, :]
-        none = jnp.zeros((*o.shape[:-2], 0, self.num_actions))
-        latent = self.encode(params, o, none, jnp.ones(o.shape[:-1], bool))
-        return z.replace(latent=latent), outside
+        return z.replace(latent=self.encode(params, *context)), outside
 
     def value_span(self, params) -> Float[Array, ""]:
         """Width of the range that values can take, in reward units."""
@@ -179,16 +224,17 @@ class WorldModel:
         return support[-1] - support[0]
 
     def heads_loss(
-        self, params, z: LatentState, v, weight, taught_z: LatentState, pi, taught_weight
+        self, params, z: LatentState, v, weight, taught_z: LatentState, pi, proposals, taught_weight
     ):
-        """Cross-entropy of every member's value against `v` at `z`, and of the prior against `pi`
-        at `taught_z`; means weighted by `weight` and `taught_weight`."""
+        """Cross-entropy of every member's value against `v` at `z`, and KL of the prior from the
+        teacher's `pi` (over `proposals`, where those are sampled) at `taught_z`; means weighted by
+        `weight` and `taught_weight`."""
         mean = lambda x, w: jnp.sum(x * w) / (jnp.sum(w) + 1e-6)
         target = scalar_to_support(v, params["scale"]["value_support"])
         logits = self.apply(params, "value", self._each(z.latent))
         value = optax.losses.softmax_cross_entropy(logits, jnp.broadcast_to(target, logits.shape))
-        logits = self.apply(params, "pi_logits", taught_z.latent)
-        prior = optax.losses.softmax_cross_entropy(logits, pi)
+        outputs = self.apply(params, "pi_logits", taught_z.latent)
+        prior = self.head.divergence(pi, proposals, outputs)
         return {"value_loss": mean(value.mean(0), weight), "prior_loss": mean(prior, taught_weight)}
 
     def heads(self, params):
@@ -234,14 +280,24 @@ class WorldModel:
         return jnp.where(member < 0, x_picked - self.pessimism * jnp.std(x, axis=0), x_picked)
 
 
+def _clipped(out, scale: dict, part: slice):
+    """(observation in real units near the logged range, deviations outside of it [B])."""
+    names = ("o_mean", "o_std", "o_low", "o_high")
+    mean, std, low, high = (scale[name][part] for name in names)
+    o = out * std + mean
+    excess = jnp.maximum(o - high, low - o) / std
+    margin = scale["margin"] * std
+    outside = jnp.max(jnp.clip(excess, 0.0, scale["margin"]), axis=-1)
+    return jnp.clip(o, low - margin, high + margin), outside
+
+
 def make_model(
-    config: ModelConfig, kind: str, observation_size: int, num_actions: int, scale: dict
+    config: ModelConfig, parts: tuple[tuple[str, int], ...], head: ActionHead, scale: dict
 ) -> WorldModel:
-    """The model of `config` for a log whose normalisers are `scale`."""
+    """The model of `config` for observations of `parts`, actions of `head`, normalisers `scale`."""
     return WorldModel(
-        observation_kind=kind,
-        observation_size=observation_size,
-        num_actions=num_actions,
+        parts=tuple(parts),
+        head=head,
         latent=config.latent,
         width=config.width,
         num_members=config.members,
@@ -250,5 +306,6 @@ def make_model(
         reward_bins=scale["reward_support"].size,
         value_bins=scale["value_support"].size,
         projection=config.projection,
-        grounded=config.grounded and config.window == 1,
+        recurrent=config.recurrent,
+        grounded=config.grounded,
     )

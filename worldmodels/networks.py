@@ -5,6 +5,8 @@ continuation and value, in one vmapped program. MuZero's h, g, f are represent, 
 outcome, and predict.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,20 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(self.size)(x) + Mlp((self.width, self.width, self.size))(x)
+
+
+class Recurrent(nn.Module):
+    """A GRU over the rows of a context, oldest first; its last word is embedded."""
+
+    width: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B W F"]):
+        h: Any = nn.RNN(nn.GRUCell(self.width))(x)
+        h = h[..., -1, :]
+        newest = jnp.concatenate([x[..., -1, :], h], axis=-1)
+        return Residual(self.width, self.size)(newest)
 
 
 class Member(nn.Module):
@@ -96,24 +112,27 @@ class Networks(nn.Module):
     value_bins: int
     projection_size: int
     observation_size: int
-    num_actions: int
+    action_size: int
+    policy_size: int
+    recurrent: bool
 
     def setup(self):
         sizes = (self.width, self.latent, self.chance_codes, self.reward_bins, self.value_bins)
-        self.encoder = Residual(self.width, self.latent)
+        encoder = Recurrent if self.recurrent else Residual
+        self.encoder = encoder(self.width, self.latent)
         self.decoder = Residual(self.width, self.observation_size)
         self.member = Members(*sizes)
-        self.policy = Mlp((self.width, self.width, self.num_actions))
-        self.legality = nn.Dense(self.num_actions, bias_init=nn.initializers.constant(3.0))
+        self.policy = Mlp((self.width, self.width, self.policy_size))
+        self.legality = nn.Dense(self.action_size, bias_init=nn.initializers.constant(3.0))
         self.projector = Mlp((self.projection_size, self.projection_size))
         self.predictor = Mlp((self.projection_size, self.projection_size))
 
     def represent(self, x):
-        """Latent [B, D] of a flattened, normalised context."""
+        """Latent [*B, D] of a normalised context: flattened, or rows [*B, W, F] if recurrent."""
         return self.encoder(x)
 
     def decode(self, z):
-        """Normalised observation features, or logits of a discrete observation [B, O]."""
+        """Observation features [B, O]: normalised numbers, logits of categories and of bits."""
         return self.decoder(z)
 
     def afterstate(self, z, a):
@@ -129,11 +148,11 @@ class Networks(nn.Module):
         return self.member.value(z)
 
     def pi_logits(self, z):
-        """Search prior [B, A]."""
+        """Outputs of the search prior [B, P]."""
         return self.policy(z)
 
     def legal_logits(self, z):
-        """Legality of every action [B, A]."""
+        """Legality of every action feature [B, A]."""
         return self.legality(z)
 
     def project(self, z):
@@ -155,8 +174,8 @@ class Networks(nn.Module):
         return members, heads, self.predict_projection(self.project(z))
 
 
-def init_params(networks: Networks, context_size: int, key: jax.Array):
+def init_params(networks: Networks, context_shape: tuple[int, ...], key: jax.Array):
     """Fresh parameters, drawn in one compiled program."""
-    x = jnp.zeros((1, context_size))
-    a, code = jnp.zeros((1, networks.num_actions)), jnp.zeros((1, networks.chance_codes))
+    x = jnp.zeros((1, *context_shape))
+    a, code = jnp.zeros((1, networks.action_size)), jnp.zeros((1, networks.chance_codes))
     return jax.jit(networks.init)(key, x, a, code)["params"]

@@ -5,11 +5,20 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 
+class History(struct.PyTreeNode):
+    """What of a context stays when its oldest observation leaves; V = W - 1."""
+
+    o: Float[Array, "*B V O"]
+    a: Float[Array, "*B U A"]  # U = V - 1 actions between them; V once the newest was chosen
+    valid: Bool[Array, "*B V"]
+
+
 class LatentState(struct.PyTreeNode):
     """Where a model is: one latent, and the member whose physics carries it on."""
 
     latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]  # -1 = the mean of the members
+    history: History | None = None  # what the next root is encoded with; None for W = 1
 
 
 class Afterstate(struct.PyTreeNode):
@@ -20,6 +29,7 @@ class Afterstate(struct.PyTreeNode):
     hidden: Float[Array, "*B E H"]  # rows first, as a search tree stores them
     codes: Int[Array, "*B C"]  # the codes on offer, the likeliest first
     disagreement: Float[Array, " *B"]  # of the members about the codes
+    history: History | None = None
 
 
 class Prediction(struct.PyTreeNode):
@@ -28,8 +38,8 @@ class Prediction(struct.PyTreeNode):
     r: Float[Array, " *B"]
     continuation: Float[Array, " *B"]  # probability that the task goes on
     v: Float[Array, " *B"]  # of the state reached
-    pi_logits: Float[Array, "*B N"]
-    legal_logits: Float[Array, "*B N"]
+    pi_logits: Float[Array, "*B P"]  # outputs of the search prior
+    legal_logits: Float[Array, "*B A"]
     uncertainty: Float[Array, " *B"]
 
 
@@ -50,8 +60,9 @@ class Windows(struct.PyTreeNode):
     r: Float[Array, "B M"]
     terminated: Bool[Array, "B M"]
     is_real_step: Bool[Array, "B M"]  # the action was taken in the episode of the first row
-    pi: Float[Array, "B L N"]  # policy target; all zeros where there is none
-    legal: Bool[Array, "B L N"]
+    pi: Float[Array, "B L T"]  # policy target (`ActionHead.target`)
+    has_pi: Bool[Array, "B L"]  # there is one
+    legal: Bool[Array, "B L A"]
     v_search: Float[Array, "B L"]
     has_search: Bool[Array, "B L"]  # v_search is the value target here
     member_weights: Float[Array, "B E"]  # bootstrap by episode, mean 1

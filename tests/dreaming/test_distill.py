@@ -11,7 +11,6 @@ from gymnasium.spaces import Discrete
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.distill import (
     distill_loss,
-    divergence,
     init_distill,
     make_distill,
     make_optimiser,
@@ -24,6 +23,7 @@ from dreaming.search import SearchResult, make_teacher
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor
 from envs.types import Context, Features, Trace
+from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.fit import measure_scale
 from worldmodels.model import make_model
@@ -32,6 +32,7 @@ from worldmodels.types import LatentState
 SIZE, DISCOUNT = 5, 0.9
 ORACLE = TabularModel(corridor(SIZE), DISCOUNT)
 KEY = jax.random.key(0)
+HEAD = make_head((2,), 2)
 
 
 def everywhere() -> Context:
@@ -52,15 +53,15 @@ def batch_of(pi, context, weight=None, z=None, v=None):
     weight = jnp.ones(rows) if weight is None else weight
     v = jnp.zeros(rows) if v is None else v
     z = ORACLE.root(ORACLE.params, context) if z is None else z
-    names = ("z", "v", "weight", "taught_z", "context", "pi", "taught_weight")
-    return dict(zip(names, (z, v, weight, z, context, pi, weight), strict=True))
+    names = ("z", "v", "weight", "taught_z", "context", "pi", "proposals", "taught_weight")
+    return dict(zip(names, (z, v, weight, z, context, pi, None, weight), strict=True))
 
 
 def test_divergence_by_hand():
     pi = jnp.array([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
     logits = jnp.log(jnp.array([[0.25, 0.75]] * 3)) + 7.0  # an offset changes nothing
     first = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
-    np.testing.assert_allclose(divergence(pi, logits), [first, 0, np.log(4)], atol=1e-6)
+    np.testing.assert_allclose(HEAD.divergence(pi, None, logits), [first, 0, np.log(4)], atol=1e-6)
 
 
 def test_the_student_loss_is_a_weighted_mean():
@@ -68,6 +69,7 @@ def test_the_student_loss_is_a_weighted_mean():
     loss = lambda *weight: distill_loss(
         (tabular_student(), {}),
         ORACLE,
+        HEAD,
         ORACLE.params,
         batch_of(pi, everywhere(), jnp.array(weight)),
         None,
@@ -81,8 +83,8 @@ def learned():
     """(model, params): a learned model of two members with random weights."""
     config = ModelConfig(latent=4, width=4, members=2, projection=4, value_bins=5)
     o, r = np.random.default_rng(0).normal(size=(9, SIZE)), np.arange(9.0)
-    scale = measure_scale(o, np.diff(o, axis=0), r, r > 7, config, DISCOUNT, "box")
-    model = make_model(config, "box", SIZE, 2, scale)
+    scale = measure_scale(o, np.diff(o, axis=0), r, r > 7, config, DISCOUNT, np.ones(SIZE, bool))
+    model = make_model(config, (("box", SIZE),), HEAD, scale)
     shapes = jax.eval_shape(lambda: model.init(KEY, scale))["net"]
     random = np.random.default_rng(1)
     draw = lambda x: jnp.asarray(random.normal(size=x.shape) * 0.7, jnp.float32)
@@ -105,7 +107,7 @@ def test_gradients_agree_with_finite_differences():
     def loss(trained):
         layers, heads = trained
         trained = student | {"layers": layers}, heads
-        return distill_loss(trained, model, params, batch, incumbent, 0.5)[0]
+        return distill_loss(trained, model, HEAD, params, batch, incumbent, 0.5)[0]
 
     gradient = jax.jit(jax.grad(loss))(start)
     random = np.random.default_rng(0)
@@ -127,7 +129,7 @@ def test_the_anchor_is_zero_where_the_student_is_the_incumbent():
     def loss(layers, incumbent, anchor=3.0):
         trained = student | {"layers": layers}, {}
         return distill_loss(
-            trained, ORACLE, ORACLE.params, batch_of(pi, everywhere()), incumbent, anchor
+            trained, ORACLE, HEAD, ORACLE.params, batch_of(pi, everywhere()), incumbent, anchor
         )
 
     (total, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(student["layers"], student)
@@ -144,7 +146,7 @@ def test_the_anchor_is_zero_where_the_student_is_the_incumbent():
 def test_an_exact_model_makes_distillation_soft_policy_iteration():
     """The student becomes softmax(q / tau) of the true dynamics, to 1e-5."""
     tau, context = 0.5, everywhere()
-    teach = make_teacher(ORACLE, SearchConfig(teacher="one_step", temperature=tau), DISCOUNT)
+    teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step", temperature=tau), DISCOUNT)
     taught = teach(ORACLE.params, ORACLE.root(ORACLE.params, context), KEY, 1.0)
     # By hand: v = .729 .81 .9 1 0, q = discount * v of where the action leads, 1 at the end.
     q = np.array([[0.6561, 0.729], [0.6561, 0.81], [0.729, 0.9], [0.81, 1.0]])
@@ -157,7 +159,7 @@ def test_an_exact_model_makes_distillation_soft_policy_iteration():
     def loss_of(layers):
         trained = student | {"layers": layers}, {}
         batch = batch_of(taught.pi_search, context)
-        return distill_loss(trained, ORACLE, ORACLE.params, batch, None, 0.0)[0]
+        return distill_loss(trained, ORACLE, HEAD, ORACLE.params, batch, None, 0.0)[0]
 
     @jax.jit
     def descend(layers):
@@ -178,7 +180,8 @@ def test_minibatches_hold_each_state_once():
     z, context = jnp.arange(n), start_context(np.arange(t)[:, None], 2)
     numbers = jnp.arange(t, dtype=jnp.float32)
     pi = jnp.stack([numbers, -numbers], -1)
-    taught = SearchResult(jnp.arange(t), pi, numbers, pi, jnp.zeros((t, 2), jnp.int32))
+    none, visits = jnp.zeros((t, 0, 2)), jnp.zeros((t, 2), jnp.int32)
+    taught = SearchResult(jnp.arange(t), pi, pi, none, numbers, pi, visits)
     walked = Rehearsal(
         z=z,
         v_target=10.0 * z,
@@ -204,12 +207,12 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     """From two aimless episodes and the true dynamics the student learns to walk to the end."""
     trace = lambda *o: Trace(np.array(o), np.array([0] * (len(o) - 1)), np.zeros(len(o) - 1), 0, 1)
     log = [trace(0, 0, 0), trace(3, 2, 1, 0)]
-    replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)))
+    replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
     config = DistillConfig(learning_rate=0.02, minibatches=2, width=8)
     walks = RehearseConfig(iterations=40, dreams=16, horizon=8, taught=32)
-    teach = make_teacher(ORACLE, SearchConfig(teacher="one_step"), DISCOUNT)
-    rehearse = make_rehearse(ORACLE, teach, walks, DISCOUNT, 0.0)
-    practise: Any = make_distill(ORACLE, rehearse, config, walks.iterations, chunk=10)
+    teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
+    rehearse = make_rehearse(ORACLE, HEAD, teach, walks, DISCOUNT, 0.0)
+    practise: Any = make_distill(ORACLE, HEAD, rehearse, config, walks.iterations, chunk=10)
     student = init_student(KEY, SIZE, 2, config.width, np.zeros(SIZE), np.ones(SIZE))
     optimiser = make_optimiser(config, walks.iterations)
     state = init_distill(ORACLE, ORACLE.params, student, optimiser, KEY)

@@ -15,6 +15,7 @@ from dreaming.errors import EnvError
 from dreaming.evaluate import evaluate
 from dreaming.replay import contexts, make_replay
 from envs.types import Features, Trace
+from worldmodels.actions import make_head
 
 CARTPOLE = gymnasium.make("CartPole-v1")
 SPACES: dict[str, Any] = {
@@ -25,14 +26,14 @@ W = jnp.array([0.1, 0.5, 1.0, 1.0])
 
 
 @jax.jit
-def balance(context):
+def balance(context, *_):
     """Holds the pole up for a long while."""
-    return (context.o[:, -1] @ W > 0).astype(jnp.int32)
+    return jax.nn.one_hot(context.o[:, -1] @ W > 0, 2)
 
 
 @jax.jit
-def random_act(context, key):
-    return jax.vmap(lambda k: jax.random.randint(jax.random.wrap_key_data(k), (), 0, 2))(key)
+def random_act(context, key, legal):
+    return make_head((2,), 2).sample(jnp.zeros((len(key), 2)), key)
 
 
 def reference(act, seeds):
@@ -47,9 +48,9 @@ def reference(act, seeds):
     return returns
 
 
-def clumsy(context):
+def clumsy(context, *_):
     """Falls after a number of steps that differs from episode to episode."""
-    return (context.o[:, -1, 2] > 0.02).astype(np.int32)
+    return np.eye(2)[(context.o[:, -1, 2] > 0.02).astype(np.int32)]
 
 
 @pytest.mark.parametrize("rows", [1, 7, 32, 64])
@@ -66,7 +67,7 @@ def test_returns_equal_a_plain_loop_in_the_order_of_the_seeds(monkeypatch, rows)
 
 def test_a_random_policy_does_not_depend_on_its_neighbours():
     seeds = list(range(40))
-    run = lambda seeds: evaluate("CartPole-v1", random_act, seeds, **SPACES, keyed=True).returns
+    run = lambda seeds: evaluate("CartPole-v1", random_act, seeds, **SPACES).returns
     together = run(seeds)
     assert len(set(together)) > 10
     assert run(seeds[::-1])[::-1].tolist() == together.tolist()
@@ -76,7 +77,7 @@ def test_a_random_policy_does_not_depend_on_its_neighbours():
 def test_long_episodes_end_at_the_limit_and_compile_once():
     traces = 0
 
-    def count(context):
+    def count(context, *_):
         nonlocal traces
         traces += 1
         return balance(context)
@@ -129,7 +130,7 @@ def test_a_task_that_fails_is_told_in_one_line(fault, words):
         "observation": Features(Cliff.observation_space),
         "action": Features(Discrete(2, start=5)),
     }
-    act = lambda context: np.ones(len(context.o), np.int32)
+    act = lambda context, *_: np.eye(2)[np.ones(len(context.o), np.int32)]
     assert evaluate(lambda: Cliff(None), act, [0], **spaces).returns.tolist() == [3]
     with pytest.raises(EnvError, match=words) as caught:
         evaluate(lambda: Cliff(fault), act, [0], **spaces)
@@ -150,7 +151,7 @@ def test_running_contexts_equal_those_of_the_replay(window):
         )
         for steps in lengths
     ]
-    replay = make_replay(traces, SPACES["observation"], SPACES["action"])
+    replay = make_replay(traces, SPACES["observation"], SPACES["action"], make_head((2,), 2))
     buffer = ContextBuffer(3, window, 4, 2)
     row = 0
     for trace in traces:

@@ -12,7 +12,16 @@ from gymnasium.spaces import Box, Discrete
 
 import dreaming
 from dreaming.config import SearchConfig
-from dreaming.policy import CARD, WEIGHTS, Policy, act, init_student, load_policy, save_policy
+from dreaming.policy import (
+    CARD,
+    WEIGHTS,
+    Policy,
+    act,
+    head_of,
+    init_student,
+    load_policy,
+    save_policy,
+)
 from envs.dream import World, start_context
 from envs.dreamfile import write_dream
 from envs.tabular import TabularModel, from_gym, solve
@@ -174,8 +183,9 @@ def test_a_sampled_policy_draws_by_its_probabilities_and_a_seed_fixes_the_draw()
 
 def test_one_at_a_time_is_what_the_batch_does():
     policy, o = make_policy(), observations(30)
-    batch = act(policy.params, start_context(o, 3), jnp.zeros((30, 2), jnp.uint32))
-    assert [int(policy.act(x)) for x in o] == batch.tolist()
+    keys = jnp.zeros((30, 2), jnp.uint32)
+    batch = act(policy.params, start_context(o, 3), keys, head_of(Discrete(3)))
+    assert [int(policy.act(x)) for x in o] == batch.argmax(-1).tolist()
 
 
 def test_a_policy_with_a_window_sees_past_observations_and_its_own_actions():

@@ -28,7 +28,7 @@ def test_every_state_but_the_terminal_one_gets_the_searched_value_and_policy():
     world = make_world(ORACLE, ORACLE.params, log, 10, {"discount": DISCOUNT})
     search = SearchConfig(teacher="one_step", temperature=0.01, penalty=0.0)
     before = log.replay()
-    after = reanalyze(world, search, jax.random.key(0), before)
+    after = reanalyze(world, log.head, search, jax.random.key(0), before)
 
     # From state s the goal is 3 - s steps away: v = 0.9 ** (2 - s), always by going right.
     value = {0: 0.81, 1: 0.9, 2: 1.0}
@@ -36,9 +36,9 @@ def test_every_state_but_the_terminal_one_gets_the_searched_value_and_policy():
     for row, s in enumerate(states):
         if s == 3:
             assert not after.searched[row] and after.v_search[row] == 0
-            assert (after.pi_search[row] == 0).all()
+            assert (after.pi_target[row] == 0).all()
         else:
             assert after.searched[row]
             assert np.isclose(after.v_search[row], value[s], atol=1e-3)
-            assert after.pi_search[row, 1] > 0.99
+            assert after.pi_target[row, 1] > 0.99
     assert (after.o == before.o).all() and not before.searched.any()

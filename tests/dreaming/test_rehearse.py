@@ -12,9 +12,11 @@ from dreaming.replay import make_replay
 from dreaming.search import make_teacher
 from envs.tabular import TabularModel, corridor, solve
 from envs.types import Features, Trace
+from worldmodels.actions import make_head
 
 SIZE, DISCOUNT = 5, 0.9
 WALKS, STEPS, TAUGHT = 16, 6, 32
+HEAD = make_head((2,), 2)
 ORACLE = TabularModel(corridor(SIZE), DISCOUNT)
 V, Q, _ = solve(corridor(SIZE), DISCOUNT)
 
@@ -23,10 +25,10 @@ V, Q, _ = solve(corridor(SIZE), DISCOUNT)
 def rehearse():
     """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
     log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
-    replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)))
+    replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
     config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0)
-    teach = make_teacher(ORACLE, SearchConfig(teacher="one_step"), DISCOUNT)
-    function = jax.jit(make_rehearse(ORACLE, teach, config, DISCOUNT, 0.0))
+    teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
+    function = jax.jit(make_rehearse(ORACLE, HEAD, teach, config, DISCOUNT, 0.0))
 
     def run(go_right, seed=0, **slow):
         """A rehearsal of a student that goes right with certainty, or never."""

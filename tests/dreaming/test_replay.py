@@ -9,12 +9,18 @@ from gymnasium.spaces import Box, Discrete
 import dreaming.replay
 from dreaming.replay import ENDING_SHARE, make_replay
 from envs.types import Features, Trace, TraceError
+from worldmodels.actions import make_head
 
 OBSERVATION, ACTION = Features(Box(-99, 99, (1,))), Features(Discrete(2))
 KEY = jax.random.key(0)
+HEAD = make_head((2,), 2)
 contexts = jax.jit(dreaming.replay.contexts, static_argnums=2)
-cut_windows = jax.jit(dreaming.replay.cut_windows, static_argnums=(2, 4))
-sample_windows = jax.jit(dreaming.replay.sample_windows, static_argnums=(2, 3))
+cut_windows = jax.jit(
+    dreaming.replay.cut_windows, static_argnums=2, static_argnames=("head", "window")
+)
+sample_windows = jax.jit(
+    dreaming.replay.sample_windows, static_argnums=(2, 3), static_argnames="head"
+)
 
 
 def trace(o, a, r, terminated=False, truncated=False, **fields):
@@ -34,12 +40,12 @@ def log():
 
 def make(traces, **options):
     """The replay of `traces`."""
-    return make_replay(traces, OBSERVATION, ACTION, **options)
+    return make_replay(traces, OBSERVATION, ACTION, HEAD, **options)
 
 
 def cut(replay, starts, length=4, window=1):
     """Windows from the rows `starts`."""
-    return cut_windows(replay, jnp.array(starts), length, KEY, window)
+    return cut_windows(replay, jnp.array(starts), length, KEY, head=HEAD, window=window)
 
 
 def test_the_log_lies_flat():
@@ -137,7 +143,7 @@ def test_legal_actions_and_searches_are_carried():
     np.testing.assert_array_equal(cut(replay, [0], 3).legal[0], masks)
     replay = replay.replace(
         searched=replay.searched.at[1].set(True),
-        pi_search=replay.pi_search.at[1].set(jnp.array([0.3, 0.7])),
+        pi_target=replay.pi_target.at[1].set(jnp.array([0.3, 0.7])),
         v_search=replay.v_search.at[1].set(5.0),
     )
     batch = cut(replay, [0], 3)

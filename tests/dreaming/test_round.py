@@ -28,6 +28,7 @@ from dreaming.round import RoundState, one_round
 from envs import tabular
 from envs.dream import start_context
 from envs.types import Features, action_features
+from worldmodels.actions import make_head
 from worldmodels.config import FitConfig, ModelConfig
 
 DISCOUNT, HORIZON, GATE = 0.95, 100, 4
@@ -82,11 +83,10 @@ class Reality:
         self.seeds.append(seeds)
         scores = evaluate(
             lambda: gymnasium.make("FrozenLake-v1", is_slippery=False),
-            lambda context, keys: act(student, context, keys),
+            lambda context, keys, legal: act(student, context, keys, self.log.head, legal),
             seeds,
             observation=self.log.observation,
             action=self.log.action,
-            keyed=True,
         )
         return scores.returns, scores.lengths
 
@@ -133,7 +133,9 @@ def play(log, physics, settings, state=None, once=None, real=None):
 
 def greedy(student):
     """The action of a student in each of the 16 states."""
-    return np.asarray(act(student, start_context(np.eye(16), 4), jnp.zeros((16, 2), jnp.uint32)))
+    keys = jnp.zeros((16, 2), jnp.uint32)
+    a = act(student, start_context(np.eye(16), 4), keys, make_head((4,), 4))
+    return np.asarray(a).argmax(-1)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from envs.tabular import (
     solve,
 )
 from envs.types import Prediction
+from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.fit import measure_scale
 from worldmodels.model import make_model
@@ -29,6 +30,7 @@ from worldmodels.types import LatentState
 
 S, A, DISCOUNT = 16, 4, 0.9  # of every task here, so that each teacher compiles once
 SIMULATIONS = {1: 32, 3: 64}
+HEAD = make_head((A,), A)
 TEACHERS = [("one_step", 1), ("one_step", 3), ("search", 1), ("search", 3)]  # with C codes
 each_teacher = pytest.mark.parametrize(("teacher", "codes"), TEACHERS)
 
@@ -83,7 +85,7 @@ ICE = from_gym(gymnasium.make("FrozenLake-v1", is_slippery=False))
 def compiled(teacher: str, codes: int):
     """The teacher for any task with so many codes; it acts as well as it knows."""
     config = SearchConfig(teacher=teacher, num_simulations=SIMULATIONS[codes])
-    return jax.jit(make_teacher(Lab(LINE, codes), config, DISCOUNT, gumbel_scale=0.0))
+    return jax.jit(make_teacher(Lab(LINE, codes), HEAD, config, DISCOUNT, gumbel_scale=0.0))
 
 
 def roots(model, states=None):
@@ -257,7 +259,8 @@ def test_all_teachers_answer_alike():
         assert result.action.min() >= 0 and result.action.max() < A
         results.append({name: (x.shape, x.dtype) for name, x in vars(result).items()})
     assert all(result == results[0] for result in results)
-    assert set(results[0]) == {"action", "pi_search", "v_search", "q", "visits"}
+    names = {"action", "a", "pi_search", "proposals", "v_search", "q", "visits"}
+    assert set(results[0]) == names
 
 
 def test_a_search_spends_its_budget():
@@ -284,9 +287,9 @@ def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
     """Shapes alone: nothing is compiled."""
     config = ModelConfig(latent=8, width=16, members=2, chance_codes=codes, projection=8)
     o, r = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9.0)
-    scale = measure_scale(o, np.diff(o, axis=0), r, r > 7, config, 0.9, "box")
-    model = make_model(config, "box", 2, 3, scale)
-    teach = make_teacher(model, SearchConfig(teacher=teacher, num_simulations=4), 0.9)
+    scale = measure_scale(o, np.diff(o, axis=0), r, r > 7, config, 0.9, np.ones(2, bool))
+    model = make_model(config, (("box", 2),), make_head((3,), 3), scale)
+    teach = make_teacher(model, model.head, SearchConfig(teacher=teacher, num_simulations=4), 0.9)
 
     def run(key):
         params = model.init(key, scale)
@@ -297,13 +300,14 @@ def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
         result = jax.eval_shape(run, jax.random.key(0))
     shapes = {name: x.shape for name, x in result.items()}
     wide = dict.fromkeys(("pi_search", "q", "visits"), (5, 3))
-    assert shapes == wide | {"action": (5,), "v_search": (5,)}
+    rest = {"action": (5,), "a": (5, 3), "proposals": (5, 0, 0), "v_search": (5,)}
+    assert shapes == wide | rest
 
 
 def test_the_cost_of_a_call_by_hand():
     one_step = SearchConfig(teacher="one_step")
     search = SearchConfig(num_simulations=10)
-    steps = lambda config, codes: model_steps(Lab(LINE, codes), config)
+    steps = lambda config, codes: model_steps(Lab(LINE, codes), HEAD, config)
     assert [steps(one_step, 1), steps(one_step, 3)] == [4, 12]
     assert [steps(search, 1), steps(search, 3)] == [10, 40]
 
@@ -317,4 +321,4 @@ def test_the_cost_of_a_call_by_hand():
 )
 def test_what_cannot_teach_is_told(config, said):
     with pytest.raises(ValueError, match=said):
-        make_teacher(Lab(LINE), config, DISCOUNT)
+        make_teacher(Lab(LINE), HEAD, config, DISCOUNT)

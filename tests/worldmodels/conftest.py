@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.fit import measure_scale
 from worldmodels.model import make_model
@@ -37,8 +38,11 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, **model_fields):
     )
     o = random_observations(random, (40,), kind)
     r, ends = random.integers(-1, 3, 40).astype(float), random.random(40) < 0.1
-    scale = measure_scale(o, np.diff(o, axis=0), r, ends, config, 0.9, kind)
-    model = make_model(config, kind, SIZE[kind], 2, scale)
+    scale = measure_scale(
+        o, np.diff(o, axis=0), r, ends, config, 0.9, np.full(SIZE[kind], kind == "box")
+    )
+    parts = (({"box": "box", "discrete": "categorical"}[kind], SIZE[kind]),)
+    model = make_model(config, parts, make_head((2,), 2), scale)
     net = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))["net"]
     draw = lambda x: random.normal(size=x.shape) * 0.8 / np.sqrt(x.shape[-2] if x.ndim > 1 else 9)
     net = jax.tree.map(lambda x: jnp.asarray(draw(x), jnp.float32), net)
@@ -57,7 +61,8 @@ def windows():
 
     def make(model, length=4, seed=1):
         random = np.random.default_rng(seed)
-        rows, steps, kind = (3, length), (3, length - 1), model.observation_kind
+        rows, steps = (3, length), (3, length - 1)
+        kind = {"box": "box", "categorical": "discrete"}[model.parts[0][0]]
         one_hot = lambda shape: np.eye(2, dtype=np.float32)[random.integers(2, size=shape)]
         o = random_observations(random, (*rows, model.window), kind)
         arrays = dict(
@@ -71,6 +76,7 @@ def windows():
             terminated=np.zeros(steps, bool),
             is_real_step=np.ones(steps, bool),
             pi=one_hot(rows),
+            has_pi=np.ones(rows, bool),
             legal=np.ones((*rows, 2), bool),
             v_search=np.zeros(rows, np.float32),
             has_search=np.zeros(rows, bool),

@@ -1,6 +1,7 @@
 """A fit compiles once, repeats itself, and learns what the log holds: also its chances."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from dreaming.replay import contexts, make_replay, sample_windows
 from envs.dream import start_context
 from envs.tabular import corridor, from_traces
 from envs.types import Features, Trace
+from worldmodels.actions import make_head
 from worldmodels.config import FitConfig, LossWeights, ModelConfig
 from worldmodels.fit import init_fit, make_fit, make_optimiser, measure_latents, measure_scale
 from worldmodels.model import make_model
@@ -108,14 +110,14 @@ def test_the_scales_of_a_log_by_hand():
     config = ModelConfig(latent=8, value_bins=5)
     o = np.array([[0.0, 7.0], [2.0, 7.0], [4.0, 7.0]])
     change, r, ends = np.diff(o, axis=0), np.array([1.0, 1.0]), np.array([False, True])
-    scale = measure_scale(o, change, r, ends, config, 0.9, "box")
+    scale = measure_scale(o, change, r, ends, config, 0.9, np.array([True, True]))
     np.testing.assert_allclose(scale["o_mean"], [2, 7])
     np.testing.assert_allclose(scale["o_std"], [np.sqrt(8 / 3), 1])  # constant: left as it is
     np.testing.assert_allclose(scale["o_step"], 0.01 * scale["o_std"])  # steady changes: a floor
     np.testing.assert_allclose(scale["reward_support"], [0, 1])
     np.testing.assert_allclose(scale["value_support"], [0, 2.5, 5, 7.5, 10], rtol=1e-6)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(scale))
-    one_hot = measure_scale(np.eye(3), np.eye(3)[1:], r, ends, config, 0.9, "discrete")
+    one_hot = measure_scale(np.eye(3), np.eye(3)[1:], r, ends, config, 0.9, np.zeros(3, bool))
     for name, value in (("o_mean", 0), ("o_std", 1), ("o_step", 1)):
         np.testing.assert_array_equal(one_hot[name], [value] * 3)
 
@@ -183,15 +185,16 @@ def test_a_small_fit_learns_where_a_corridor_leads_and_how_often(kind, codes):
 
 def fitted(traces, observation, action, config, fit_config):
     """(model, params) of a whole fit on a log."""
-    replay = make_replay(traces, observation, action, members=2, key=jax.random.key(1))
+    head = make_head(action.factors, action.size)
+    replay = make_replay(traces, observation, action, head, members=2, key=jax.random.key(1))
     o = [observation.flatten(trace.observations) for trace in traces]
     r, ends = (np.concatenate([getattr(t, x) for t in traces]) for x in ("rewards", "terminated"))
     change = np.concatenate([np.diff(x, axis=0) for x in o])
-    kind = observation.kind
-    scale = measure_scale(np.concatenate(o), change, r, ends, config, 0.99, kind)
-    model = make_model(config, kind, observation.size, action.size, scale)
+    scale = measure_scale(np.concatenate(o), change, r, ends, config, 0.99, observation.is_box)
+    model = make_model(config, observation.parts, head, scale)
     state = init_fit(model, fit_config, scale, jax.random.key(0))
-    fit = make_fit(model, fit_config, sample_windows, chunk=200)
+    sample = functools.partial(sample_windows, head=head)
+    fit = make_fit(model, fit_config, sample, chunk=200)
     for _ in range(fit_config.steps // 200):
         state, _ = fit(state, replay)
     every = contexts(replay, jnp.arange(replay.o.shape[0]), 1)
