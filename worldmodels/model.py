@@ -47,6 +47,11 @@ class WorldModel:
     pessimism: float = 0.0
 
     @property
+    def action_size(self) -> int:
+        """Features of an action."""
+        return self.num_actions
+
+    @property
     def codes_are_observed(self) -> bool:
         """True when a chance code is the name of the next observation."""
         return self.num_codes > 1 and self.observation_kind == "discrete"
