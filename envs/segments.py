@@ -181,7 +181,7 @@ def _values(x: np.ndarray, space: gymnasium.Space, null: np.ndarray | None = Non
 def _array(column: pa.Array, space: gymnasium.Space) -> np.ndarray:
     """Values [rows, *shape] of a column; zeros where it is null."""
     if space.shape:
-        flat = column.values.slice(column.offset * math.prod(space.shape))
+        flat = column.values.slice(column.offset * math.prod(space.shape)).fill_null(0)
         x = flat.to_numpy(zero_copy_only=False)[: len(column) * math.prod(space.shape)]
     else:
         x = column.fill_null(0).to_numpy(zero_copy_only=False)
