@@ -1,10 +1,15 @@
-"""Dreams of real processes: `gymnasium.make("dreaming/Dream-v0", path=...)` after this import."""
+"""Dreams of real processes: `gymnasium.make("dreaming/Dream-v0", path=...)` after this import.
+
+The small real tasks of `envs.tasks` are registered too.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gymnasium.envs.registration import register, registry
+
+from envs.tasks import register_tasks
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_policy", "load_world"]
@@ -18,6 +23,8 @@ if "dreaming/Dream-v0" not in registry:
         order_enforce=False,
         disable_env_checker=True,
     )
+
+register_tasks()
 
 
 def load_world(path: Any, trust: bool = False) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 import gymnasium
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from dreaming.behaviours import legal_entries
 from dreaming.context import ContextBuffer
 from dreaming.errors import EnvError
-from dreaming.policy import legal_entries
 from envs.real import call_task, task_name
-from envs.types import Features
+from envs.types import ActionFeatures, Features
 
 # The policy sees this many rows at every call, whatever the number of episodes: one compilation,
 # and an episode's actions do not depend on how many run beside it.
@@ -38,7 +38,7 @@ def evaluate(
     seeds: Sequence[int],
     *,
     observation: Features,
-    action: Features,
+    action: ActionFeatures,
     window: int = 1,
     max_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -64,7 +64,7 @@ def evaluate(
         for row, episode in zip(rows, waiting, strict=False):
             o, info = call_task(envs[row], "reset", seed=int(seeds[episode]))
             buffer.reset(np.array([row]), _features([o], observation, envs[row]))
-            legal[row] = legal_entries(info.get("action_mask"), action.size)
+            legal[row] = _legal(info, action, 0, False)
             running[row] = episode
 
     try:
@@ -76,10 +76,13 @@ def evaluate(
             context = buffer.context()
             keys[:, 1] = context.elapsed[:, -1]
             a = np.asarray(act(context, keys, legal))[rows]
-            values = _rows(action.unflatten(a), len(rows))
-            steps = [_step(envs[row], value) for row, value in zip(rows, values, strict=True)]
-            o, r, ended, masks = zip(*steps, strict=True)
-            legal[rows] = [legal_entries(mask, action.size) for mask in masks]
+            values = action.unflatten(a)
+            steps = [_step(envs[row], action.row(values, i)) for i, row in enumerate(rows)]
+            o, r, ended, infos = zip(*steps, strict=True)
+            legal[rows] = [
+                _legal(info, action, int(step), over)
+                for info, step, over in zip(infos, lengths[episodes] + 1, ended, strict=True)
+            ]
             buffer.push(np.array(rows), a, _features(o, observation, envs[0]))
             returns[episodes] += r
             lengths[episodes] += 1
@@ -97,24 +100,24 @@ def evaluate(
     return Evaluation(returns, lengths, int(lengths.sum()))
 
 
-def _rows(values: Any, count: int) -> list[Any]:
-    """A batch of values of a space, one by one."""
-    row = lambda i: jax.tree.map(lambda x: x[i], values)
-    return [row(i) for i in range(count)]
+def _legal(info: dict, action: ActionFeatures, step: int, ended: bool) -> Bool[np.ndarray, " A"]:
+    """The legal action features that a task names, or all."""
+    legal = legal_entries(info.get("action_mask"), action, step, ended)
+    return np.ones(action.size, bool) if legal is None else legal
 
 
-def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, Any]:
-    """(observation, reward, whether the episode ended, legal actions or None)."""
+def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, dict]:
+    """(observation, reward, whether the episode ended, info)."""
     o, r, terminated, truncated, info = call_task(env, "step", action)
     if not math.isfinite(r):
         raise EnvError(f"{task_name(env)}: the reward is {r}, expected a finite number")
-    return o, float(r), bool(terminated or truncated), info.get("action_mask")
+    return o, float(r), bool(terminated or truncated), info
 
 
 def _features(
     o: Sequence[Any], observation: Features, env: gymnasium.Env
 ) -> Float[np.ndarray, "R O"]:
-    features = observation.flatten(jax.tree.map(lambda *x: np.stack(x), *o))
+    features = observation.flatten(observation.stack(o))
     if not np.isfinite(features).all():
         raise EnvError(f"{task_name(env)}: an observation is not finite: {features.tolist()}")
     return features

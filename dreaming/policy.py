@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreaming.behaviours import legal_entries
 from dreaming.context import ContextBuffer
 from envs.atomic import sync_directory, write_file
 from envs.types import (
@@ -216,23 +217,22 @@ class Policy:
             self._last = self._search(world, random)
         else:
             self._last, _ = self._draw(random, action_mask)
-        return self._action.unflatten(self._last)[0]
+        return self._action.row(self._action.unflatten(self._last), 0)
 
     def propensity(
-        self, observation: Any, random: np.random.Generator, action_mask: Any = None
+        self, observation: Any, legal: Any, random: np.random.Generator
     ) -> tuple[Any, float | None]:
         """(action, its probability): how a recorder asks, for windows of one observation."""
         self._buffer.reset(np.array([0]), self._features(observation))
-        a, p = self._draw(random, action_mask)
-        return self._action.unflatten(a)[0], p
+        a, p = self._draw(random, legal)
+        return self._action.row(self._action.unflatten(a), 0), p
 
     def _features(self, observation: Any) -> Float[np.ndarray, "1 O"]:
         try:
-            o = self._observation.flatten(jax.tree.map(lambda x: np.asarray(x)[None], observation))
-            fits = o.shape == (1, self._observation.size) and np.isfinite(o).all()
-        except (TypeError, ValueError, KeyError, IndexError):
-            fits = False
-        if not fits:
+            o = self._observation.flatten(self._observation.stack([observation]))
+        except (TypeError, ValueError):
+            o = np.full(1, np.nan)
+        if not np.isfinite(o).all():
             shown, space = " ".join(str(observation).split()), self.observation_space
             raise UserError(f"observation {shown} does not fit {space}; give one of the task")
         return o
@@ -244,7 +244,8 @@ class Policy:
     def _draw(self, random: np.random.Generator, action_mask: Any) -> tuple[Any, float | None]:
         """(features [1, A] of an action, its probability or None for a density)."""
         key = random.integers(0, 1 << 32, (1, 2), np.uint32)
-        legal = legal_entries(action_mask, self._action.size)[None]
+        legal = legal_entries(action_mask, self._action, 0, ended=False)
+        legal = np.ones((1, self._action.size), bool) if legal is None else legal[None]
         a, each, p = self._distribution(self.params, self._buffer.context(), key, legal)
         a, each, p = (np.asarray(x) for x in (a, each, p))
         if self._head.kind == "box":
@@ -265,17 +266,6 @@ class Policy:
         z = world.model.root(world.params, self._buffer.context())
         span = float(world.card.get("value_span", 1.0))
         return np.asarray(self._teach[1](world.params, z, key, span).a)
-
-
-def legal_entries(action_mask: Any, size: int) -> Bool[np.ndarray, " A"]:
-    """A task's action mask (an array, or one per factor) as one bool per action feature."""
-    if action_mask is None:
-        return np.ones(size, bool)
-    parts = action_mask if isinstance(action_mask, tuple | list) else [action_mask]
-    mask = np.concatenate([np.asarray(part).ravel() for part in parts]).astype(bool)
-    if mask.shape != (size,):
-        raise UserError(f"the action mask has {mask.size} entries, expected {size}")
-    return mask
 
 
 def save_policy(directory: Any, policy: Policy) -> None:

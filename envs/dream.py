@@ -159,11 +159,11 @@ class World:
         return self.make_dream(self.model, sampling=sampling)
 
 
-def start_context(o: Float[np.ndarray, "N O"], num_actions: int) -> Context:
+def start_context(o: Float[np.ndarray, "N O"], action_size: int) -> Context:
     """Contexts of one observation (W = 1) at the beginning of an episode."""
     fields: dict[str, Any] = {
         "o": np.asarray(o, np.float32)[:, None],
-        "a": np.zeros((len(o), 0, num_actions), np.float32),
+        "a": np.zeros((len(o), 0, action_size), np.float32),
         "elapsed": np.zeros((len(o), 1), np.int32),
         "valid": np.ones((len(o), 1), bool),
     }

@@ -41,6 +41,7 @@ from envs.types import (
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 31
 COMMENT = 64  # hexadecimal digits of the SHA-256 at the end of the file
+SIZES = ("num_codes", "num_members", "num_actions", "action_size")  # of the model
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # fixed times: equal worlds make equal bytes
 MEMBER = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?\.(json|safetensors|jax|md)")
 _loaded: weakref.WeakValueDictionary[str, World] = weakref.WeakValueDictionary()
@@ -128,7 +129,7 @@ def _members(world: World) -> dict[str, bytes]:
         "action_space": space_to_json(world.action_space),
         "horizon": int(world.horizon),
         "u_max": float(world.u_max) if math.isfinite(world.u_max) else None,
-        "model": {name: int(getattr(world.model, name)) for name in ("num_codes", "num_members")},
+        "model": {name: int(getattr(world.model, name)) for name in SIZES},
         "params": names,
         "card": _finite(world.card),
         "versions": {m.__name__: m.__version__ for m in (jax, np, gymnasium)},
@@ -203,9 +204,10 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     weights = safetensors.numpy.load(members["params.safetensors"])
     starts: dict[str, Any] = safetensors.numpy.load(members["starts.safetensors"])
     initial = starts.pop("initial")
-    num_actions = action_features(action_space).size
+    size = action_features(action_space).size
+    sizes = {"num_actions": size, "action_size": size} | manifest["model"]  # older files lack them
     programs = {Path(name).stem: x for name, x in members.items() if name.endswith(".jax")}
-    model = ExportedModel(programs, num_actions=num_actions, **manifest["model"])
+    model = ExportedModel(programs, **sizes)
     return World(
         model=model,
         params=tuple(jax.numpy.asarray(weights[name]) for name in manifest["params"]),

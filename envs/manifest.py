@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from envs.types import TraceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 added Dict and Tuple observations, and says whether there are masks
+READABLE = (1, 2)
 
 
 def dump_manifest(manifest: dict) -> bytes:
@@ -29,7 +30,7 @@ def parse_manifest(data: bytes, file: Path) -> dict:
         del manifest["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TraceError(f"{file}: is damaged ({error}); restore it from a copy") from error
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise TraceError(
             f"{file}: has schema version {version}, this program reads {SCHEMA_VERSION}"
         )

@@ -48,7 +48,7 @@ class _Flat:
         (b,) = export.symbolic_shape("b")
         row = lambda dtype, *axes: jax.ShapeDtypeStruct((b, *axes), dtype)
         self.params = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in weights)
-        self.a, self.c = row(jnp.float32, self.model.num_actions), row(jnp.int32)
+        self.a, self.c = row(jnp.float32, self.model.action_size), row(jnp.int32)
         self.key = row(jnp.uint32, 2)
         starts = _fields(world.starts, Context)
         self.context = tuple(row(x.dtype, *x.shape[1:]) for x in starts)
@@ -143,10 +143,15 @@ class ExportedModel:
     """Loaded programs behind the model protocol; `params` is a tuple of arrays."""
 
     def __init__(
-        self, programs: dict[str, bytes], num_codes: int, num_members: int, num_actions: int
+        self,
+        programs: dict[str, bytes],
+        num_codes: int,
+        num_members: int,
+        num_actions: int,
+        action_size: int,
     ):
         self.num_codes, self.num_members = num_codes, num_members
-        self.num_actions = num_actions
+        self.num_actions, self.action_size = num_actions, action_size
         try:
             # Exported programs know no vmap; one after the other is what a search needs of it.
             load = lambda data: sequential_vmap(export.deserialize(bytearray(data)).call)

@@ -23,7 +23,7 @@ def make_real(
 
     Always `SyncVectorEnv`: a task's own vector form may draw other episodes from the same seed.
     `kwargs` go to the task. Raises `EnvError` (no such id, a dependency is missing) or
-    `SpaceError` (observations other than Box and Discrete, actions other than Discrete).
+    `SpaceError` (spaces that `envs.features` does not support).
     """
     if num_envs < 0:
         raise EnvError(f"num_envs is {num_envs}, expected 0 (a single env) or more")

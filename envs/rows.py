@@ -58,7 +58,7 @@ class Options:
 class Seen:
     """What N dreams show to the outside, as arrays [N, ...] that nobody else holds."""
 
-    o: np.ndarray
+    o: Any  # a batch of observations: an array, or a dict or tuple of arrays
     r: Float[np.ndarray, " N"]
     terminated: Bool[np.ndarray, " N"]
     truncated: Bool[np.ndarray, " N"]
@@ -70,17 +70,15 @@ class Seen:
     def put(self, rows: Int[np.ndarray, " M"], other: Seen, names: tuple[str, ...]) -> None:
         """Replace these fields of `rows` by the M rows of `other`."""
         for name in names:
-            getattr(self, name)[rows] = getattr(other, name)
+            place(getattr(self, name), rows, getattr(other, name))
 
     def spread(self, rows: Int[np.ndarray, " M"], num: int) -> Seen:
         """These M dreams at `rows` of `num`, zeros elsewhere."""
 
-        def place(x: np.ndarray) -> np.ndarray:
-            out = np.zeros((num, *x.shape[1:]), x.dtype)
-            out[rows] = x
-            return out
-
-        return Seen(*(place(getattr(self, field.name)) for field in dataclasses.fields(self)))
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        out = jax.tree.map(lambda x: np.zeros((num, *x.shape[1:]), x.dtype), fields)
+        place(out, rows, fields)
+        return Seen(**out)
 
     def info(self, mask: Bool[np.ndarray, " N"]) -> dict[str, Any]:
         """Gymnasium's vector info, present where `mask` is true."""
@@ -90,6 +88,11 @@ class Seen:
             out[name] = np.where(column(mask, value), value, np.zeros((), value.dtype))
             out["_" + name] = mask.copy()
         return out
+
+
+def place(values: Any, rows: Int[np.ndarray, " M"], new: Any) -> None:
+    """Write the M rows of `new` into `rows` of arrays, in any nesting of both."""
+    jax.tree.map(lambda old, x: old.__setitem__(rows, x), values, new)
 
 
 def _tile_rows() -> int:
@@ -141,9 +144,15 @@ class Rows:
         state, _ = self._begin(np.zeros((1, 3), np.uint32))
         return Box(-np.inf, np.inf, self.latent(state.z).shape[1:], np.float32)
 
-    def structure(self) -> Any:
-        """The tree structure of the state."""
-        return jax.tree.structure(self._begin(np.zeros((self.num, 3), np.uint32))[0])
+    def row(self, o: Any, i: int) -> Any:
+        """Observation `i` of a batch, a copy."""
+        latent = self.options.observations == "latent"
+        return o[i].copy() if latent else self.features.row(o, i)
+
+    def structure(self) -> tuple[Any, Any]:
+        """The tree structures of the state and of the observations."""
+        state, seen = self._begin(np.zeros((self.num, 3), np.uint32))
+        return jax.tree.structure(state), jax.tree.structure(seen.o)
 
     def begin(self, rows: Int[np.ndarray, " M"], draws: UInt32[np.ndarray, "M 3"]) -> Seen:
         """Begin new dreams in `rows`; a draw chooses the start and is the key."""
@@ -151,9 +160,8 @@ class Rows:
         if len(rows) == self.num:
             self.state = state
         else:
-            writable = jax.tree.map(np.array, self.state)
-            jax.tree.map(lambda old, new: old.__setitem__(rows, new), writable, state)
-            self.state = writable
+            self.state = jax.tree.map(np.array, self.state)
+            place(self.state, rows, state)
         return seen
 
     def _begin(self, draws: UInt32[np.ndarray, "M 3"]) -> tuple[Any, Seen]:
@@ -166,10 +174,8 @@ class Rows:
         state, shown = jax.tree.map(lambda x: np.asarray(x)[:size], out)
         return state, self._see(state, *shown)
 
-    def step(self, a_index: Int[np.ndarray, " N"]) -> Seen:
-        """Step every row by the index of its action."""
-        a = np.zeros((self.num, self.actions.size), np.float32)
-        a[np.arange(self.num), a_index] = 1
+    def step(self, a: Float[np.ndarray, "N A"]) -> Seen:
+        """Step every row by its action features."""
         out = self.programs[1](self.world.params, self.state, a)
         self.state, shown = jax.tree.map(np.asarray, out)
         return self._see(self.state, *shown)
@@ -181,6 +187,7 @@ class Rows:
         terminated = terminated | ended["terminate"]
         out_of_time = state.elapsed >= self.horizon
         uncertainty = uncertainty.astype(np.float64)
+        legal = legal if self.actions.factors else np.ones((len(legal), self.actions.size))
         return Seen(
             o=self.features.unflatten(o) if decoded else self.latent(state.z),
             r=r - self.options.penalty * uncertainty,
@@ -192,14 +199,18 @@ class Rows:
             action_mask=legal.astype(np.int8),
         )
 
-    def index(self, actions: Any, needed: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Indices of actions; those that are not `needed` may be anything."""
+    def act(self, actions: Any, needed: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
+        """Features of a batch of actions; those that are not `needed` may be anything.
+
+        Numbers beyond the bounds of a Box are clipped, as most tasks do; NaN is refused.
+        """
         space: Any = self.world.action_space
-        actions = np.asarray(actions)
-        if actions.shape != (self.num,) or not np.issubdtype(actions.dtype, np.integer):
-            raise SpaceError(f"actions {actions!r} are not {self.num} integers of {space}")
-        index = actions.astype(np.int64) - space.start
-        wrong = ((index < 0) | (index >= space.n)) & needed
-        if wrong.any():
-            raise SpaceError(f"action {actions[wrong.argmax()]} lies outside {space}")
-        return np.where(needed, index, 0)
+        a, kind = np.asarray(actions), np.integer if self.actions.factors else np.number
+        if a.shape != (self.num, *space.shape) or not np.issubdtype(a.dtype, kind):
+            shown = " ".join(str(actions).split())
+            raise SpaceError(f"actions {shown} are not {self.num} values of {space}")
+        out = np.zeros((self.num, self.actions.size), np.float32)
+        out[needed] = self.actions.flatten(a[needed])
+        if np.isnan(out).any():
+            raise SpaceError(f"action {a[np.isnan(out).any(1)][0]} is not a number, give one")
+        return out

@@ -2,7 +2,8 @@
 
 Columns of a segment: `episode`, `t`, `observation`, `action`, `reward`, `terminated`, `truncated`,
 `propensity`, `action_mask`, `time`. The last row of an episode holds o[T] alone: its action, reward
-and flags are null. An array is one FixedSizeList in C order; its shape stands in the space.
+and flags are null. An array is one FixedSizeList in C order; its shape stands in the space. Dict
+and Tuple observations have a column for each leaf: `observation.key`, `observation.0`.
 Columns of the index: see `INDEX`.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -20,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from gymnasium.spaces import Discrete
 
-from envs.spaces import conform
+from envs.features import map_space
+from envs.spaces import check_masks, conform
 from envs.types import Trace, TraceError
 
 ROW_GROUP_BYTES = 8 << 20  # what a reader decodes at once, and what one damaged page can cost
@@ -66,8 +69,6 @@ def from_parquet(data: bytes) -> pa.Table:
 def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
     """The trace with observations and actions in their spaces' dtypes, or `TraceError`."""
     trace = dataclasses.replace(trace)  # checked again: arrays can change after they were given
-    if not isinstance(trace.observations, np.ndarray):
-        raise TraceError("observations are a nested structure; only one array can be stored")
     for name in ("session", "policy"):
         if not isinstance(getattr(trace, name), str | None):
             raise TraceError(f"{name} is {getattr(trace, name)!r}, expected text or None")
@@ -75,6 +76,8 @@ def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
         raise TraceError(f"review is {trace.review!r}, expected a number or None")
     o = conform(trace.observations, spaces["observation"], "observation", bounded=False)
     a = conform(trace.actions, spaces["action"], "action", bounded=True)
+    if trace.action_masks is not None:
+        check_masks(trace.action_masks, spaces["action"])
     return dataclasses.replace(trace, observations=o, actions=a)
 
 
@@ -90,9 +93,7 @@ def encode(
     columns = {
         "episode": pa.array(np.repeat(numbers, rows)),
         "t": pa.array(np.concatenate([np.arange(size) for size in rows])),
-        "observation": _values(
-            np.concatenate([trace.observations for trace in traces]), spaces["observation"]
-        ),
+        **_observations([trace.observations for trace in traces], spaces["observation"]),
         "action": _values(join("actions"), spaces["action"], last),
         "reward": pa.array(join("rewards"), mask=last),
         "terminated": pa.array(join("terminated"), mask=last),
@@ -121,7 +122,8 @@ def decode(
     column = lambda name: table.column(name).combine_chunks()
     plain = lambda name: column(name).fill_null(0).to_numpy(zero_copy_only=False)
     flag = lambda name: column(name).fill_null(False).to_numpy(zero_copy_only=False)
-    o, a = (_array(column(name), spaces[name]) for name in ("observation", "action"))
+    values = lambda name, leaf: _array(column(name), leaf)
+    o, a = (map_space(values, name, spaces[name]) for name in ("observation", "action"))
     r, terminated, truncated = plain("reward"), flag("terminated"), flag("truncated")
     ended = column("reward").is_null().to_numpy(zero_copy_only=False)
     episode, t = plain("episode"), plain("t")
@@ -143,7 +145,7 @@ def decode(
             **{name: row[name] for name in INDEX.names[-3:]},
         }
         arrays = (x[steps].copy() for x in (a, r, terminated, truncated))
-        yield row["episode"], Trace(o[here].copy(), *arrays, **optional)
+        yield row["episode"], Trace(jax.tree.map(partial(_cut, here), o), *arrays, **optional)
         expected = first + rows
     if expected != len(t):
         raise TraceError(f"{len(t) - expected} rows belong to no episode of the index")
@@ -152,6 +154,19 @@ def decode(
 def _pad(x: np.ndarray) -> np.ndarray:
     """[T + 1, ...]: one more row of zeros, to be masked."""
     return np.concatenate([x, np.zeros_like(x[:1])])
+
+
+def _cut(rows: slice, x: np.ndarray) -> np.ndarray:
+    return x[rows].copy()
+
+
+def _observations(observations: list[Any], space: gymnasium.Space) -> dict[str, pa.Array]:
+    """A column for each leaf of the space, by its name."""
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *observations)
+    columns: dict[str, pa.Array] = {}
+    put = lambda name, leaf, x: columns.update({name: _values(x, leaf)})
+    map_space(put, "observation", space, joined)
+    return columns
 
 
 def _values(x: np.ndarray, space: gymnasium.Space, null: np.ndarray | None = None) -> pa.Array:
@@ -166,7 +181,7 @@ def _values(x: np.ndarray, space: gymnasium.Space, null: np.ndarray | None = Non
 def _array(column: pa.Array, space: gymnasium.Space) -> np.ndarray:
     """Values [rows, *shape] of a column; zeros where it is null."""
     if space.shape:
-        flat = column.values.slice(column.offset * math.prod(space.shape))
+        flat = column.values.slice(column.offset * math.prod(space.shape)).fill_null(0)
         x = flat.to_numpy(zero_copy_only=False)[: len(column) * math.prod(space.shape)]
     else:
         x = column.fill_null(0).to_numpy(zero_copy_only=False)

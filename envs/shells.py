@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+import jax
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
@@ -68,16 +69,16 @@ class DreamEnv(gymnasium.Env):
         super().reset(seed=seed)
         seen = self._rows.begin(np.arange(1), _draw(self.np_random)[None])
         self._open = True
-        return seen.o[0], self._info(seen)
+        return self._rows.row(seen.o, 0), self._info(seen)
 
     def step(self, action: Any):
         """Dream one step."""
         if not self._open:
             raise ResetNeeded("the dream has ended or has not begun; call reset first")
-        seen = self._rows.step(self._rows.index(np.asarray(action)[None], np.ones(1, bool)))
+        seen = self._rows.step(self._rows.act(np.asarray(action)[None], np.ones(1, bool)))
         terminated, truncated = bool(seen.terminated[0]), bool(seen.truncated[0])
         self._open = not (terminated or truncated)
-        return seen.o[0], float(seen.r[0]), terminated, truncated, self._info(seen)
+        return self._rows.row(seen.o, 0), float(seen.r[0]), terminated, truncated, self._info(seen)
 
     def snapshot(self) -> bytes:
         """Everything the future of this env depends on."""
@@ -114,7 +115,7 @@ class DreamVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._randoms: list[Any] = [(None, None)] * num_envs
         self._ended = np.zeros(num_envs, bool)
-        self._o: np.ndarray | None = None
+        self._o: Any = None  # the newest observations; none before the first reset
 
     def _begin(self, rows: Int[np.ndarray, " M"]) -> Seen:
         return self._rows.begin(rows, np.stack([_draw(self._randoms[i][0]) for i in rows]))
@@ -144,10 +145,11 @@ class DreamVectorEnv(VectorEnv):
                 self._randoms[i] = seeding.np_random(seeds[i])
         seen = self._begin(rows).spread(rows, self.num_envs)
         if self._o is not None and not mask.all():
-            seen.o = np.where(column(mask, seen.o), seen.o, self._o)
+            keep = lambda new, old: np.where(column(mask, new), new, old)
+            seen.o = jax.tree.map(keep, seen.o, self._o)
         self._ended = self._ended & ~mask
         self._o = seen.o
-        return seen.o.copy(), seen.info(mask)
+        return jax.tree.map(np.copy, seen.o), seen.info(mask)
 
     def step(self, actions: Any):
         """Dream one step in each; ended dreams begin anew as the autoreset mode says."""
@@ -156,7 +158,7 @@ class DreamVectorEnv(VectorEnv):
         mode, ended = self.autoreset_mode, self._ended
         if mode is AutoresetMode.DISABLED and ended.any():
             raise ResetNeeded(f"dream {ended.argmax()} has ended; reset it by a reset_mask first")
-        seen = self._rows.step(self._rows.index(actions, ~ended))
+        seen = self._rows.step(self._rows.act(actions, ~ended))
         infos: dict[str, Any] = {}
         self._ended = seen.terminated | seen.truncated
         if mode is AutoresetMode.NEXT_STEP and ended.any():
@@ -170,12 +172,12 @@ class DreamVectorEnv(VectorEnv):
             self._ended = np.zeros(self.num_envs, bool)
         self._o = seen.o
         infos |= seen.info(np.ones(self.num_envs, bool))
-        return seen.o.copy(), seen.r, seen.terminated, seen.truncated, infos
+        return jax.tree.map(np.copy, seen.o), seen.r, seen.terminated, seen.truncated, infos
 
     def _final(self, seen: Seen, ended: Bool[np.ndarray, " N"]) -> dict[str, Any]:
         o = np.full(self.num_envs, None, object)
         for i in np.flatnonzero(ended):
-            o[i] = seen.o[i].copy()
+            o[i] = self._rows.row(seen.o, i)
         final_info = seen.info(ended)
         mask = ended.copy()
         return {
@@ -189,9 +191,12 @@ class DreamVectorEnv(VectorEnv):
         """Everything the future of these dreams depends on; they must have begun."""
         if self._o is None:
             raise ResetNeeded("the dreams have not begun; call reset first")
-        return pack(self._rows, {"ended": self._ended, "o": self._o}, self._randoms)
+        shown = {f"o{i}": x for i, x in enumerate(jax.tree.leaves(self._o))}
+        return pack(self._rows, {"ended": self._ended, **shown}, self._randoms)
 
     def restore(self, data: bytes) -> None:
         """Put the dreams back where `snapshot` was taken; `DreamFileError` if it was not here."""
         flags, self._randoms = unpack(self._rows, data)
-        self._ended, self._o = flags["ended"], flags["o"]
+        self._ended = flags["ended"]
+        leaves = [flags[f"o{i}"] for i in range(len(flags) - 1)]
+        self._o = jax.tree.unflatten(self._rows.structure()[1], leaves)

@@ -15,7 +15,7 @@ from envs.types import DreamFileError
 if TYPE_CHECKING:
     from envs.rows import Rows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Randoms = list[tuple[np.random.Generator, Any]]  # generator and the seed it was made from
 
 
@@ -63,7 +63,7 @@ def unpack(rows: Rows, data: bytes) -> tuple[dict[str, np.ndarray], Randoms]:
         randoms = [(_generator(state), seed) for state, seed in header["randoms"]]
         flags = {k.removeprefix("flag/"): x for k, x in tensors.items() if k.startswith("flag/")}
         leaves = [tensors[_name(i)] for i in range(header["leaves"])]
-        state = jax.tree.unflatten(rows.structure(), leaves) if leaves else None
+        state = jax.tree.unflatten(rows.structure()[0], leaves) if leaves else None
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         if isinstance(error, DreamFileError):
             raise

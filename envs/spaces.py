@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from envs.types import TraceError
+from envs.features import map_space
+from envs.types import SpaceError, TraceError, action_features
 
 MAX_CATEGORIES = 1024  # more different whole numbers than this are a quantity, not categories
 
 
-def conform(x: np.ndarray, space: gymnasium.Space, name: str, *, bounded: bool) -> np.ndarray:
-    """`x` [T, *space.shape] as the space's dtype; `TraceError` names the first row that is outside.
+def conform(values: Any, space: gymnasium.Space, name: str, *, bounded: bool) -> Any:
+    """`values` [T, *space.shape] in the space's dtypes; `TraceError` names the first bad row.
 
     No value is changed: what the dtype cannot hold is an error. The bounds of a Box are checked
     if `bounded`; real observations may lie beyond what their space promises.
     """
-    assert isinstance(space, Box | Discrete), space
+    leaf = lambda name, space, x: _conform(x, space, name, bounded)
+    try:
+        return map_space(leaf, name, space, values)
+    except SpaceError as error:
+        raise TraceError(str(error)) from error
+
+
+def _conform(x: np.ndarray, space: Any, name: str, bounded: bool) -> np.ndarray:
+    if isinstance(x, tuple):
+        raise TraceError(f"{name} is a tuple of {len(x)}, expected a value of {space}")
     if x.shape[1:] != space.shape:
         raise TraceError(f"{name} at row 0 has shape {x.shape[1:]}, expected {space.shape}")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -25,32 +37,75 @@ def conform(x: np.ndarray, space: gymnasium.Space, name: str, *, bounded: bool) 
     bad = kept != x
     if isinstance(space, Discrete):
         bad |= (x < space.start) | (x >= space.start + space.n)
+    elif isinstance(space, MultiDiscrete):
+        bad |= (x < space.start) | (x >= space.start + space.nvec)
+    elif isinstance(space, MultiBinary):
+        bad |= (x != 0) & (x != 1)
     elif bounded:
         bad |= (x < space.low) | (x > space.high)
     if bad.any():
         row = int(np.argmax(bad.reshape(len(x), -1).any(-1)))
         value = " ".join(str(x[row]).split())
-        raise TraceError(f"{name} at row {row} is {value} ({x.dtype}), expected a value of {space}")
+        wanted = " ".join(str(space).split())
+        raise TraceError(
+            f"{name} at row {row} is {value} ({x.dtype}), expected a value of {wanted}"
+        )
     return kept
 
 
-def infer_space(x: np.ndarray, known: gymnasium.Space | None = None) -> Box | Discrete:
+def check_masks(masks: np.ndarray, space: gymnasium.Space) -> None:
+    """Raise `TraceError` unless every row [A] of masks leaves something to every factor."""
+    factors = action_features(space).factors
+    if not factors:
+        raise TraceError(
+            f"there are action masks, but actions of {space} have none; leave them out"
+        )
+    if masks.shape[1] != sum(factors):
+        raise TraceError(f"action masks have {masks.shape[1]} entries, expected {sum(factors)}")
+    for number, each in enumerate(np.split(masks, np.cumsum(factors)[:-1], axis=1)):
+        if not each.any(1).all():
+            row = int(np.argmin(each.any(1)))
+            raise TraceError(
+                f"the action mask at row {row} forbids every value of factor {number}; "
+                "true means legal (where nothing is chosen any more, allow everything)"
+            )
+
+
+def infer_space(values: Any, known: Any = None, *, is_action: bool = False) -> Any:
     """The space of logged values [T, *shape]; `known`, inferred before, is widened, not narrowed.
 
-    Whole scalars are Discrete unless there are many of them; bytes are Box(0, 255); the bounds of
-    other numbers cannot be known from a log: they are those of the dtype, or infinite.
+    Dicts and tuples are Dict and Tuple. Whole scalars are Discrete unless there are many of them,
+    whole vectors of actions MultiDiscrete; bytes are Box(0, 255); the bounds of other numbers
+    cannot be known from a log: they are those of the dtype, or infinite.
     """
-    if isinstance(known, Box):
+    if isinstance(values, dict):
+        before: Any = known.spaces if isinstance(known, Dict) else {}
+        if known is not None and before.keys() != values.keys():
+            return known  # `conform` will say so
+        return Dict({key: infer_space(values[key], before.get(key)) for key in values})
+    if isinstance(values, tuple):
+        if known is not None and not (isinstance(known, Tuple) and len(known) == len(values)):
+            return known
+        before = known or [None] * len(values)
+        return Tuple([infer_space(x, space) for x, space in zip(values, before, strict=True)])
+    if isinstance(known, Box | Dict | Tuple) or (known and known.shape != values.shape[1:]):
         return known
+    return _infer(values, known, is_action)
+
+
+def _infer(x: np.ndarray, known: Any, is_action: bool) -> Box | Discrete | MultiDiscrete:
     whole = x.dtype.kind in "biu"
-    if whole and x.ndim == 1:
-        start, stop = min(0, int(x.min())), int(x.max()) + 1
-        if isinstance(known, Discrete):
-            start, stop = min(start, int(known.start)), max(stop, int(known.start + known.n))
-        if stop - start <= MAX_CATEGORIES:
-            return Discrete(stop - start, start=start)
+    if whole and (x.ndim == 1 or (x.ndim == 2 and is_action)):
+        start, stop = np.minimum(0, x.min(0).astype(int)), x.max(0).astype(int) + 1
+        if known is not None:
+            n = known.n if isinstance(known, Discrete) else known.nvec
+            start, stop = np.minimum(start, known.start), np.maximum(stop, known.start + n)
+        if (stop - start <= MAX_CATEGORIES).all():
+            if x.ndim == 2:
+                return MultiDiscrete(stop - start, start=start)
+            return Discrete(int(stop - start), start=int(start))
         x = x.astype(np.int64)
-    elif isinstance(known, Discrete):
+    elif known is not None:
         return known
     if x.dtype == bool:
         return Box(0, 1, x.shape[1:], np.uint8)

@@ -189,6 +189,7 @@ class TabularModel:
 
     def __init__(self, table: Table, discount: float):
         self.num_states, self.num_actions = table.num_states, table.num_actions
+        self.action_size = table.num_actions  # features of an action: one-hot
         ended, going = table.p * table.terminated, table.p * (1 - table.terminated)
         p = np.concatenate([going, ended], -1)  # [S, A, 2 S]
         self.num_codes = int((p > 0).sum(-1).max())

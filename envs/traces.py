@@ -109,6 +109,7 @@ class TraceStore:
         episodes = steps = 0
         for trace in self.traces():
             try:
+                self._check_masked(trace)
                 check_trace(trace, self._spaces)
             except TraceError as error:
                 raise TraceError(f"{self.path}: episode {episodes}: {error}") from error
@@ -162,7 +163,6 @@ class TraceStore:
                 raise TraceError(f"{file}: is missing; restore it, it names the files beside it")
             self._spaces = given
             self._manifest = {
-                "schema_version": SCHEMA_VERSION,
                 "spaces": {},
                 "inferred": [name for name in self._given if name not in given],
                 "provenance": self._provenance,
@@ -207,6 +207,7 @@ class TraceStore:
         checked = []
         for i, trace in enumerate(traces):
             try:
+                self._check_masked(trace)
                 checked.append(check_trace(trace, self._widen(trace)))
             except TraceError as error:
                 raise TraceError(f"episode {first + i}: {error}") from error
@@ -217,13 +218,26 @@ class TraceStore:
         entry["index"] = self._write_table(f"episodes-{number:06d}.parquet", index, 1 << 16)
         self._manifest["segments"].append(entry)
 
+    def _check_masked(self, trace: Trace) -> None:
+        """All episodes have action masks, or none; the first one decides."""
+        if "masked" not in self._manifest:  # a new store, or one of schema version 1
+            first = next(self.traces(), trace)
+            self._manifest["masked"] = first.action_masks is not None
+        masked = trace.action_masks is not None
+        if masked != self._manifest["masked"]:
+            what = "has action masks, episode 0 has none" if masked else "has no action masks"
+            raise TraceError(f"{what}; give masks for all episodes or none")
+
     def _widen(self, trace: Trace) -> dict[str, gymnasium.Space]:
         """The spaces after this trace: inferred ones grow with it."""
         values = {"observation": trace.observations, "action": trace.actions}
+        masks = trace.action_masks
+        if masks is not None and "action" not in self._spaces and trace.actions.ndim == 1:
+            values["action"] = np.append(trace.actions, masks.shape[1] - 1)  # it knows how many
         for name in self._manifest["inferred"]:
-            if isinstance(values[name], np.ndarray):
-                space = infer_space(values[name], self._spaces.get(name))
-                self._spaces = self._spaces | {name: space}
+            known = self._spaces.get(name)
+            space = infer_space(values[name], known, is_action=name == "action")
+            self._spaces = self._spaces | {name: space}
         return self._spaces
 
     def _write_table(self, name: str, table: pa.Table, group_rows: int) -> dict:
@@ -234,7 +248,7 @@ class TraceStore:
     def _commit(self) -> None:
         """Make the segments durable, then the manifest that names them."""
         spaces = {name: space_to_json(space) for name, space in self._spaces.items()}
-        self._manifest["spaces"] = spaces
+        self._manifest |= {"schema_version": SCHEMA_VERSION, "spaces": spaces}
         self._sync()
         self._write(MANIFEST, dump_manifest(self._manifest))
         self._sync()

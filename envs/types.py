@@ -1,4 +1,4 @@
-"""The recorded episode, the context a model is rooted in, and spaces as feature vectors.
+"""The recorded episode, and the context a model is rooted in.
 
 Time, once and everywhere: `o[t], a[t] -> r[t], terminated[t], truncated[t], o[t+1]`.
 """
@@ -6,37 +6,36 @@ Time, once and everywhere: `o[t], a[t] -> r[t], terminated[t], truncated[t], o[t
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, dataclass_transform
 
-import gymnasium
 import jax
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+
+from envs.errors import DreamFileError, EnvError, SpaceError, TraceError, UserError
+from envs.features import ActionFeatures, Features, action_features
+from envs.jsonspaces import space_from_json, space_to_json
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-
-class UserError(ValueError):
-    """A failure its reader can mend. One line: what, where, what to do."""
-
-
-class TraceError(UserError):
-    """A trace, or a file that stores traces, is not what it claims to be."""
-
-
-class SpaceError(UserError):
-    """A space, or a value that does not lie in it."""
-
-
-class EnvError(UserError):
-    """A real task that cannot be made or stepped."""
-
-
-class DreamFileError(UserError):
-    """A portable dream file that cannot be read or trusted."""
+__all__ = [
+    "ActionFeatures",
+    "Context",
+    "DreamFileError",
+    "EnvError",
+    "Features",
+    "Prediction",
+    "SpaceError",
+    "Trace",
+    "TraceError",
+    "UserError",
+    "action_features",
+    "container",
+    "roll_context",
+    "space_from_json",
+    "space_to_json",
+]
 
 
 @dataclass_transform(frozen_default=True)
@@ -64,8 +63,8 @@ class Prediction:
     r: Float[Array, " *B"]  # reward, in real units
     continuation: Float[Array, " *B"]  # probability that the task has not ended
     v: Float[Array, " *B"]  # value of the state reached, in reward units
-    pi_logits: Float[Array, "*B N"]  # search prior at the state reached, N actions
-    legal_logits: Float[Array, "*B N"]  # > 0: the action is legal at the state reached
+    pi_logits: Float[Array, "*B P"]  # outputs of the search prior at the state reached
+    legal_logits: Float[Array, "*B A"]  # > 0: the entry is legal at the state reached
     uncertainty: Float[Array, " *B"]  # disagreement of the members, 0 = none
 
 
@@ -83,57 +82,6 @@ def roll_context(context: Context, a: Float[Array, "*B A"], o: Float[Array, "*B 
     )
 
 
-class Features:
-    """A space as a float32 vector: `Box` flattened, `Discrete` one-hot.
-
-    `size` is the length of the vector. `kind` is "box" or "discrete".
-    """
-
-    def __init__(self, space: gymnasium.Space, name: str = "observation"):
-        if isinstance(space, Box) and np.issubdtype(space.dtype, np.number):
-            self.kind, self.size = "box", math.prod(space.shape)
-        elif isinstance(space, Discrete):
-            self.kind, self.size = "discrete", int(space.n)
-        else:
-            raise SpaceError(
-                f"{name} space {space} is not supported; supported are Box and Discrete "
-                "(wrap the task, for example with gymnasium.wrappers.FlattenObservation)"
-            )
-        if self.size == 0:
-            raise SpaceError(f"{name} space {space} is empty")
-        self.space: Any = space
-        self.parts = (("categorical" if self.kind == "discrete" else "box", self.size),)
-        self.is_box = np.full(self.size, self.kind == "box")
-        self.factors = (self.size,) if self.kind == "discrete" else ()
-
-    def flatten(self, x: Any) -> np.ndarray:
-        """float32 [*B, size] of a batch of values [*B, *space.shape]."""
-        if self.kind == "discrete":
-            return np.eye(self.size, dtype=np.float32)[np.asarray(x) - self.space.start]
-        x = np.asarray(x, np.float32)
-        return x.reshape(*x.shape[: x.ndim - len(self.space.shape)], self.size)
-
-    def unflatten(self, features: np.ndarray) -> np.ndarray:
-        """Values [*B, *space.shape] inside the space of features [*B, size]: nearest, clipped."""
-        features = np.asarray(features)
-        if self.kind == "discrete":
-            return (features.argmax(-1) + self.space.start).astype(self.space.dtype)
-        x = features.reshape(*features.shape[:-1], *self.space.shape)
-        if np.issubdtype(self.space.dtype, np.integer):
-            x = np.rint(x)
-        return np.clip(x, self.space.low, self.space.high).astype(self.space.dtype)
-
-
-def action_features(space: gymnasium.Space) -> Features:
-    """Features of an action space; only finite spaces can be searched."""
-    if not isinstance(space, Discrete):
-        raise SpaceError(
-            f"action space {space} is not supported; supported is Discrete "
-            "(wrap the task so that its actions are numbered)"
-        )
-    return Features(space, "action")
-
-
 def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
     """bool[T] of a flag per step, or of one scalar that speaks of the last step."""
     flag = np.asarray(flag)
@@ -148,58 +96,20 @@ def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
     return flag.astype(bool)
 
 
-def space_to_json(space: gymnasium.Space) -> dict:
-    """The space as plain JSON values (no infinity, no pickle), for `space_from_json`."""
-    if isinstance(space, Discrete):
-        n, start, dtype = int(space.n), int(space.start), np.dtype(space.dtype).name
-        return {"type": "Discrete", "n": n, "start": start, "dtype": dtype}
-    Features(space)  # raises for what is not supported
-    assert isinstance(space, Box)
-
-    def bounds(x: np.ndarray) -> Any:
-        values = [value if np.isfinite(value) else str(value) for value in x.ravel().tolist()]
-        return values[0] if len({*map(repr, values)}) == 1 else values
-
-    low, high = bounds(space.low), bounds(space.high)
-    shape, dtype = list(space.shape), np.dtype(space.dtype).name
-    return {"type": "Box", "shape": shape, "dtype": dtype, "low": low, "high": high}
-
-
-def space_from_json(data: Any) -> Box | Discrete:
-    """The space that `space_to_json` described, bound for bound, or `SpaceError`."""
-
-    def bounds(x: Any, shape: tuple, dtype: np.dtype) -> np.ndarray:
-        values = x if isinstance(x, list) else [x] * math.prod(shape)
-        values = [float(value) if isinstance(value, str) else value for value in values]
-        return np.array(values).astype(dtype).reshape(shape)
-
-    try:
-        if data["type"] == "Discrete":
-            dtype = np.dtype(data["dtype"]).type  # Gymnasium 1.2 knows int64 alone
-            options: Any = {} if dtype is np.int64 else {"dtype": dtype}
-            return Discrete(data["n"], start=data["start"], **options)
-        if data["type"] != "Box":
-            raise ValueError("its type is neither")
-        shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
-        low, high = (bounds(data[name], shape, dtype) for name in ("low", "high"))
-        return Box(low, high, shape, dtype.type)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise SpaceError(f"{data!r} does not describe a Box or Discrete space: {error}") from error
-
-
 @dataclass(frozen=True, eq=False)
 class Trace:
     """One recorded real episode of T steps.
 
-    `observations` is an array (or a pytree of arrays; a list is taken as rows) with T + 1
-    rows, `actions` and
-    `rewards` have T rows, `terminated` and `truncated` are bool[T] or a scalar bool that
-    means the last step. At most one of them is true, at step T - 1; neither means that the
-    recorder was cut and the episode is still open. `propensities[t]` is the probability with
-    which the behaviour took `actions[t]`; `action_masks` has T + 1 rows, true = legal;
+    `observations` is an array with T + 1 rows, or a dict or tuple of such, nested at will; a
+    list is taken as rows. `actions` and `rewards` have T rows, `terminated` and `truncated` are
+    bool[T] or a scalar bool that means the last step. At most one of them is true, at step
+    T - 1; neither means that the recorder was cut and the episode is still open.
+    `propensities[t]` is the probability with which the behaviour took `actions[t]` (None for
+    actions that have densities). `action_masks` has T + 1 rows, true = legal, with an entry for
+    each value of each factor of the action, end to end: every row must leave something to do.
     `times` has T + 1 rows, in seconds.
 
-    Raises `TraceError` for lengths, flags, NaN or infinite numbers that break this.
+    Raises `TraceError` for lengths, flags, masks, NaN or infinite numbers that break this.
     """
 
     observations: Any
@@ -217,9 +127,8 @@ class Trace:
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
-        rows = self.observations
-        is_rows = isinstance(rows, list)
-        put("observations", _array(rows) if is_rows else jax.tree.map(_array, rows))
+        leaves: dict[str, np.ndarray] = {}
+        put("observations", _observations(self.observations, "observation", leaves))
         put("actions", _array(self.actions, "actions"))
         put("rewards", _array(self.rewards, "rewards", np.float64))
         if self.actions.ndim == 0:
@@ -237,13 +146,13 @@ class Trace:
             raise TraceError(f"the episode ends at step {row} but has {steps} steps; cut it there")
         if (self.terminated & self.truncated).any():
             raise TraceError("the last step is both terminated and truncated; keep terminated")
-        for leaf in jax.tree.leaves(self.observations):
+        for name, leaf in leaves.items():
             if leaf.ndim == 0 or len(leaf) != steps + 1:
                 raise TraceError(
-                    f"observations have shape {leaf.shape}, expected {steps + 1} rows "
+                    f"{name} has shape {leaf.shape}, expected {steps + 1} rows "
                     f"for {steps} actions (the observation after the last step counts)"
                 )
-            _finite(leaf, "observation")
+            _finite(leaf, name)
         _finite(self.actions, "action")
         _finite(self.rewards, "reward")
         self._check_optional("propensities", np.float64, (steps,))
@@ -256,6 +165,12 @@ class Trace:
                 raise TraceError(
                     f"propensity at step {row} is {self.propensities[row]}, expected in (0, 1]"
                 )
+        if self.action_masks is not None and not self.action_masks.any(1).all():
+            row = int(np.argmin(self.action_masks.any(1)))
+            raise TraceError(
+                f"the action mask at row {row} forbids every action; true means legal "
+                "(where nothing is chosen any more, allow everything)"
+            )
 
     def _check_optional(self, name: str, dtype: type, shape: tuple) -> None:
         if getattr(self, name) is None:
@@ -277,14 +192,36 @@ class Trace:
         return not (self.terminated[-1] or self.truncated[-1])
 
 
-def _array(x: Any, name: str = "observations", dtype: Any = None) -> np.ndarray:
+def _observations(x: Any, name: str, leaves: dict[str, np.ndarray]) -> Any:
+    """`x` as arrays with rows in front, which are also put into `leaves` by their names."""
+    if isinstance(x, list) and isinstance(x[0] if x else None, dict):
+        x = _columns(x, name)
+    if isinstance(x, dict):
+        return {key: _observations(x[key], f"{name}.{key}", leaves) for key in x}
+    if isinstance(x, tuple):
+        return tuple(_observations(each, f"{name}.{i}", leaves) for i, each in enumerate(x))
+    leaves[name] = _array(x, name)
+    return leaves[name]
+
+
+def _columns(rows: list, name: str) -> dict[str, list]:
+    """The rows of each key, of rows that are dicts with the same keys."""
+    shown = lambda row: f"the keys {', '.join(map(str, row))}" if isinstance(row, dict) else "none"
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != rows[0].keys():
+            raise TraceError(f"{name} at row {i} has {shown(row)}, at row 0 {shown(rows[0])}")
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _array(x: Any, name: str, dtype: Any = None) -> np.ndarray:
     """`x` as an array of numbers, or `TraceError` (rows of different shapes, text, objects)."""
     try:
         array = np.asarray(x, dtype)
     except (ValueError, TypeError) as error:
-        raise TraceError(f"{name} are not rows of numbers of one shape: {error}") from error
+        line = " ".join(str(error).split())
+        raise TraceError(f"{name}: not rows of numbers of one shape: {line}") from error
     if array.dtype.kind not in "biuf":
-        raise TraceError(f"{name} hold {array.dtype}, expected numbers")
+        raise TraceError(f"{name}: rows of {array.dtype}, expected numbers")
     return array
 
 

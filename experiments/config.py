@@ -27,9 +27,10 @@ class EnvConfig:
     """The real task: where a log is recorded, and where policies are scored."""
 
     id: str = MISSING  # any Gymnasium id; "none" = there is no real environment
-    behaviour: str = "random"  # random, sticky_random, or the path of a saved policy
+    behaviour: str = "random"  # random, sticky_random, half_random, or a saved policy's path
     real_steps: int = 2000  # recorded, and all that is learned from
     switch: float = 0.1  # sticky_random: probability of a new action at each step
+    epsilon: float = 0.5  # half_random: probability of a random action instead of the heuristic's
     options: dict[str, Any] = field(default_factory=dict)  # passed to gymnasium.make
 
 
@@ -135,6 +136,7 @@ POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_ra
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
 SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
 CLOSED = (
+    "env.epsilon",
     "search.uniform_share",
     "rehearse.lam",
     "fit.target_decay",

@@ -67,6 +67,7 @@ def recording(
         env.real_steps,
         int(source.generate_state(1)[0]),
         switch=env.switch,
+        epsilon=env.epsilon,
         policy=_policy(env.behaviour, spaces),
         progress=progress,
         env_options=env.options,
@@ -76,7 +77,7 @@ def recording(
 
 def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
     """The saved policy that a behaviour names, None for one that needs no policy."""
-    from dreaming.collect import BEHAVIOURS
+    from dreaming.behaviours import BEHAVIOURS
     from dreaming.errors import ConfigError
     from dreaming.policy import CARD, load_policy
 

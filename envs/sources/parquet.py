@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from envs.spaces import conform, infer_space
 from envs.types import Trace, TraceError, space_from_json
 
 REQUIRED = ("episode", "observation", "action", "reward")
-COLUMNS = (*REQUIRED, "terminated", "truncated", "propensity", "next_observation")
+COLUMNS = (*REQUIRED, "terminated", "truncated", "propensity", "action_mask", "next_observation")
 KEYS = (*COLUMNS, "final", "observation_space", "action_space")
 
 
@@ -23,8 +24,9 @@ class ParquetSource:
     """Episodes in the files that match `uri`, in order of file name and row.
 
     `mapping` (a dict, or the path of a YAML file) names columns: `episode`, `observation` (one
-    column of numbers or lists, or several columns), `action`, `reward`; if there are such columns
-    `terminated`, `truncated`, `propensity`. The rows of an episode lie together, in order of time.
+    column of numbers or lists, several columns, or a dict of names to such, nested at will),
+    `action`, `reward`; if there are such columns `terminated`, `truncated`, `propensity`,
+    `action_mask`. The rows of an episode lie together, in order of time.
     The observation after the last action is the last row, with an empty action, or comes from
     `next_observation` (columns like `observation`), or with `final: repeat` repeats the last one.
     `observation_space` and `action_space` (as `space_to_json`) replace the inferred ones.
@@ -35,8 +37,7 @@ class ParquetSource:
         if not self.files:
             raise TraceError(f"{uri}: no such file; expected Parquet files by path or pattern")
         self.mapping = _read_mapping(mapping)
-        listed = lambda x: [x] if isinstance(x, str) else list(x)
-        self._columns = {n: listed(self.mapping[n]) for n in COLUMNS if n in self.mapping}
+        self._columns = {n: _listed(self.mapping[n]) for n in COLUMNS if n in self.mapping}
         self._schema: dict[str, gymnasium.Space] | None = None
 
     def schema(self) -> dict[str, gymnasium.Space]:
@@ -48,7 +49,8 @@ class ParquetSource:
             for trace in self if len(given) < 2 else ():
                 for name, x in zip(names, (trace.observations, trace.actions), strict=True):
                     if name not in given:
-                        spaces[name] = infer_space(x, spaces.get(name))
+                        is_action = name == "action_space"
+                        spaces[name] = infer_space(x, spaces.get(name), is_action=is_action)
             self._schema = spaces
         return self._schema
 
@@ -85,7 +87,7 @@ class ParquetSource:
 
     def _tables(self, file: str) -> Iterator[tuple[int, pa.Table]]:
         """(number of the first row, rows) of one file."""
-        columns = [column for names in self._columns.values() for column in names]
+        columns = jax.tree.leaves(self._columns)
         try:
             with pq.ParquetFile(file, page_checksum_verification=True) as reader:
                 present, row = reader.schema_arrow.names, 0
@@ -115,10 +117,11 @@ class ParquetSource:
         steps = len(table) - is_complete
         get = lambda name: self._numbers(table.slice(0, steps), name)
         o = self._numbers(table, "observation")
+        join = lambda *x: jax.tree.map(lambda *leaf: np.concatenate(leaf), *x)
         if not is_complete and "next_observation" in self._columns:
-            o = np.concatenate([o, self._numbers(table.slice(steps - 1), "next_observation")])
+            o = join(o, self._numbers(table.slice(steps - 1), "next_observation"))
         elif not is_complete and self.mapping.get("final") == "repeat":
-            o = np.concatenate([o, o[-1:]])
+            o = join(o, jax.tree.map(lambda x: x[-1:], o))
         elif not is_complete:
             raise TraceError(
                 "the observation after the last action is missing; add a last row with an "
@@ -131,24 +134,53 @@ class ParquetSource:
         terminated, truncated = flag("terminated"), flag("truncated")
         truncated = np.where(terminated, False, truncated)  # logs that set both mean the first
         propensities = get("propensity") if "propensity" in self._columns else None
+        masks = self._masks(table, steps) if "action_mask" in self._columns else None
         for name, x in (("observation", o), ("action", a)):
             if self._schema is not None:  # the store would refuse it too, but not name the file
                 conform(x, self._schema[f"{name}_space"], name, bounded=name == "action")
-        return Trace(o, a, get("reward"), terminated, truncated, propensities=propensities)
+        optional = {"propensities": propensities, "action_masks": masks}
+        return Trace(o, a, get("reward"), terminated, truncated, **optional)
 
-    def _numbers(self, table: pa.Table, name: str) -> np.ndarray:
-        """[rows] of a column of numbers, [rows, O] of a column of lists or of several columns."""
-        columns = []
-        for column in (table.column(column).combine_chunks() for column in self._columns[name]):
-            if column.null_count:
-                empty = column.is_null().to_numpy(zero_copy_only=False)
-                raise TraceError(f"{name} at step {int(np.argmax(empty))} is empty")
-            x = column.to_numpy(zero_copy_only=False)
-            try:
-                columns.append(np.array(list(x)) if x.dtype == object else x)
-            except ValueError as error:
-                raise TraceError(f"{name} holds lists of different lengths") from error
-        return columns[0] if len(columns) == 1 else np.stack(columns, axis=-1)
+    def _masks(self, table: pa.Table, steps: int) -> np.ndarray:
+        """bool [T + 1, A]; nothing is chosen after the last step, so its row may be absent."""
+        last = table.column(jax.tree.leaves(self._columns["action_mask"])[0])[-1].as_py()
+        masks = self._numbers(table.slice(0, len(table) - (last is None)), "action_mask")
+        missing = np.ones((steps + 1 - len(masks), *masks.shape[1:]), bool)
+        return np.concatenate([masks.astype(bool), missing])
+
+    def _numbers(self, table: pa.Table, name: str) -> Any:
+        """The values that the mapping calls `name`, in its structure."""
+        numbers = lambda columns: _numbers([table.column(column) for column in columns], name)
+        return _each(numbers, self._columns[name])
+
+
+def _each(function: Callable[[list], Any], columns: Any) -> Any:
+    """`function` of every list of columns of a mapping's entry."""
+    if isinstance(columns, dict):
+        return {name: _each(function, value) for name, value in columns.items()}
+    return function(columns)
+
+
+def _listed(columns: Any) -> Any:
+    """An entry of the mapping with every column in a list."""
+    if isinstance(columns, dict):
+        return {str(name): _listed(value) for name, value in columns.items()}
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def _numbers(columns: list[pa.ChunkedArray], name: str) -> np.ndarray:
+    """[rows] of a column of numbers, [rows, O] of a column of lists or of several columns."""
+    arrays = []
+    for column in (column.combine_chunks() for column in columns):
+        if column.null_count:
+            empty = column.is_null().to_numpy(zero_copy_only=False)
+            raise TraceError(f"{name} at step {int(np.argmax(empty))} is empty")
+        x = column.to_numpy(zero_copy_only=False)
+        try:
+            arrays.append(np.array(list(x)) if x.dtype == object else x)
+        except ValueError as error:
+            raise TraceError(f"{name} holds lists of different lengths") from error
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
 
 
 def _read_mapping(mapping: Any) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from dreaming.context import ContextBuffer
 from dreaming.errors import EnvError
 from dreaming.evaluate import evaluate
 from dreaming.replay import contexts, make_replay
-from envs.types import Features, Trace
+from envs.types import Features, Trace, action_features
 from worldmodels.actions import make_head
 
 CARTPOLE = gymnasium.make("CartPole-v1")
 SPACES: dict[str, Any] = {
     "observation": Features(CARTPOLE.observation_space),
-    "action": Features(CARTPOLE.action_space),
+    "action": action_features(CARTPOLE.action_space),
 }
 W = jnp.array([0.1, 0.5, 1.0, 1.0])
 
@@ -128,7 +128,7 @@ class Cliff(gymnasium.Env):
 def test_a_task_that_fails_is_told_in_one_line(fault, words):
     spaces: dict[str, Any] = {
         "observation": Features(Cliff.observation_space),
-        "action": Features(Discrete(2, start=5)),
+        "action": action_features(Discrete(2, start=5)),
     }
     act = lambda context, *_: np.eye(2)[np.ones(len(context.o), np.int32)]
     assert evaluate(lambda: Cliff(None), act, [0], **spaces).returns.tolist() == [3]

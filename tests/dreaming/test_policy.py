@@ -177,7 +177,7 @@ def test_a_sampled_policy_draws_by_its_probabilities_and_a_seed_fixes_the_draw()
     assert drawn == [int(policy.act(o, seed=seed)) for seed in range(2000)]
     frequency = np.bincount(drawn, minlength=3) / 2000
     assert np.abs(frequency - p).max() < 4 * np.sqrt(0.25 / 2000)
-    taken, propensity = policy.propensity(o, np.random.default_rng(0))
+    taken, propensity = policy.propensity(o, None, np.random.default_rng(0))
     assert propensity == pytest.approx(p[int(taken)], rel=1e-4)
 
 

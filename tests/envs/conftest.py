@@ -26,7 +26,7 @@ class Ensemble:
 
     num_codes = 2
     num_members = 5
-    num_actions = 2
+    num_actions = action_size = 2
 
     def init(self) -> dict[str, Any]:
         random = np.random.default_rng(0)

@@ -6,11 +6,12 @@ import random
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from envs import manifest, segments, traces
 from envs.traces import TraceStore
@@ -39,10 +40,9 @@ def same(left, right):
     """Bit-equal traces."""
     fields = ("actions", "rewards", "terminated", "truncated", "propensities", "action_masks")
     for name in ("observations", *fields, "times"):
-        x, y = getattr(left, name), getattr(right, name)
-        if x is None or y is None:
-            assert x is y, name
-        else:
+        one, other = getattr(left, name), getattr(right, name)
+        assert jax.tree.structure(one) == jax.tree.structure(other), name
+        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
             assert x.shape == y.shape and x.dtype == y.dtype, (name, x.dtype, y.dtype)
             assert x.tobytes() == y.tobytes(), name
     assert (left.session, left.policy, left.review) == (right.session, right.policy, right.review)
@@ -107,11 +107,8 @@ def test_observations_come_back_bit_for_bit(tmp_path, dtype_and_shape):
 
 
 def test_optional_fields_and_mixed_absence_come_back(tmp_path):
-    masks = np.array([[1, 0], [1, 1], [0, 1]], bool)
     written = [
-        an_episode(
-            0, 2, action_masks=masks, times=np.arange(3.0), session="a", policy="p", review=0.5
-        ),
+        an_episode(0, 2, times=np.arange(3.0), session="a", policy="p", review=0.5),
         an_episode(1, 2, propensities=None),
         an_episode(2, 1, session="b"),
     ]
@@ -122,6 +119,94 @@ def test_optional_fields_and_mixed_absence_come_back(tmp_path):
     assert table["session"] == ["a", None, "b"] and table["rows"] == [3, 3, 2]
     assert table["first_row"] == [0, 3, 6]
     assert table["return"] == [float(trace.rewards.sum()) for trace in written]
+
+
+NESTED = Dict(
+    position=Box(-1, 1, (2,), np.float32),
+    inner=Dict({"a.b": Discrete(3), "t": Tuple([MultiBinary(2), MultiDiscrete([2, 3])])}),
+)
+
+
+def a_nested_episode(seed, steps=4, space=NESTED, **fields):
+    """Random values of a space."""
+    space.seed(seed)
+    values = [space.sample() for _ in range(steps + 1)]
+    o = jax.tree.map(lambda *x: np.stack(x), *values)
+    actions = np.stack([np.arange(steps) % 2, np.arange(steps) % 3], -1)
+    return Trace(o, actions, np.ones(steps), True, False, **fields)
+
+
+def test_nested_observations_come_back_from_a_column_for_each_leaf(tmp_path):
+    written = [a_nested_episode(i, steps=1 + i) for i in range(5)]
+    spaces: Any = {"observation_space": NESTED, "action_space": MultiDiscrete([2, 3])}
+    store = TraceStore(tmp_path, **spaces)
+    store.extend(written[:3])
+    store.extend(written[3:])
+    again = TraceStore(tmp_path, **spaces)
+    again.verify()
+    assert all_same(again, written) and again.schema() == spaces
+    columns = pq.read_schema(tmp_path / "segment-000000.parquet").names
+    inner = [rf"observation.inner.{name}" for name in (r"a\.b", "t.0", "t.1")]
+    assert columns[2:6] == [*inner, "observation.position"]
+
+
+def test_nested_spaces_are_inferred_and_widened(tmp_path):
+    episode = lambda top: Trace(
+        {"x": np.zeros((2, 1)), "y": (np.array([0, top]),)},
+        np.array([[0, top]]),
+        np.zeros(1),
+        True,
+        False,
+    )
+    store = TraceStore(tmp_path)
+    for top in (1, 4, 2):
+        store.append(episode(top))
+    store.verify()
+    x = Box(-np.inf, np.inf, (1,), np.float64)
+    assert store.schema() == {
+        "observation_space": Dict(x=x, y=Tuple([Discrete(5)])),
+        "action_space": MultiDiscrete([1, 5]),
+    }
+
+
+def test_a_nested_store_shows_every_flip(tmp_path):
+    store = TraceStore(tmp_path, observation_space=NESTED)
+    store.extend(a_nested_episode(i) for i in range(5))
+    file, draw = tmp_path / "segment-000000.parquet", random.Random(0)
+    whole = file.read_bytes()
+    for _ in range(50):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        with pytest.raises(TraceError, match="segment-000000.parquet"):
+            TraceStore(tmp_path).verify()
+
+
+def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path):
+    """Version 1 knew arrays alone, and did not say whether there are masks."""
+    masks = np.ones((6, 2), bool)
+    for name, fields in (("masked", {"action_masks": masks}), ("plain", {})):
+        path = tmp_path / name
+        written = [an_episode(i, **fields) for i in range(3)]
+        TraceStore(path).extend(written[:2])
+        as_version_1(path)
+        old = TraceStore(path)
+        old.verify()
+        assert all_same(old, written[:2])
+        other = an_episode(3, **({} if fields else {"action_masks": masks}))
+        with pytest.raises(TraceError, match="episode 2: has (no )?action masks"):
+            old.append(other)
+        old.append(written[2])
+        TraceStore(path).verify()
+        assert all_same(TraceStore(path), written)
+
+
+def as_version_1(path):
+    """Rewrite a manifest as the first version of the schema had it."""
+    file = path / "manifest.json"
+    data = manifest.parse_manifest(file.read_bytes(), file)
+    assert data.pop("masked") in (True, False) and data["schema_version"] == 2
+    file.write_bytes(manifest.dump_manifest(data | {"schema_version": 1}))
 
 
 def test_array_actions_come_back_with_their_bounds_checked(tmp_path):
@@ -244,10 +329,101 @@ def test_an_action_outside_the_space_and_a_late_nan_are_named(tmp_path):
     late.observations[3, 1] = np.nan
     with pytest.raises(TraceError, match="episode 1: observation at step 3 is not finite"):
         store.extend([good, late])
-    nested = Trace({"x": np.zeros((2, 1))}, np.zeros(1), np.zeros(1), True, False)
-    with pytest.raises(TraceError, match="only one array"):
-        store.append(nested)
     assert len(TraceStore(tmp_path)) == 0
+
+
+def renamed(trace, **names):
+    """The episode with other keys."""
+    o = {names.get(key, key): x for key, x in trace.observations.items()}
+    return Trace(o, trace.actions, trace.rewards, True, False)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_an_observation_dict_whose_keys_differ_is_told_with_its_episode(tmp_path, given):
+    spaces: Any = {"observation_space": NESTED} if given else {}
+    store = TraceStore(tmp_path, **spaces)
+    good = [a_nested_episode(i) for i in range(4)]
+    with pytest.raises(TraceError) as caught:
+        store.extend([*good[:3], renamed(good[3], position="place")])
+    what = "episode 3: observation is a dict with the keys inner, place, expected the keys inner, "
+    assert str(caught.value) == what + "position"
+    wrong = {
+        "observation is a value of shape": lambda x: x["position"],
+        "observation.inner is a value of shape": lambda x: x | {"inner": x["position"]},
+        "observation.position is a dict with the keys": lambda x: x | {"position": x["inner"]},
+        r"observation.position at row 0 has shape \(1,\), expected \(2,\)": lambda x: (
+            x | {"position": x["position"][:, :1]}
+        ),
+    }
+    store.extend(good[:3])
+    for words, change in wrong.items():
+        o = change(good[3].observations)
+        with pytest.raises(TraceError, match=f"episode 3: {words}") as caught:
+            store.append(Trace(o, good[3].actions, good[3].rewards, True, False))
+        assert "\n" not in str(caught.value)
+    assert len(TraceStore(tmp_path)) == 3
+
+
+FACTORED = Box(-1, 1, (1,), np.float32), MultiDiscrete([2, 3])
+
+
+def a_masked_episode(masks, space: Any = FACTORED[1], steps=2):
+    """Masks on an episode of two steps."""
+    o, a = np.zeros((steps + 1, 1), np.float32), np.stack([space.sample() for _ in range(steps)])
+    return Trace(o, a, np.zeros(steps), True, False, action_masks=masks)
+
+
+@pytest.mark.parametrize(
+    ("masks", "space", "words"),
+    [
+        ([[1, 1, 1, 0, 0], [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]], FACTORED[1], None),
+        (
+            [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]],
+            FACTORED[1],
+            "episode 0: the action mask at row 1 forbids every value of factor 1",
+        ),
+        (
+            [[1, 1, 1, 1]] * 3,
+            FACTORED[1],
+            "episode 0: action masks have 4 entries, expected 5",
+        ),
+        ([[1, 1, 1]] * 3, Discrete(2), "episode 0: action masks have 3 entries, expected 2"),
+        ([[1]] * 3, FACTORED[0], r"episode 0: there are action masks, but actions of Box"),
+    ],
+)
+def test_masks_fit_the_actions(tmp_path, masks, space, words):
+    store = TraceStore(tmp_path, action_space=space)
+    trace = a_masked_episode(masks, space)
+    if words is None:
+        store.append(trace)
+        assert all_same(TraceStore(tmp_path), [trace])
+        return
+    with pytest.raises(TraceError, match=words) as caught:
+        store.append(trace)
+    assert "\n" not in str(caught.value) and len(TraceStore(tmp_path)) == 0
+
+
+def test_masks_tell_how_many_actions_there_are(tmp_path):
+    masks = np.array([[1, 0, 1, 1]] * 6, bool)
+    store = TraceStore(tmp_path)
+    store.append(an_episode(0, action_masks=masks))
+    assert store.schema()["action_space"] == Discrete(4)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_masks_are_given_for_all_episodes_or_none(tmp_path, first):
+    fields = lambda has: {"action_masks": np.ones((6, 2), bool)} if has else {}
+    episodes = [an_episode(i, **fields(first)) for i in range(3)] + [
+        an_episode(3, **fields(not first))
+    ]
+    store = TraceStore(tmp_path)
+    what = "has no action masks" if first else "has action masks, episode 0 has none"
+    words = f"episode 3: {what}; give masks for all episodes or none"
+    for stored in (0, 2):
+        store.extend(episodes[len(store) : stored])
+        with pytest.raises(TraceError, match=words):
+            TraceStore(tmp_path).extend(episodes[stored:])
+        assert len(TraceStore(tmp_path)) == stored
 
 
 def test_other_spaces_than_stored_are_refused(store):
@@ -350,8 +526,8 @@ def test_a_missing_or_edited_or_newer_manifest_is_refused(store):
     file.write_text(text.replace("float32", "float64"))
     with pytest.raises(TraceError, match="was changed after it was written"):
         TraceStore(store.path)
-    file.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(TraceError, match="schema version 2"):
+    file.write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(TraceError, match="schema version 3"):
         TraceStore(store.path)
     file.unlink()
     for use in (TraceStore, lambda path: store.append(EPISODES[0])):

@@ -1,18 +1,16 @@
-"""Traces say what is wrong with them; spaces survive JSON; features invert."""
+"""Traces say what is wrong with them; spaces survive JSON."""
 
 import json
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from envs.types import (
-    Features,
     SpaceError,
     Trace,
     TraceError,
     UserError,
-    action_features,
     space_from_json,
     space_to_json,
 )
@@ -44,8 +42,16 @@ def test_a_list_of_observations_is_rows():
 
 
 def test_nested_observations_are_kept():
-    trace = a_trace(observations={"x": np.zeros((4, 2)), "y": np.zeros(4, int)})
-    assert trace.observations["y"].shape == (4,)
+    trace = a_trace(observations={"x": np.zeros((4, 2)), "y": (np.zeros(4, int), [1, 2, 3, 4])})
+    assert trace.observations["x"].shape == (4, 2)
+    assert trace.observations["y"][1].tolist() == [1, 2, 3, 4]
+
+
+def test_a_list_of_dicts_is_rows_of_a_dict():
+    rows = [{"x": [t, 0], "inner": {"y": t}} for t in range(4)]
+    trace = a_trace(observations=rows)
+    assert trace.observations["x"].tolist() == [[0, 0], [1, 0], [2, 0], [3, 0]]
+    assert trace.observations["inner"]["y"].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,28 @@ def test_nested_observations_are_kept():
         ({"propensities": [0.5, 0.5]}, r"propensities has shape \(2,\), expected \(3,\)"),
         ({"action_masks": np.ones((3, 2), bool)}, r"expected \(4, A\)"),
         ({"times": [0.0, 1.0, np.nan, 3.0]}, "times at step 2"),
+        ({"propensities": [0.5, 1.0, 1.5]}, "propensity at step 2 is 1.5"),
+        (
+            {"action_masks": [[1, 0], [0, 1], [0, 0], [1, 1]]},
+            "the action mask at row 2 forbids every action",
+        ),
+        (
+            {"observations": [{"x": 0}, {"x": 1}, {"x": 2, "y": 0}, {"x": 3}]},
+            "observation at row 2 has the keys x, y, at row 0 the keys x",
+        ),
+        ({"observations": [{"x": 0}, 1, 2, 3]}, "observation at row 1 has none"),
+        (
+            {"observations": [{"x": [0]}, {"x": [1]}, {"x": [1, 2]}, {"x": [3]}]},
+            "observation.x: not rows of numbers of one shape",
+        ),
+        (
+            {"observations": {"x": np.zeros(4), "y": np.zeros((3, 2))}},
+            r"observation.y has shape \(3, 2\), expected 4 rows",
+        ),
+        (
+            {"observations": {"x": (np.zeros(4), np.array([0, 0, np.inf, 0]))}},
+            "observation.x.1 at step 2 is not finite",
+        ),
     ],
 )
 def test_a_broken_trace_is_refused_in_one_line(changes, words):
@@ -85,17 +113,32 @@ SPACES = [
     Box(0, 255, (4, 4, 1), np.uint8),
     Box(-(2**63), 2**63 - 1, (), np.int64),
     Box(np.float32(-4.8), np.float32(0.41887903), (1,), np.float32),
+    MultiBinary(3),
+    MultiBinary([2, 3]),
+    MultiDiscrete([3, 4]),
+    MultiDiscrete([[2, 3], [4, 5]], np.int32, start=[[1, 0], [-1, 2]]),
+    Dict(z=Box(0, 1, (2,)), a=Tuple([Discrete(2), Dict({"b.c": MultiBinary(1)})])),
+    Tuple([Box(-np.inf, 1, ()), Discrete(2, start=3)]),
 ]
+
+
+def leaves(space):
+    """The spaces inside of a space."""
+    if isinstance(space, Dict):
+        return [leaf for key in sorted(space.spaces) for leaf in leaves(space[key])]
+    return [leaf for x in space for leaf in leaves(x)] if isinstance(space, Tuple) else [space]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_spaces_survive_json(space):
     text = json.dumps(space_to_json(space), allow_nan=False)
     back = space_from_json(json.loads(text))
-    assert back == space and back.dtype == space.dtype
-    if isinstance(space, Box) and isinstance(back, Box):
-        assert back.low.tobytes() == space.low.tobytes()
-        assert back.high.tobytes() == space.high.tobytes()
+    assert back == space
+    for one, other in zip(leaves(back), leaves(space), strict=True):
+        assert one.dtype == other.dtype
+        if isinstance(other, Box):
+            assert one.low.tobytes() == other.low.tobytes()
+            assert one.high.tobytes() == other.high.tobytes()
 
 
 def test_constant_bounds_are_written_once():
@@ -103,35 +146,20 @@ def test_constant_bounds_are_written_once():
 
 
 @pytest.mark.parametrize(
-    "data", [None, {}, {"type": "Text"}, {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"}]
+    "data",
+    [
+        None,
+        {},
+        {"type": "Text"},
+        {"type": "Discrete", "n": 0, "start": 0, "dtype": "int64"},
+        {"type": "Dict", "spaces": {"a": {"type": "Graph"}}},
+        {"type": "Tuple", "spaces": None},
+        {"type": "MultiDiscrete", "nvec": [2], "start": [0, 0], "dtype": "int64"},
+    ],
 )
 def test_what_is_no_space_is_refused(data):
     with pytest.raises(SpaceError, match="does not describe"):
         space_from_json(data)
-
-
-def test_an_unsupported_space_is_named_with_what_is_supported():
-    for make in (Features, action_features, space_to_json):
-        with pytest.raises(SpaceError, match=r"MultiBinary\(3\) is not supported; supported"):
-            make(MultiBinary(3))
-    with pytest.raises(SpaceError, match="supported is Discrete"):
-        action_features(Box(-1, 1, (1,)))
-
-
-@pytest.mark.parametrize(
-    "space", [Discrete(5, start=2), Box(-1, 1, (2, 3)), Box(0, 9, (2,), np.int64)]
-)
-def test_features_invert(space):
-    space.seed(0)
-    x = np.stack([space.sample() for _ in range(20)])
-    features = Features(space)
-    assert features.flatten(x).shape == (20, features.size)
-    np.testing.assert_array_equal(features.unflatten(features.flatten(x)), x)
-
-
-def test_unflatten_stays_inside_the_space():
-    space = Box(0, 9, (2,), np.int64)
-    assert Features(space).unflatten(np.array([[-3.0, 8.6]])).tolist() == [[0, 9]]
 
 
 def test_every_failure_is_one_family():

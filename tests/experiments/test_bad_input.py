@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
 from dreaming.evaluate import evaluate
 from dreaming.physics import finite
 from envs.traces import TraceStore
-from envs.types import Features, UserError
+from envs.types import Features, UserError, action_features
 
 EPISODES, STEPS = 10, 8
-SPACES = {"tuple": Dict(a=Discrete(2)), "nothing": Box(0, 1, (0,))}
+SPACES = {"text": Dict(a=Discrete(2), said=Text(5)), "nothing": Box(0, 1, (0,))}
 
 
 class Faulty(gymnasium.Env):
@@ -31,8 +31,8 @@ class Faulty(gymnasium.Env):
         self.fault, self.episode, self.t = fault, -1, 0
         self.observation_space = SPACES.get(fault, Box(-9, 9, (2,), np.float32))
         self.action_space = {
-            "box_action": Box(-1, 1, (2,)),
-            "multi_action": MultiDiscrete([2, 2]),
+            "box_action": Box(-1, 1, (2,), np.int64),
+            "tuple_action": Tuple([Discrete(2)]),
         }.get(fault, Discrete(2))
 
     def reset(self, *, seed=None, options=None):
@@ -94,10 +94,10 @@ def largest_file(size):
         ("r_infinite", ["episode 1", "reward at step 2", "inf"]),
         ("shape", ["episode 1", "observation at step 0", "(3,)", "expected (2,)"]),
         ("error", ["step failed", "RuntimeError: no connection to the host"]),
-        ("tuple", ["observation space Dict", "supported are Box and Discrete"]),
+        ("text", ["observation.said space Text", "supported are Box, Discrete, MultiBinary"]),
         ("nothing", ["observation space Box", "empty"]),
-        ("box_action", ["action space Box", "supported is Discrete"]),
-        ("multi_action", ["action space MultiDiscrete", "supported is Discrete"]),
+        ("box_action", ["action space Box", "supported are Discrete", "Box of floats"]),
+        ("tuple_action", ["action space Tuple", "supported are Discrete"]),
     ],
 )
 def test_a_task_that_misbehaves(fault, words, fails, place, tmp_path):
@@ -123,8 +123,7 @@ def test_a_recording_that_fails_keeps_what_was_stored(fails, verb, tmp_path):
         (["env=gym", "env.id=nowhere/Task-v0"], ["install and import the package", "nowhere/"]),
         (["env=gym"], ["env.id has no value", "add env.id="]),
         (["+env.options.gravty=1"], ["CartPole-v1", "gravty"]),
-        (["env=gym", "env.id=Pendulum-v1"], ["action space Box", "supported is Discrete"]),
-        (["env=gym", "env.id=Blackjack-v1"], ["observation space Tuple", "Box and Discrete"]),
+        (["env.behaviour=half_random"], ["CartPole-v1 comes without a heuristic", "LunarLander"]),
         (["env=none"], ["nothing to record"]),
         (["env.behaviour=randm"], ["env.behaviour=randm", "random, sticky_random", "policy.json"]),
     ],
@@ -137,8 +136,11 @@ def test_a_task_that_cannot_be(words, expected, fails, place, tmp_path):
 
 def test_a_return_that_is_not_a_number_stops_the_evaluation():
     """The learned policy meets what the log never met."""
-    spaces: Any = {"observation": Features(Box(-9, 9, (2,))), "action": Features(Discrete(2))}
-    act = lambda context: np.zeros(len(context.o), int)
+    spaces: Any = {
+        "observation": Features(Box(-9, 9, (2,))),
+        "action": action_features(Discrete(2)),
+    }
+    act = lambda context, *_: np.eye(2)[np.zeros(len(context.o), int)]
     for fault, word in (("r_nan", "reward"), ("o_nan", "observation")):
         make = lambda fault=fault: gymnasium.make("Faulty-v0", fault=fault)
         task = make()
@@ -313,6 +315,7 @@ KNOBS = {
     "model.chance_codes": (-1,),
     "search.uniform_share": (-0.1, 1.1),
     "env.switch": (0, 1.5, -1),
+    "env.epsilon": (-0.1, 1.5),
     "rehearse.lam": (-0.1, 1.1),
     "rehearse.sampling": ("members",),
     "teacher": ("tree",),

@@ -103,7 +103,7 @@ def test_a_saved_policy_records_with_its_own_propensities(policy_path, tmp_path)
     for trace in traces[:3]:
         assert trace.policy == str(policy_path) and trace.propensities is not None
         for o, a, p in zip(trace.observations, trace.actions, trace.propensities, strict=False):
-            taken, propensity = policy.propensity(o, np.random.default_rng(0))
+            taken, propensity = policy.propensity(o, None, np.random.default_rng(0))
             assert propensity is not None
             expected = propensity if taken == a else 1 - propensity
             assert p == pytest.approx(expected, rel=1e-6)
