@@ -110,7 +110,7 @@ class WorldModel:
         history = None
         if self.window > 1:
             history = History(context.o[:, 1:], context.a[:, 1:], context.valid[:, 1:])
-        return LatentState(latent, member, history)
+        return LatentState(latent, member, context.o[:, -1], history)
 
     def afterstate(
         self, params, z: LatentState, a: Float[Array, "B A"]
@@ -138,7 +138,7 @@ class WorldModel:
         latents = jnp.clip(latents, scale["z_low"], scale["z_high"])
         r = support_to_scalar(r_logits, scale["reward_support"])
         continuation = jax.nn.sigmoid(goes_on)
-        z = LatentState(self._pick(latents, y.member), y.member, y.history)
+        z = LatentState(self._pick(latents, y.member), y.member, history=y.history)
         z, outside = self._ground(params, z, code if self.codes_are_observed else None)
         spread = lambda x, unit: jnp.std(x, axis=0) / unit
         uncertainty = y.disagreement + outside
@@ -157,7 +157,7 @@ class WorldModel:
 
     def decode(self, params, z: LatentState) -> Float[Array, "B O"]:
         """Observation features in real units, near the logged range; categories as one-hots."""
-        return self._decode(params, z)[0]
+        return self._decode(params, z)[0] if z.o is None else z.o
 
     # What the loop needs beside it
 
@@ -204,7 +204,7 @@ class WorldModel:
     def _ground(self, params, z: LatentState, code):
         """`z` on the encoder's manifold, at the observation it decodes to or that `code` names."""
         o, outside = self._decode(params, z) if code is None else (code, 0.0)
-        past = z.history
+        z, past = z.replace(o=o), z.history
         if past is None:
             none = jnp.zeros((*o.shape[:-1], 0, self.action_size))
             context = o[..., None, :], none, jnp.ones((*o.shape[:-1], 1), bool)

@@ -18,6 +18,7 @@ class LatentState(struct.PyTreeNode):
 
     latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]  # -1 = the mean of the members
+    o: Float[Array, "*B O"] | None = None  # the observation shown here; None: not yet decoded
     history: History | None = None  # what the next root is encoded with; None for W = 1
 
 

@@ -138,7 +138,7 @@ def test_windows_carry_the_contexts_of_their_rows():
 
 
 def test_legal_actions_and_searches_are_carried():
-    masks = np.array([[True, False], [True, True], [False, False]])
+    masks = np.array([[True, False], [True, True], [False, True]])
     replay = make([trace([0, 1, 2], [0, 1], [1, 2], terminated=True, action_masks=masks)])
     np.testing.assert_array_equal(cut(replay, [0], 3).legal[0], masks)
     replay = replay.replace(
@@ -169,7 +169,7 @@ def test_each_member_weighs_each_episode():
 
 def drawn(traces, rows=4000):
     """How often a window begins at each first observation."""
-    batch = sample_windows(make(traces), KEY, rows, 2)
+    batch = sample_windows(make(traces), KEY, rows, 2, head=HEAD)
     values, counts = np.unique(np.asarray(batch.o[:, 0, 0, 0]), return_counts=True)
     return dict(zip(values.tolist(), counts / rows, strict=True))
 

@@ -23,7 +23,7 @@ def random_observations(random, shape, kind):
     return np.eye(3, dtype=np.float32)[random.integers(3, size=shape)]
 
 
-def make_tiny(kind="box", codes=1, window=1, grounded=True, **model_fields):
+def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **model_fields):
     """(model, params): two members; weights are drawn at once, for no compiler to wait for."""
     random = np.random.default_rng(0)
     config = ModelConfig(
@@ -35,6 +35,7 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, **model_fields):
         projection=8,
         value_bins=11,
         grounded=grounded,
+        recurrent=recurrent,
     )
     o = random_observations(random, (40,), kind)
     r, ends = random.integers(-1, 3, 40).astype(float), random.random(40) < 0.1

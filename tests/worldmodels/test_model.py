@@ -2,30 +2,25 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from envs.types import Context, roll_context
 from worldmodels.types import LatentState, Windows
 
 ROWS = 3
 
 
-class Context(NamedTuple):
-    """What a root reads of a context."""
-
-    o: Any
-    a: Any
-    valid: Any
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def root(model, params, batch: Windows):
     """Root states of the first rows of windows."""
-    return model.root(params, Context(batch.o[:, 0], batch.a_past[:, 0], batch.valid[:, 0]))
+    elapsed = jnp.zeros(batch.valid[:, 0].shape, jnp.int32)
+    return model.root(
+        params, Context(batch.o[:, 0], batch.a_past[:, 0], elapsed, batch.valid[:, 0])
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -206,3 +201,49 @@ def test_heads_go_out_and_in_and_begin_at_nothing(tiny, windows):
     v, pi_logits, _ = model.predict(fresh, z)
     assert np.abs(v).max() < 0.1 * model.value_span(params)
     np.testing.assert_allclose(jax.nn.softmax(pi_logits), 0.5, atol=0.05)
+
+
+# Windows
+
+
+def context_of(model, rows=5, seed=0):
+    """Random contexts [B] of the model's window, some of them young."""
+    random = np.random.default_rng(seed)
+    window = model.window
+    o = random.normal(size=(rows, window, 2)).astype(np.float32)
+    a = np.eye(2, dtype=np.float32)[random.integers(2, size=(rows, window - 1))]
+    age = random.integers(1, window + 1, size=rows)
+    valid = np.arange(window)[None] >= window - age[:, None]
+    o, a = o * valid[..., None], a * valid[:, :-1, None]
+    elapsed = np.maximum(age[:, None] - window + np.arange(window)[None], 0)
+    return Context(*map(jnp.asarray, (o, a, elapsed.astype(np.int32), valid)))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("window", [2, 4])
+def test_a_state_reached_is_the_root_of_what_was_seen(tiny, window, recurrent):
+    """Two steps on: the encoding of the window that holds the dreamed observations and actions."""
+    model, params = tiny(window=window, recurrent=recurrent)
+    context = context_of(model)
+    z = model.root(params, context)
+    np.testing.assert_array_equal(model.decode(params, z), context.o[:, -1])
+    for k in range(2):
+        a = jnp.eye(2)[jnp.arange(5) % 2 ^ k]
+        _, y = model.afterstate(params, z, a)
+        z, _ = model.outcome(params, y, jnp.zeros(5, jnp.int32))
+        context = roll_context(context, a, model.decode(params, z))
+        root = model.root(params, context)
+        np.testing.assert_allclose(z.latent, root.latent, rtol=1e-5, atol=1e-5)
+        jax.tree.map(np.testing.assert_array_equal, z.history, root.history)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_old_observations_count_and_those_before_the_start_do_not(tiny, recurrent):
+    model, params = tiny(window=3, recurrent=recurrent)
+    context = context_of(model)
+    latent = lambda o, valid: model.encode(params, o, context.a, valid)
+    moved = context.o.at[:, 0].add(1.0)
+    all_seen = jnp.ones_like(context.valid)
+    assert np.abs(latent(moved, all_seen) - latent(context.o, all_seen)).max() > 1e-3
+    young = all_seen.at[:, 0].set(False)
+    np.testing.assert_array_equal(latent(moved, young), latent(context.o, young))
