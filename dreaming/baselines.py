@@ -16,6 +16,7 @@ from envs.dream import World
 from worldmodels.actions import ActionHead
 
 KINDS = ("behaviour_cloning", "conservative_q")
+ANYWHERE = 16  # actions in the log-sum-exp over numbers
 
 
 def clone_loss(params, head: ActionHead, replay: ReplayState, rows, window: int):
@@ -30,16 +31,41 @@ def conservative_q_loss(
     """Huber TD error + alpha (logsumexp Q - Q(a)): CQL(H), Kumar et al. (2020), eq. 4.
 
     Q is the network's output times `unit`, so that both terms keep their balance whatever the
-    size of rewards. Factors that are too many to combine add up (Sunehag et al., 2018).
+    size of rewards. Factors that are too many to combine add up (Sunehag et al., 2018). Over
+    numbers Q is a parabola around the policy's mean (NAF, Gu et al., 2016).
     """
-    q = student_logits(params, contexts(replay, rows, window))
-    q_next = student_logits(slow, contexts(replay, rows + 1, window))
-    q_next = head.best(head.masked(q_next, replay.legal[rows + 1]))  # finite: 0 * inf is NaN
+    out = student_logits(params, contexts(replay, rows, window))
+    out_next = student_logits(slow, contexts(replay, rows + 1, window))
     goes_on = discount * (1 - replay.terminated[rows])
-    target = jax.lax.stop_gradient(replay.r[rows] / unit + goes_on * q_next)
-    taken = jnp.sum(q * head.target(replay.a[rows]), -1)
-    gap = head.soft_best(q) - taken
+    best_next = best_value(head, out_next, replay.legal[rows + 1])
+    target = jax.lax.stop_gradient(replay.r[rows] / unit + goes_on * best_next)
+    taken = value_of(head, out, replay.a[rows])
+    gap = soft_best_value(head, out) - taken
     return jnp.mean(optax.losses.huber_loss(taken, target)) + alpha * jnp.mean(gap)
+
+
+def value_of(head: ActionHead, out, a):
+    """Q [B] of actions [B, A], as outputs say it."""
+    if head.kind != "box":
+        return jnp.sum(out * head.target(a), -1)
+    mean, curve, best = jnp.split(out, [head.size, 2 * head.size], axis=-1)
+    fall = jax.nn.softplus(curve) * jnp.square(a - jnp.clip(mean, -1.0, 1.0))
+    return best[..., 0] - jnp.sum(fall, -1)
+
+
+def best_value(head: ActionHead, out, legal):
+    """The highest Q [B] of a legal action."""
+    if head.kind == "box":
+        return out[..., -1]
+    return head.best(head.masked(out, legal))  # finite where illegal: 0 * inf is NaN
+
+
+def soft_best_value(head: ActionHead, out):
+    """log-sum-exp of Q over actions, of numbers over ANYWHERE uniformly drawn ones."""
+    if head.kind != "box":
+        return head.soft_best(out)
+    a = head.random(jax.random.key(0), (ANYWHERE, 1))
+    return jax.nn.logsumexp(jax.vmap(lambda a: value_of(head, out, a))(a), axis=0)
 
 
 def blank_baselines(log: Log, world: World, config: BaselineConfig) -> dict[str, Any]:
@@ -60,8 +86,11 @@ def fit_baselines(
     for kind, kind_key in zip(KINDS, jax.random.split(key), strict=True):
         init_key, train_key = jax.random.split(kind_key)
         params = _fresh(log, world, config, init_key)
+        if kind == "conservative_q" and log.head.kind == "box":
+            params = _with_value(params)
         train = _make_train(kind, log.head, world, config)
         trained[kind], loss = train(params, replay, jax.random.split(train_key, config.steps))
+        trained[kind] = _cut(trained[kind], log.head.num_outputs)
         update(1, **finite({f"clone/{kind}_loss": loss}))
     trained["behaviour_cloning"]["greedy"] = jnp.array(False)  # it clones the randomness too
     return trained
@@ -69,6 +98,19 @@ def fit_baselines(
 
 def _fresh(log: Log, world: World, config: BaselineConfig, key: jax.Array) -> Any:
     return student_of(log, world.model, config.width, key)
+
+
+def _with_value(params: Any) -> Any:
+    """One more output: the value of the best action."""
+    *hidden, last = params["layers"]
+    widen = lambda x: jnp.concatenate([x, jnp.zeros_like(x[..., :1])], axis=-1)
+    return params | {"layers": [*hidden, jax.tree.map(widen, last)]}
+
+
+def _cut(params: Any, num_outputs: int) -> Any:
+    """A student of so many outputs, without those that only valued."""
+    *hidden, last = params["layers"]
+    return params | {"layers": [*hidden, jax.tree.map(lambda x: x[..., :num_outputs], last)]}
 
 
 def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfig):

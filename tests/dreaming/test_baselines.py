@@ -4,15 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 
-from dreaming.baselines import conservative_q_loss, fit_baselines
+from dreaming.baselines import (
+    best_value,
+    conservative_q_loss,
+    fit_baselines,
+    soft_best_value,
+    value_of,
+)
 from dreaming.config import BaselineConfig
 from dreaming.log import Log
 from dreaming.policy import student_logits
 from envs.dream import World, start_context
 from envs.tabular import TabularModel, corridor
-from envs.types import Features, Trace
+from envs.types import Features, Trace, action_features
+from worldmodels.actions import make_head
 
 CONFIG = BaselineConfig(steps=500, batch=128, learning_rate=1e-2, width=16)
 # How often actions 0 and 1 were taken in each of three states; each episode has one step.
@@ -100,9 +107,45 @@ def test_conservative_q_by_hand():
 
 def test_illegal_actions_promise_nothing():
     spaces = Features(Discrete(3)), Features(Discrete(2))
-    masks = np.array([[True, True], [True, False], [False, False]])
+    masks = np.array([[True, True], [True, False], [True, False]])
     o, a, r = np.array([0, 1, 2]), np.array([0, 0]), np.array([0.0, 2.0])
     trace = Trace(o, a, r, True, False, action_masks=masks)
     log = Log([trace], *spaces)
     np.testing.assert_allclose(q_loss(log, 0), 0.9 * 10 - 0.5 - 0.5, rtol=1e-5)  # not 0.9 * 30
-    np.testing.assert_allclose(q_loss(log, 1), 0.0, atol=1e-6)  # nothing is legal after an end
+    np.testing.assert_allclose(q_loss(log, 1), 0.0, atol=1e-6)
+
+
+def test_q_over_numbers_is_a_parabola_around_the_mean():
+    head = make_head((), 2)
+    out = jnp.asarray([[0.5, -3.0, 0.0, 1.0, 7.0]])  # mean, curve before softplus, best value
+    np.testing.assert_allclose(value_of(head, out, jnp.array([[0.5, -1.0]])), [7.0])  # clipped mean
+    fall = np.log(2) * 0.25 + np.log(1 + np.e) * 4
+    np.testing.assert_allclose(value_of(head, out, jnp.array([[0.0, 1.0]])), [7 - fall], rtol=1e-5)
+    np.testing.assert_allclose(best_value(head, out, None), [7.0])
+    assert 7 < soft_best_value(head, jnp.asarray([[0, 0, -9, -9, 7.0]]))[0] < 7 + np.log(16) + 1e-4
+
+
+def test_conservative_q_over_numbers_finds_the_better_side():
+    """One state, reward = a: the mean moves up; the student has no value output left."""
+    random = np.random.default_rng(0)
+    actions = random.uniform(-1, 1, (200, 1)).astype(np.float32)
+    trace = Trace(np.zeros((201, 1), np.float32), actions, actions[:, 0], True, False)
+    spaces = Box(-1, 1, (1,)), Box(-1, 1, (1,), np.float32)
+    log = Log([trace], Features(spaces[0]), action_features(spaces[1]))
+    world = World(
+        model=TabularModel(corridor(3), 0.5),
+        params={},
+        observation_space=spaces[0],
+        action_space=spaces[1],
+        horizon=1,
+        starts=start_context(np.eye(1), 1),
+        initial=np.ones(1, bool),
+        card={"discount": 0.5, "value_span": 4.0},
+    )
+    config = BaselineConfig(steps=400, batch=64, learning_rate=1e-2, width=16, conservatism=0.1)
+    with jax.numpy_rank_promotion("allow"):
+        params = fit_baselines(log, world, config, jax.random.key(0), lambda *_, **__: None)
+        q = params["conservative_q"]
+        mean = student_logits(q, start_context(np.zeros((1, 1)), 1))[0, 0]
+    assert q["layers"][-1]["b"].shape == (2,)
+    assert mean > 0.5
