@@ -1,4 +1,4 @@
-"""Small worlds: known exactly, or of five networks that nobody trained; with all kinds of spaces."""
+"""Small worlds with all kinds of spaces: known exactly, or five networks nobody trained."""
 
 import dataclasses
 from dataclasses import dataclass
