@@ -45,7 +45,8 @@ def sticky_random(action: ActionFeatures, switch: float) -> Behaviour:
 
     One episode long: make a new one at each reset.
     """
-    fresh, previous = random(action), None
+    fresh = random(action)
+    previous: Any = None
 
     def behaviour(o: Any, legal: Any, generator: np.random.Generator) -> tuple[Any, float | None]:
         nonlocal previous

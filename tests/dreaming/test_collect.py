@@ -1,6 +1,7 @@
 """Recorded logs: exact step counts, honest propensities, seeds that repeat, known success rates."""
 
 import time
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,7 +17,7 @@ from envs.traces import TraceStore
 from envs.types import action_features
 
 
-def log(env_id="CartPole-v1", behaviour="random", real_steps=500, seed=0, **options):
+def log(env_id="CartPole-v1", behaviour="random", real_steps=500, seed=0, **options) -> list[Any]:
     return list(record(env_id, behaviour, real_steps, seed, **options))
 
 
@@ -208,7 +209,7 @@ class Masked(gymnasium.Env):
     ],
 )
 def test_a_wrong_mask_names_episode_and_step(fault, words, monkeypatch):
-    spec = EnvSpec("Masked-v0", lambda: Masked(fault), disable_env_checker=True)
+    spec = EnvSpec("Masked-v0", lambda **_: Masked(fault), disable_env_checker=True)
     monkeypatch.setitem(gymnasium.registry, "Masked-v0", spec)
     with pytest.raises(TraceError, match=f"Masked-v0: episode 0: .*{words}") as caught:
         log("Masked-v0", real_steps=10)
@@ -249,7 +250,7 @@ def test_numbers_without_bounds_are_drawn_on_their_side():
 def test_nested_observations_and_factors_are_recorded_and_stored(
     behaviour, id, tmp_path, monkeypatch
 ):
-    spec = EnvSpec("Bits-v0", Bits, disable_env_checker=True)
+    spec = EnvSpec("Bits-v0", lambda **_: Bits(), disable_env_checker=True)
     monkeypatch.setitem(gymnasium.registry, "Bits-v0", spec)
     env = make_real(id)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}

@@ -149,7 +149,7 @@ class Grid:
 def grid_world(observation_space: Any) -> World:
     """`TwoCoordinates`, whose observations may also be given as a Tuple."""
     real = TwoCoordinates()
-    space = real.observation_space
+    space: Any = real.observation_space
     goals = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
     o = {"at": np.full((24, 2), 2), "goal": np.array(goals, np.float32)}
     starts = start_context(Features(space).flatten(o), 6)
@@ -165,7 +165,7 @@ def grid() -> World:
 @pytest.fixture(scope="session")
 def tuple_grid() -> World:
     """The same with Tuple observations."""
-    space = TwoCoordinates().observation_space
+    space: Any = TwoCoordinates().observation_space
     return grid_world(gymnasium.spaces.Tuple([space["at"], space["goal"]]))
 
 

@@ -58,12 +58,13 @@ def rollout(env, actions, seed) -> list[Any]:
     return seen
 
 
-def draw(space, random, *shape) -> Any:
+def draw(space: Any, random, *shape) -> Any:
     """Random actions [*shape] of a space."""
     if isinstance(space, gymnasium.spaces.Box):
-        return random.uniform(space.low, space.high, (*shape, *space.shape)).astype(space.dtype)
-    sizes = space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec
-    return space.start + random.integers(0, sizes, (*shape, *space.shape))
+        unit = random.random((*shape, *space.low.shape))
+        return (space.low + unit * (space.high - space.low)).astype(space.dtype)
+    sizes = np.asarray(space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec)
+    return space.start + random.integers(0, sizes, (*shape, *sizes.shape))
 
 
 # The pure core

@@ -128,7 +128,7 @@ class Odd(gymnasium.Env):
 def test_unsupported_spaces_are_named_with_what_is_supported(
     observation, action, words, monkeypatch
 ):
-    spec = EnvSpec("Odd-v0", lambda: Odd(observation, action), disable_env_checker=True)
+    spec = EnvSpec("Odd-v0", lambda **_: Odd(observation, action), disable_env_checker=True)
     monkeypatch.setitem(gymnasium.registry, "Odd-v0", spec)
     with pytest.raises(SpaceError, match=f"Odd-v0: {words}") as caught:
         make_real("Odd-v0")

@@ -225,7 +225,7 @@ def test_dicts_and_masks_and_factored_actions_come_from_their_columns(tmp_path, 
     observation = Dict(at=at, deep=Dict(key=Discrete(3)))
     expected = {"observation_space": observation, "action_space": MultiDiscrete([2, 3])}
     assert source.schema() == expected
-    store = TraceStore(tmp_path / "store", **source.schema())
+    store = TraceStore(tmp_path / "store")
     store.extend(source)
     store.verify()
 
