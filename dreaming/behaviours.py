@@ -1,5 +1,7 @@
 """Behaviours that record a log: they respect masks, and know how likely their actions were."""
 
+import functools
+import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -43,7 +45,8 @@ def sticky_random(action: ActionFeatures, switch: float) -> Behaviour:
 
     One episode long: make a new one at each reset.
     """
-    fresh, previous = random(action), None
+    fresh = random(action)
+    previous: Any = None
 
     def behaviour(o: Any, legal: Any, generator: np.random.Generator) -> tuple[Any, float | None]:
         nonlocal previous
@@ -110,12 +113,17 @@ def legal_entries(mask: Any, action: ActionFeatures, step: int, ended: bool) -> 
 def _options(action: ActionFeatures, legal: np.ndarray | None) -> list[np.ndarray]:
     """The legal indices of each factor."""
     if legal is None:
-        return [np.arange(size) for size in action.factors]
+        return _all(action.factors)
     return [np.flatnonzero(x) for x in np.split(legal, np.cumsum(action.factors)[:-1])]
 
 
+@functools.cache
+def _all(factors: tuple[int, ...]) -> list[np.ndarray]:
+    return [np.arange(size) for size in factors]
+
+
 def _chance(options: list[np.ndarray]) -> float:
-    return float(np.prod([1 / len(each) for each in options]))
+    return 1 / math.prod(len(each) for each in options)
 
 
 def _allows(legal: np.ndarray | None, action: ActionFeatures, a: Any) -> bool:

@@ -49,7 +49,8 @@ def record(
 
     def fresh() -> Behaviour:
         if policy is not None:
-            return lambda o, legal, generator: policy(o, generator)
+            ask = policy
+            return lambda o, legal, generator: ask(o, generator)
         if behaviour == "random":
             return random(action)
         if behaviour == "sticky_random":
@@ -100,7 +101,7 @@ def _episode(
     observation = Features(env.observation_space)
     o, info = call_task(env, "reset", seed=int(reset_source.generate_state(1)[0]))
     observations = [_copy(o, observation, 0)]
-    masks = [legal_entries(info.get("action_mask"), action, 0, ended=False)]
+    masks: list[Any] = [legal_entries(info.get("action_mask"), action, 0, ended=False)]
     steps = []
     terminated = truncated = False
     while len(steps) < limit and not (terminated or truncated):

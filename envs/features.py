@@ -155,8 +155,8 @@ class ActionFeatures(Features):
         else:
             low, high = (x.astype(np.float64).ravel() for x in (self._coded.low, self._coded.high))
             scaled = np.isfinite(low) & np.isfinite(high)
-            self._middle = np.where(scaled, low / 2 + high / 2, 0.0)
-            self._half = np.where(scaled, high / 2 - low / 2, 1.0)
+            low, high = np.where(scaled, low, -1.0), np.where(scaled, high, 1.0)
+            self._middle, self._half = low / 2 + high / 2, high / 2 - low / 2
 
     def flatten(self, values: Any) -> np.ndarray:
         """float32 [*B, size] of a batch of actions [*B, *shape]; numbers are clipped to bounds."""

@@ -177,7 +177,7 @@ class DreamVectorEnv(VectorEnv):
     def _final(self, seen: Seen, ended: Bool[np.ndarray, " N"]) -> dict[str, Any]:
         o = np.full(self.num_envs, None, object)
         for i in np.flatnonzero(ended):
-            o[i] = self._rows.row(seen.o, i)
+            o[i] = self._rows.row(seen.o, int(i))
         final_info = seen.info(ended)
         mask = ended.copy()
         return {

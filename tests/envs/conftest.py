@@ -1,5 +1,6 @@
-"""Two small worlds: one known exactly, one of five networks that nobody trained."""
+"""Small worlds with all kinds of spaces: known exactly, or five networks nobody trained."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from envs.dream import World, start_context
 from envs.tabular import TabularModel, from_gym
-from envs.types import Prediction, container
+from envs.tasks import TwoCoordinates
+from envs.types import Features, Prediction, container
 
 
 @container
@@ -110,3 +112,73 @@ def lake() -> World:
 def slippery_lake() -> World:
     """FrozenLake as it is: three outcomes per action."""
     return lake_world(is_slippery=True)
+
+
+class Grid:
+    """The true dynamics of `TwoCoordinates`: o = (one-hot row, one-hot column, goal)."""
+
+    num_codes = num_members = 1
+    num_actions, action_size = 9, 6
+
+    def root(self, params, context):
+        return EnsembleState(context.o[:, -1], jnp.full(context.o.shape[0], -1, jnp.int32))
+
+    def afterstate(self, params, z, a):
+        return 0 * a[:, :1], (z, a)
+
+    def outcome(self, params, y, c):
+        z, a = y
+        each = (z.x[:, :5], a[:, :3]), (z.x[:, 5:10], a[:, 3:])
+        at = [jnp.clip(x.argmax(-1) + move.argmax(-1) - 1, 0, 4) for x, move in each]
+        goal = z.x[:, 10:]
+        x = jnp.concatenate([*(jax.nn.one_hot(each, 5) for each in at), goal], -1)
+        ended = (jnp.stack(at, -1) == goal).all(-1)
+        zeros = 0 * goal[:, 0]
+        _, pi_logits, legal_logits = self.predict(params, z)
+        z = EnsembleState(x, z.member)
+        return z, Prediction(zeros - 1, 1.0 - ended, zeros, pi_logits, legal_logits, zeros)
+
+    def decode(self, params, z):
+        return z.x
+
+    def predict(self, params, z):
+        nothing = 0 * z.x[:, :9]
+        return nothing[:, 0], nothing, nothing[:, :6] + jnp.array([[1, 1, 1, 1, -1, 1]])
+
+
+def grid_world(observation_space: Any) -> World:
+    """`TwoCoordinates`, whose observations may also be given as a Tuple."""
+    real = TwoCoordinates()
+    space: Any = real.observation_space
+    goals = [(i, j) for i in range(5) for j in range(5) if (i, j) != (2, 2)]
+    o = {"at": np.full((24, 2), 2), "goal": np.array(goals, np.float32)}
+    starts = start_context(Features(space).flatten(o), 6)
+    return World(Grid(), {}, observation_space, real.action_space, 20, starts, np.ones(24, bool))
+
+
+@pytest.fixture(scope="session")
+def grid() -> World:
+    """Dict observations and factored actions, with true dynamics."""
+    return grid_world(TwoCoordinates().observation_space)
+
+
+@pytest.fixture(scope="session")
+def tuple_grid() -> World:
+    """The same with Tuple observations."""
+    space: Any = TwoCoordinates().observation_space
+    return grid_world(gymnasium.spaces.Tuple([space["at"], space["goal"]]))
+
+
+class Point(Ensemble):
+    """The untrained ensemble, pushed by two numbers in [-1, 1] instead of a choice of two."""
+
+    def afterstate(self, params, z, a):
+        return super().afterstate(params, z, jnp.tanh(a))
+
+
+@pytest.fixture(scope="session")
+def point(cart) -> World:
+    """Actions that are numbers: stochastic, uncertain, sometimes ending."""
+    bounds = np.array([2.0, 0.5], np.float32)
+    space = gymnasium.spaces.Box(-bounds, bounds, dtype=np.float32)
+    return dataclasses.replace(cart, model=Point(), action_space=space)

@@ -13,9 +13,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs.dream import Dream, start_context
 from envs.shells import DreamEnv, DreamVectorEnv
+from envs.tasks import register_tasks
 from envs.types import DreamFileError, EnvError, SpaceError
 
 MODES = list(AutoresetMode)
+register_tasks()
 
 
 def assert_same(got, expected):
@@ -56,6 +58,15 @@ def rollout(env, actions, seed) -> list[Any]:
     return seen
 
 
+def draw(space: Any, random, *shape) -> Any:
+    """Random actions [*shape] of a space."""
+    if isinstance(space, gymnasium.spaces.Box):
+        unit = random.random((*shape, *space.low.shape))
+        return (space.low + unit * (space.high - space.low)).astype(space.dtype)
+    sizes = np.asarray(space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec)
+    return space.start + random.integers(0, sizes, (*shape, *sizes.shape))
+
+
 # The pure core
 
 
@@ -73,6 +84,31 @@ def test_with_true_dynamics_the_dream_is_the_real_task(lake):
                 endings.add(("goal" if got[1] else "hole") if got[2] else "clock")
                 break
     assert {"hole", "clock"} <= endings
+
+
+def test_with_true_dynamics_dicts_and_factored_actions_are_the_real_task(grid, tuple_grid):
+    real, random = gymnasium.make("dreaming/TwoCoordinates-v0"), np.random.default_rng(0)
+    dreams = DreamEnv(world=grid), DreamEnv(world=tuple_grid)
+    endings = set()
+    for seed in range(40):
+        (o, _), (pair, _) = (dream.reset(seed=seed) for dream in dreams)
+        real.reset(seed=0)
+        task: Any = real.unwrapped
+        task._at, task._goal = o["at"].copy(), o["goal"].astype(int)
+        while True:
+            a = draw(real.action_space, random)
+            if random.random() < 0.3:
+                a = np.sign(o["goal"] - o["at"]).astype(int) + 1
+            expected, got, other = real.step(a), dreams[0].step(a), dreams[1].step(a)
+            o = got[0]
+            assert_same(got[:3], expected[:3])
+            assert got[3] == (expected[3] and not expected[2])
+            assert_same(other[0], (o["at"], o["goal"]))
+            assert got[4]["action_mask"].tolist() == [1, 1, 1, 1, 0, 1]
+            if got[2] or got[3]:
+                endings.add(got[2])
+                break
+    assert endings == {True, False}
 
 
 def test_the_shortest_way_to_the_goal_is_paid(lake):
@@ -133,23 +169,27 @@ def test_the_context_rolls(cart):
 # One program for all batch sizes
 
 
-def test_a_row_has_the_same_bits_in_every_batch(cart):
-    actions = np.random.default_rng(0).integers(0, 2, (12, 1024))
-    expected = rollout(DreamVectorEnv(world=cart, num_envs=1024), actions, seed=7)
+@pytest.mark.parametrize("name", ["cart", "grid", "tuple_grid", "point"])
+def test_a_row_has_the_same_bits_in_every_batch(name, request):
+    world = request.getfixturevalue(name)
+    actions = draw(world.action_space, np.random.default_rng(0), 12, 1024)
+    expected = rollout(DreamVectorEnv(world=world, num_envs=1024), actions, seed=7)
     assert any(step[2].any() for step in expected[1:])
     for size in (1, 3, 64, 1000):
         cut = lambda x, size=size: jax.tree.map(lambda leaf: leaf[:size], x)
-        got = rollout(DreamVectorEnv(world=cart, num_envs=size), actions[:, :size], seed=7)
+        got = rollout(DreamVectorEnv(world=world, num_envs=size), actions[:, :size], seed=7)
         assert_same(got, [cut(step) for step in expected])
 
 
-def test_a_single_env_is_a_row_of_the_vector(cart):
-    actions = np.random.default_rng(0).integers(0, 2, (12, 8))
-    vector = rollout(DreamVectorEnv(world=cart, num_envs=8), actions, seed=2**63 + 3)
+@pytest.mark.parametrize("name", ["cart", "grid", "tuple_grid", "point"])
+def test_a_single_env_is_a_row_of_the_vector(name, request):
+    world = request.getfixturevalue(name)
+    actions = draw(world.action_space, np.random.default_rng(0), 12, 8)
+    vector = rollout(DreamVectorEnv(world=world, num_envs=8), actions, seed=2**63 + 3)
     for i in range(8):
-        single = rollout(DreamEnv(world=cart), actions[:, i], seed=2**63 + 3 + i)
+        single = rollout(DreamEnv(world=world), actions[:, i], seed=2**63 + 3 + i)
         for got, expected in zip(single, vector, strict=False):
-            np.testing.assert_array_equal(got[0], expected[0][i])
+            assert_same(got[0], jax.tree.map(lambda x, i=i: x[i], expected[0]))
             assert all(got[-1][name] == expected[-1][name][i] for name in ("member", "uncertainty"))
             assert got[1:-1] == tuple(x[i] for x in expected[1:-1])
 
@@ -165,7 +205,7 @@ def test_all_64_bits_of_a_seed_count(cart):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["cart", "slippery_lake"])
+@pytest.mark.parametrize("name", ["cart", "slippery_lake", "grid", "tuple_grid", "point"])
 def test_autoreset_is_that_of_sync_vector_env(name, mode, request):
     world = request.getfixturevalue(name)
     size, random = 5, np.random.default_rng(0)
@@ -178,7 +218,7 @@ def test_autoreset_is_that_of_sync_vector_env(name, mode, request):
     assert_same(ours.reset(seed=3), sync.reset(seed=3))
     resets = 0
     for _ in range(60):
-        a = random.integers(0, world.action_space.n, size)
+        a = draw(world.action_space, random, size)
         got, expected = ours.step(a), sync.step(a)
         assert_same(got, expected)
         ended = got[2] | got[3]
@@ -222,6 +262,45 @@ def test_types_are_those_of_gymnasium_and_nothing_is_shared(cart):
     first[0][:] = 0  # what a caller writes into changes nothing here
     env.reset(seed=0)
     assert_same(env.step(1), step)
+
+
+@pytest.mark.parametrize("name", ["grid", "tuple_grid", "point"])
+def test_the_checker_accepts_all_kinds_of_spaces(name, request):
+    env = DreamEnv(world=request.getfixturevalue(name))
+    allowed = warned(gymnasium.make("CartPole-v1").unwrapped)
+    assert not {x for x in warned(env) - allowed if "symmetric and normalized" not in x}
+    for space, value in [(env.observation_space, env.reset(seed=0)[0])]:
+        assert space.contains(value)
+
+
+def test_numbers_as_actions_are_clipped_and_all_of_them_legal(point):
+    ends = lambda a: rollout(DreamEnv(world=point), [np.array(a)] * 3, seed=5)
+    assert_same(ends([7.0, -9.0]), ends(np.array([2, -0.5], np.float32)))
+    assert ends([0.0, 0.0])[1][4]["action_mask"].tolist() == [1, 1]
+    vector = DreamVectorEnv(world=point, num_envs=3)
+    vector.reset(seed=0)
+    info = vector.step(np.zeros((3, 2), np.float32))[4]
+    assert info["action_mask"].tolist() == [[1, 1]] * 3 and info["action_mask"].dtype == np.int8
+    env = DreamEnv(world=point)
+    env.reset(seed=0)
+    for action in ([0.0, np.nan], [0.0], 0.0, "left", [[0.0, 0.0]]):
+        with pytest.raises(SpaceError) as error:
+            env.step(action)
+        assert "\n" not in str(error.value)
+
+
+def test_factored_actions_outside_their_space_are_told(grid):
+    env = DreamEnv(world=grid)
+    env.reset(seed=0)
+    for action in ([0, 3], [-1, 0], [0.0, 1.0], [1], 1):
+        with pytest.raises(SpaceError) as error:
+            env.step(action)
+        assert "\n" not in str(error.value)
+    vector = DreamVectorEnv(world=grid, num_envs=2, horizon=1)
+    vector.reset(seed=0)
+    a = np.array([[1, 1], [1, 1]])
+    assert vector.step(a)[3].all()
+    vector.step(np.array([[9, 9], [-1, 7]]))  # ended dreams begin anew, whatever is asked
 
 
 def test_options_of_time_and_trust(cart):
@@ -342,11 +421,13 @@ def test_forks_part_by_their_actions_alone(cart):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_snapshots_of_many(cart, mode):
-    make = lambda: DreamVectorEnv(world=cart, num_envs=6, horizon=4, autoreset_mode=mode)
+@pytest.mark.parametrize("name", ["cart", "grid", "tuple_grid", "point"])
+def test_snapshots_of_many(name, mode, request):
+    world = request.getfixturevalue(name)
+    make = lambda: DreamVectorEnv(world=world, num_envs=6, horizon=4, autoreset_mode=mode)
     env, other = make(), make()
     env.reset(seed=0)
-    a = np.array([0, 1, 0, 1, 0, 1])
+    a = draw(world.action_space, np.random.default_rng(0), 6)
     first = env.step(a)
     other.restore(env.snapshot())
     for _ in range(8):

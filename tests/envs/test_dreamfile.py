@@ -73,8 +73,42 @@ def test_a_loaded_model_keeps_the_protocol(cart, path):
     expected, got = walk(cart.model, cart.params), walk(world.model, world.params)
     for x, y in zip(expected, got, strict=True):
         np.testing.assert_allclose(y, x, rtol=1e-6, atol=1e-6)
-    counts = ("num_codes", "num_members", "num_actions")
+    counts = ("num_codes", "num_members", "num_actions", "action_size")
     assert all(getattr(world.model, n) == getattr(cart.model, n) for n in counts)
+
+
+@pytest.mark.parametrize("name", ["grid", "tuple_grid", "point"])
+def test_all_kinds_of_spaces_travel(name, request, tmp_path):
+    world = request.getfixturevalue(name)
+    write_dream(tmp_path / "world.dream", world)
+    loaded = load_world(tmp_path / "world.dream")
+    assert (loaded.observation_space, loaded.action_space) == (
+        world.observation_space,
+        world.action_space,
+    )
+    model, memory = loaded.model, world.model
+    assert (model.num_actions, model.action_size) == (memory.num_actions, memory.action_size)
+    space = world.action_space
+    actions = [np.stack([space.sample() for _ in range(5)]) for _ in range(6)]
+    envs = [DreamVectorEnv(world=each, num_envs=5, horizon=4) for each in (world, loaded)]
+    seen = [[env.reset(seed=1), *(env.step(a) for a in actions)] for env in envs]
+    for x, y in zip(*map(jax.tree.leaves, seen), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_file_of_before_action_sizes_is_still_read(path, tmp_path, monkeypatch):
+    """Files said how many codes and members there are; actions were numbered."""
+    real = dreamfile._checked_manifest
+
+    def older(members, trust):
+        manifest = real(members, trust)
+        sizes = {name: manifest["model"][name] for name in ("num_codes", "num_members")}
+        return manifest | {"model": sizes}
+
+    monkeypatch.setattr(dreamfile, "_checked_manifest", older)
+    monkeypatch.setattr(dreamfile, "_loaded", {})
+    model = load_world(path).model
+    assert (model.num_actions, model.action_size) == (2, 2)
 
 
 def test_loaded_programs_can_be_mapped_by_a_teacher(cart, path):

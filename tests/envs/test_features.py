@@ -24,7 +24,7 @@ from envs.types import Features, SpaceError, action_features
 
 NESTED = Dict(
     z=Box(-1, 1, (2, 1), np.float32),
-    a=Tuple([Discrete(2, start=5), MultiBinary(3), Dict(m=MultiDiscrete([[2, 3]]))]),
+    a=Tuple([Discrete(2, start=5), MultiBinary(3), Dict(m=MultiDiscrete(np.array([[2, 3]])))]),
 )
 ROWS: Any = {
     "z": np.array([[[0.5], [-1]], [[0.25], [1]]], np.float32),

@@ -7,9 +7,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
 from envs.real import horizon, make_real
+from envs.tasks import register_tasks
 from envs.types import EnvError, SpaceError
+
+register_tasks()
 
 TASKS = {
     "CartPole-v1": 500,
@@ -96,10 +100,36 @@ def test_a_missing_dependency_is_named(monkeypatch):
         make_real("Needs-v0")
 
 
-def test_unsupported_spaces_are_named_with_what_is_supported():
-    with pytest.raises(
-        SpaceError, match=r"Blackjack-v1: observation space Tuple.*supported are Box"
-    ):
-        make_real("Blackjack-v1")
-    with pytest.raises(SpaceError, match=r"Pendulum-v1: action space Box.*supported is Discrete"):
-        make_real("Pendulum-v1")
+@pytest.mark.parametrize("id", ["Blackjack-v1", "Pendulum-v1", "dreaming/TwoCoordinates-v0"])
+def test_tuples_dicts_numbers_and_factors_are_supported(id):
+    for num in (0, 2):
+        env = make_real(id, num_envs=num)
+        o, _ = env.reset(seed=0)
+        assert env.observation_space.contains(o)
+        assert env.observation_space.contains(env.step(env.action_space.sample())[0])
+        env.close()
+
+
+class Odd(gymnasium.Env):
+    """A task whose spaces are given."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "words"),
+    [
+        (Dict(a=Text(3)), Discrete(2), r"observation.a space Text.*supported are Box, Discrete"),
+        (Discrete(2), Tuple([Discrete(2)]), "action space Tuple.*supported are Discrete, MultiD"),
+        (Discrete(2), Box(0, 9, (1,), np.int64), "action space Box.*supported are .*Box of floats"),
+    ],
+)
+def test_unsupported_spaces_are_named_with_what_is_supported(
+    observation, action, words, monkeypatch
+):
+    spec = EnvSpec("Odd-v0", lambda **_: Odd(observation, action), disable_env_checker=True)
+    monkeypatch.setitem(gymnasium.registry, "Odd-v0", spec)
+    with pytest.raises(SpaceError, match=f"Odd-v0: {words}") as caught:
+        make_real("Odd-v0")
+    assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
 import envs.sources
 from envs.sources import Source, list_sources, open_source
@@ -180,6 +180,54 @@ def test_the_mapping_can_be_yaml_with_spaces_and_flags(tmp_path):
         "observation_space": Box(0, 9, (2,), np.int64),
         "action_space": Discrete(2),
     }
+
+
+@pytest.mark.parametrize("ending", ["row", "next", "repeat"])
+def test_dicts_and_masks_and_factored_actions_come_from_their_columns(tmp_path, ending):
+    path, cells = (
+        str(tmp_path / "x.parquet"),
+        lambda x, end: [*x, *([end] if ending == "row" else [])],
+    )
+    write(
+        path,
+        id=cells([0, 0], 0),
+        x=cells([0.0, 1.0], 2.0),
+        y=cells([5.0, 6.0], 7.0),
+        k=cells([2, 0], 1),
+        nx=cells([1.0, 2.0], None),
+        ny=cells([6.0, 7.0], None),
+        nk=cells([0, 1], None),
+        a=cells([1, 0], None),
+        b=cells([0, 2], None),
+        m=cells([[1, 1, 1, 0, 1], [1, 0, 1, 1, 1]], None),
+        r=cells([0.0, 1.0], None),
+    )
+    mapping = {
+        "episode": "id",
+        "observation": {"at": ["x", "y"], "deep": {"key": "k"}},
+        "action": ["a", "b"],
+        "action_mask": "m",
+        "reward": "r",
+    }
+    if ending == "next":
+        mapping["next_observation"] = {"at": ["nx", "ny"], "deep": {"key": "nk"}}
+    if ending == "repeat":
+        mapping["final"] = "repeat"
+    source = open_source("parquet", path, mapping=mapping)
+    (trace,) = source
+    last = {"at": [1.0, 6.0], "key": 0} if ending == "repeat" else {"at": [2.0, 7.0], "key": 1}
+    assert trace.observations["at"].tolist() == [[0, 5], [1, 6], last["at"]]
+    assert trace.observations["deep"]["key"].tolist() == [2, 0, last["key"]]
+    assert trace.actions.tolist() == [[1, 0], [0, 2]]
+    assert trace.action_masks is not None
+    assert trace.action_masks.tolist() == [[1, 1, 1, 0, 1], [1, 0, 1, 1, 1], [1] * 5]
+    at = Box(-np.inf, np.inf, (2,), np.float64)
+    observation = Dict(at=at, deep=Dict(key=Discrete(3)))
+    expected = {"observation_space": observation, "action_space": MultiDiscrete([2, 3])}
+    assert source.schema() == expected
+    store = TraceStore(tmp_path / "store")
+    store.extend(source)
+    store.verify()
 
 
 def test_a_missing_last_observation_is_asked_for(tmp_path):

@@ -185,7 +185,8 @@ def test_a_nested_store_shows_every_flip(tmp_path):
 def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path):
     """Version 1 knew arrays alone, and did not say whether there are masks."""
     masks = np.ones((6, 2), bool)
-    for name, fields in (("masked", {"action_masks": masks}), ("plain", {})):
+    cases: Any = (("masked", {"action_masks": masks}), ("plain", {}))
+    for name, fields in cases:
         path = tmp_path / name
         written = [an_episode(i, **fields) for i in range(3)]
         TraceStore(path).extend(written[:2])
@@ -193,7 +194,7 @@ def test_a_store_of_the_first_schema_is_read_and_added_to(tmp_path):
         old = TraceStore(path)
         old.verify()
         assert all_same(old, written[:2])
-        other = an_episode(3, **({} if fields else {"action_masks": masks}))
+        other = an_episode(3, action_masks=None if fields else masks)
         with pytest.raises(TraceError, match="episode 2: has (no )?action masks"):
             old.append(other)
         old.append(written[2])
@@ -412,7 +413,7 @@ def test_masks_tell_how_many_actions_there_are(tmp_path):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_masks_are_given_for_all_episodes_or_none(tmp_path, first):
-    fields = lambda has: {"action_masks": np.ones((6, 2), bool)} if has else {}
+    fields: Any = lambda has: {"action_masks": np.ones((6, 2), bool)} if has else {}
     episodes = [an_episode(i, **fields(first)) for i in range(3)] + [
         an_episode(3, **fields(not first))
     ]

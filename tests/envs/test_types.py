@@ -116,7 +116,7 @@ SPACES = [
     MultiBinary(3),
     MultiBinary([2, 3]),
     MultiDiscrete([3, 4]),
-    MultiDiscrete([[2, 3], [4, 5]], np.int32, start=[[1, 0], [-1, 2]]),
+    MultiDiscrete(np.array([[2, 3], [4, 5]]), np.int32, start=np.array([[1, 0], [-1, 2]])),
     Dict(z=Box(0, 1, (2,)), a=Tuple([Discrete(2), Dict({"b.c": MultiBinary(1)})])),
     Tuple([Box(-np.inf, 1, ()), Discrete(2, start=3)]),
 ]
