@@ -3,7 +3,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dream test lint bench clean lock
+.PHONY: help dream report test lint bench clean lock
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -12,6 +12,10 @@ help:  ## show this list
 dream:  ## the main job: traces, world model, dream, rehearsal, verdict
 	@$(call setup,core)
 	@$(BIN)/python -m experiments.dream $(ARGS)
+
+report:  ## all runs below runs/ side by side (ARGS="runs=runs/dream")
+	@$(call setup,core)
+	@$(BIN)/python -m experiments.report $(ARGS)
 
 test:  ## the tests (ARGS="--slow" adds those that take more than a minute)
 	@$(call setup,dev)

@@ -1,6 +1,6 @@
 """Scores with their intervals. NumPy and SciPy alone; every draw comes from a given seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,21 +36,23 @@ def bootstrap_interval(
 
 
 def stratified_interval(
-    scores: Float[np.ndarray, "runs tasks"],
+    tasks: Sequence[Float[np.ndarray, " runs"]],
     statistic: Statistic = iqm,
     *,
     seed: int = 0,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Bootstrap interval of a statistic of all scores; runs are drawn anew within each task."""
-    scores = np.asarray(scores, np.float64)
-    if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite, [runs, tasks], got shape {scores.shape}")
-    num_runs, num_tasks = scores.shape
-    draws = np.random.default_rng(seed).integers(num_runs, size=(resamples, num_runs, num_tasks))
-    drawn = np.take_along_axis(scores[None], draws, axis=1)
-    return _percentiles(statistic(drawn.reshape(resamples, -1)), level)
+    """Bootstrap interval of a statistic of all scores; runs are drawn anew within each task.
+
+    `tasks` holds the scores of each task; they need not have the same number of runs.
+    """
+    strata = [_values(scores) for scores in tasks]
+    if not strata:
+        raise ValueError("scores of at least one task are needed, got none")
+    rng = np.random.default_rng(seed)
+    drawn = [x[rng.integers(len(x), size=(resamples, len(x)))] for x in strata]
+    return _percentiles(statistic(np.concatenate(drawn, axis=1)), level)
 
 
 def t_interval(differences: Float[np.ndarray, " n"], *, level: float = 0.95) -> Interval:

@@ -1,8 +1,11 @@
-"""How fast the parts are on this machine: dreams, searches, rehearsals, fits.
+"""How fast dreams, searches, rehearsals and fits are here.
 
-Shapes are those of the main job on CartPole: 5 members, width 64, latent 32, 16 simulations.
-Every figure is a median after warm-up; programs are compiled anew, without the cache. Example:
+Shapes are those of the main job on CartPole: 5 members, width 64, latent 32, 16
+simulations. Every figure is a median after warm-up; programs are compiled anew,
+without the cache. Examples:
+  dreaming benchmark
   dreaming benchmark path=benchmark.json
+  dreaming benchmark devices=1 repetitions=9
 """
 
 import functools

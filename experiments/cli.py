@@ -97,9 +97,11 @@ def run_verb(
     config_name: str,
     schema: type,
     conf_dir: Path | None = None,
+    apart: bool = False,
 ) -> int:
     """Compose the config of `conf/<config_name>.yaml`, call `run(config, run_dir)`; the exit code.
 
+    With `apart`, no two jobs of a sweep may have the same run directory.
     `config` is an instance of the dataclass `schema`. 0 is success, 1 a failure, 2 a bad argument,
     130 an interrupt; everything but success is told in one line on stderr.
     """
@@ -117,6 +119,12 @@ def run_verb(
             return 0
         sweep = options.sweep(overrides) if "--multirun" in flags else [overrides]
         jobs = [options.compose(each) for each in sweep]
+        if apart:
+            check_apart([run_dir for _, run_dir in jobs])
+        if "--multirun" in flags and options.launcher(overrides) != "basic":
+            from experiments.sweep import launch
+
+            return launch(options, run, overrides, sweep)
     except Exception as error:
         return fail(error)
     code = 0
@@ -124,11 +132,23 @@ def run_verb(
         if len(jobs) > 1:
             print(f"[{index + 1}/{len(jobs)}] {' '.join(sweep[index])}", flush=True)
         # A job that fails does not stop the others.
-        last = _run_one(run, config, run_dir)
+        last = run_one(run, config, run_dir)
         if last == 130:
             return last
         code = max(code, last)
     return code
+
+
+def check_apart(run_dirs: Sequence[Path]) -> None:
+    """Raise `UsageError` when two jobs of a sweep would write into one directory."""
+    for number, run_dir in enumerate(run_dirs):
+        first = run_dirs.index(run_dir)
+        if first != number:
+            raise UsageError(
+                f"jobs {first + 1} and {number + 1} of this sweep would both write to {run_dir}; "
+                "name what differs in it, for example "
+                "'hydra.run.dir=runs/${experiment}/${env.id}/${teacher}/seed${seed}'"
+            )
 
 
 def split_flags(argv: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -180,7 +200,8 @@ def fail(error: BaseException) -> int:
     return code
 
 
-def _run_one(run: Callable[[Any, Path], int | None], config: Any, run_dir: Path) -> int:
+def run_one(run: Callable[[Any, Path], int | None], config: Any, run_dir: Path) -> int:
+    """The exit code of one job; what went wrong is told on stderr."""
     try:
         return run(config, run_dir) or 0
     except (Exception, KeyboardInterrupt) as error:

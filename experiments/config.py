@@ -61,29 +61,40 @@ class EvaluationConfig:
 
 
 @dataclass
-class DreamConfig:
-    """The whole loop on one log."""
+class WorldConfig:
+    """A world fitted on one log."""
 
-    experiment: str = "dream"  # names the run directory
-    seed: int = 0
+    experiment: str = "fit"  # names the run directory
+    seed: int = 0  # everything random follows from it
     env: EnvConfig = field(default_factory=EnvConfig)
     traces: str | None = None  # a recorded trace store to learn from; env only scores then
     source: SourceConfig = field(default_factory=SourceConfig)
-    teacher: str = "search"  # search, or one_step: no tree, every action and outcome once
     context: ContextConfig = field(default_factory=ContextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+    tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class DreamConfig(WorldConfig):
+    """The whole loop on one log."""
+
+    experiment: str = "dream"  # names the run directory
+    teacher: str = "search"  # search, or one_step: no tree, every action and outcome once
     search: SearchConfig = field(default_factory=SearchConfig)
     rehearse: RehearseConfig = field(default_factory=RehearseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
 
     def __post_init__(self):
-        _check(self)
+        super().__post_init__()
         taught = self.rehearse.taught
         states = self.rehearse.dreams * self.rehearse.horizon
         if taught > states or taught % self.distill.minibatches:
@@ -112,6 +123,57 @@ class RecordConfig:
 
 
 @dataclass
+class InspectConfig:
+    """What a log holds."""
+
+    path: str | None = None  # directory of a trace store
+    source: SourceConfig = field(default_factory=SourceConfig)
+    json: str | None = None  # file to write the same to, as JSON
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class EvaluateConfig:
+    """Returns of a saved policy."""
+
+    policy: str = MISSING  # directory of a saved policy, such as runs/.../policy
+    seed: int = 0  # 0 = the very episodes of a run's report
+    env: EnvConfig = field(default_factory=EnvConfig)
+    world: str | None = None  # a .dream file to score it in, instead or as well
+    trust: bool = False  # run the programs of a .dream file that somebody else signed
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    json: str | None = None  # file to write the same to, as JSON
+    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class ExportConfig:
+    """What is taken out of a run directory."""
+
+    run: str = MISSING  # a run directory of `dream` or `fit`
+    to: str = MISSING  # a new directory, or a new file that ends in .dream
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class ReportConfig:
+    """One run, or all runs below a directory."""
+
+    run: str | None = None  # draw the report of this run directory again
+    runs: str | None = None  # compare all runs below this directory
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
 class BenchmarkConfig:
     """How fast the parts are on this machine; the shapes are those of the main job."""
 
@@ -131,6 +193,7 @@ CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
     "rehearse.sampling": ("member", "mixture", "mean"),
+    "tracker": ("none", "tensorboard", "wandb"),
 }
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")

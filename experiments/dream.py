@@ -1,11 +1,15 @@
-"""Record a log, fit a world model, rehearse in its dream, and test the new policy in reality.
+"""The whole loop: log, world model, dream, rehearsal, verdict.
 
-The main job, from traces to a verdict. A run that was stopped goes on where it was when it is
-started again. Examples:
-  dreaming dream                                     CartPole from 2,000 random steps
+Records a log (or reads one), fits a world model, lets a student rehearse in its
+dream, and tests the new policy in the real task. A run that was stopped goes on
+where it was when it is started again. Examples:
+  dreaming dream                                CartPole, 2,000 random steps
   dreaming dream env=mountaincar seed=1 teacher=one_step
-  dreaming dream env=gym env.id=Acrobot-v1 env.behaviour=sticky_random env.real_steps=10000
-  dreaming dream traces=path/to/store env=none       a log without a simulator
+  dreaming dream env=gym env.id=Acrobot-v1 env.behaviour=sticky_random
+  dreaming dream traces=path/to/store env=none  a log without a simulator
+Many seeds, two at a time, and then their common report:
+  dreaming dream --multirun seed=0,1,2,3,4 hydra/launcher=processes devices=1
+  dreaming report runs=runs/dream
 """
 
 import sys
@@ -22,12 +26,16 @@ def run(config: DreamConfig, run_dir: Path) -> int:
     with Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"dreaming of {task}, seed {config.seed}, in {run_dir}")
+        from experiments.trackers import final_figures, open_tracker
+
+        progress.track(open_tracker(config, run_dir))
         from experiments import runtime
 
         runtime.configure(devices=config.devices)
         from experiments.loop import whole_loop
 
         result = whole_loop(config, run_dir, progress)
+        progress.finish(result["real_steps"], final_figures(result))
     print(summary(result, run_dir))
     return 0
 
@@ -53,7 +61,7 @@ def summary(result: dict[str, Any], run_dir: Path) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The verb."""
-    return run_verb(run, argv, config_name="dream", schema=DreamConfig)
+    return run_verb(run, argv, config_name="dream", schema=DreamConfig, apart=True)
 
 
 if __name__ == "__main__":

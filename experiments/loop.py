@@ -1,6 +1,7 @@
 """The main job step by step: log, one round, report episodes, files."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -26,15 +27,16 @@ from envs import tabular
 from envs.dreamfile import write_dream
 from envs.real import horizon as step_limit
 from envs.real import make_real
-from envs.sources import open_source
 from envs.traces import TraceStore
 from envs.types import Features, action_features
-from experiments.config import DreamConfig
+from experiments.config import DreamConfig, EnvConfig, WorldConfig
 from experiments.desk import Desk
 from experiments.options import config_yaml
 from experiments.progress import Progress
 from experiments.record import recording
 from experiments.report import render, to_json
+from experiments.source import named_log
+from worldmodels.actions import make_head
 
 SCHEMA_VERSION = 1
 REPORT_SEED = 10 * FIRST_SEED
@@ -79,27 +81,31 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 
 def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
     """The fields that each stage depends on; a run of other fields is another run."""
-    fields = lambda *names: {name: _plain(getattr(config, name)) for name in names}
-    log = fields("seed", "env", "traces", "source")
-    fit = log | fields("model", "fit", "judge")
-    rehearse = fit | fields("search", "rehearse", "distill")
+    fields = functools.partial(_fields, config)
+    stages = world_fields(config)
+    rehearse = stages["fit"] | fields("search", "rehearse", "distill")
     gated = rehearse | fields("gate", "baselines")
-    return {
-        "record": log,
-        "fit": fit,
-        "judge": fit,
-        "clone": log | fields("baselines") | {"discount": config.fit.discount},
+    return stages | {
+        "clone": stages["record"] | fields("baselines") | {"discount": config.fit.discount},
         "rehearse": rehearse,
         "gate": gated,
         "evaluate": gated | fields("evaluation"),
     }
 
 
-def _plain(x: Any) -> Any:
-    return dataclasses.asdict(x) if dataclasses.is_dataclass(x) and not isinstance(x, type) else x
+def world_fields(config: WorldConfig) -> dict[str, dict[str, Any]]:
+    """The fields that the stages of a world depend on; `fit` and `dream` share these stages."""
+    log = _fields(config, "seed", "env", "traces", "source")
+    fit = log | _fields(config, "model", "fit", "judge")
+    return {"record": log, "fit": fit, "judge": fit}
 
 
-def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
+def _fields(config: Any, *names: str) -> dict[str, Any]:
+    every = dataclasses.asdict(config)
+    return {name: every[name] for name in names}
+
+
+def read_log(config: WorldConfig, run_dir: Path, desk: Desk) -> Log:
     """The learning log, copied into the run directory and verified."""
     folder = run_dir / "traces"
 
@@ -127,63 +133,73 @@ def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
     return log
 
 
-def check_task(config: DreamConfig, log: Log) -> None:
+def check_task(config: WorldConfig, log: Log) -> None:
     """Raise `ConfigError` when the real task is not the one that was logged."""
-    if config.env.id == "none":
-        return
-    task = make_real(config.env.id, **config.env.options)
+    advice = "name the task that was logged, or give its spaces in source.mapping"
+    if config.env.id != "none":
+        check_spaces(config.env, log.observation, log.action, "the log", advice)
+
+
+def check_spaces(
+    env: EnvConfig, observation: Features, action: Features, whose: str, advice: str
+) -> None:
+    """Raise `ConfigError` when a task does not have the spaces of a log or a policy."""
+    task = make_real(env.id, **env.options)
     theirs = Features(task.observation_space), action_features(task.action_space)
     task.close()
     for name, real, seen in zip(
-        ("observation", "action"), theirs, (log.observation, log.action), strict=True
+        ("observation", "action"), theirs, (observation, action), strict=True
     ):
-        shape = lambda features: (features.kind, features.size, getattr(features.space, "start", 0))
+        first = lambda space: np.ravel(getattr(space, "start", 0)).tolist()
+        shape = lambda features: (features.parts, first(features.space))
         if shape(real) != shape(seen):
             raise ConfigError(
-                f"{config.env.id} has the {name} space {real.space}, the log has {seen.space}; "
-                f"name the task that was logged, or give the {name}_space in source.mapping"
+                f"{env.id} has the {name} space {real.space}, {whose} has {seen.space}; {advice}"
             )
 
 
-def log_source(config: DreamConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
+def log_source(config: WorldConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
     """(an iterable of traces, the spaces they live in), recorded now or read from elsewhere."""
-    env, source = config.env, config.source
-    if config.traces is not None and source.name is not None:
-        raise ConfigError("traces= and source.name= both name a log; give one of them")
-    if config.traces is not None:
-        opened = open_source("store", config.traces)
+    opened = named_log(config.traces, config.source)
+    if opened is not None:
         return opened, opened.schema()
-    if source.name is not None:
-        if source.uri is None:
-            raise ConfigError(f"source.name={source.name} needs source.uri=...")
-        options = source.options | ({"mapping": source.mapping} if source.mapping else {})
-        opened = open_source(source.name, source.uri, **options)
-        return opened, opened.schema()
-    if env.id == "none":
+    if config.env.id == "none":
         raise ConfigError("env=none has nothing to record; name a log with traces= or source.name=")
-    return recording(env, config.seed, update)
+    return recording(config.env, config.seed, update)
 
 
-def dream_horizon(config: DreamConfig, log: Log) -> int:
+def dream_horizon(config: WorldConfig, log: Log) -> int:
     """The task's step limit, else the longest logged episode."""
-    limit = None
-    if config.env.id != "none":
-        task = make_real(config.env.id, **config.env.options)
-        limit = step_limit(task)
-        task.close()
-    return limit or max(len(trace) for trace in log.traces)
+    return task_limit(config.env) or max(len(trace) for trace in log.traces)
+
+
+def task_limit(env: EnvConfig) -> int | None:
+    """The step limit of the real task; None where it has none, or where there is no task."""
+    if env.id == "none":
+        return None
+    task = make_real(env.id, **env.options)
+    limit = step_limit(task)
+    task.close()
+    return limit
 
 
 def scorer(config: DreamConfig, log: Log) -> Callable | None:
     """`real(student, seeds, update) -> (returns, lengths)` in the real task, or None."""
     if config.env.id == "none":
         return None
-    make = lambda: make_real(config.env.id, **config.env.options)
-    head = log.head
+    limit = dream_horizon(config, log)
+    return real_scorer(config.env, log.observation, log.action, config.model.window, limit)
+
+
+def real_scorer(
+    env: EnvConfig, observation: Features, action: Features, window: int, limit: int
+) -> Callable:
+    """`real(student, seeds, update) -> (returns, lengths)`; `limit` ends tasks that never do."""
+    make = lambda: make_real(env.id, **env.options)
+    head = make_head(action.factors, action.size)
     compiled = jax.jit(
         lambda student, context, keys, legal: act(student, context, keys, head, legal)
     )
-    longest = max(len(trace) for trace in log.traces)
 
     def real(student: Any, seeds: list[int], update: Callable) -> tuple[np.ndarray, np.ndarray]:
         done = 0
@@ -197,10 +213,10 @@ def scorer(config: DreamConfig, log: Log) -> Callable | None:
             make,
             lambda context, keys, legal: compiled(student, context, keys, legal),
             seeds,
-            observation=log.observation,
-            action=log.action,
-            window=config.model.window,
-            max_steps=dream_horizon(config, log) if longest else None,
+            observation=observation,
+            action=action,
+            window=window,
+            max_steps=limit,
             progress=shown,
         )
         return evaluation.returns, evaluation.lengths
@@ -250,6 +266,7 @@ def save_artifacts(run_dir: Path, log: Log, report: Report) -> None:
     write_dream(run_dir / "world.dream", report.world)
     spaces = log.observation.space, log.action.space
     card = {"verdict": report.verdict.word, "discount": report.world.card["discount"]}
+    card["horizon"] = int(report.world.horizon)
     policy = Policy(report.deployed, *spaces, report.world.model.window, card)
     save_policy(run_dir / "policy", policy)
 
@@ -297,6 +314,25 @@ def make_result(
         "seconds": desk.seconds,
         "versions": {name: version(name) for name in VERSIONS},
         "state_sha256": state_sha256(report.learned, report.rehearsed, log.replay(), counters),
+    }
+
+
+def world_result(
+    config: WorldConfig, log: Log, fidelity: dict, seconds: dict, learned: Any
+) -> dict[str, Any]:
+    """The flat object of result.json of a world that has no policy yet."""
+    behaviour = behaviour_return(log.traces)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": config.experiment,
+        "env": config.env.id,
+        "seed": config.seed,
+        "real_steps": len(log),
+        "behaviour_return": statistics.summary(behaviour) if behaviour.size else None,
+        "fidelity": fidelity,
+        "seconds": seconds,
+        "versions": {name: version(name) for name in VERSIONS},
+        "state_sha256": state_sha256(learned, log.replay(), np.array([len(log)])),
     }
 
 

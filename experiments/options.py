@@ -6,6 +6,8 @@
 import dataclasses
 import inspect
 import re
+import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -22,6 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cli import UsageError, did_you_mean
 
 CONF = Path(__file__).parents[1] / "conf"
+COLUMN = 32  # where the comments of --help begin
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of the extra `sweep`
 
 
 def config_yaml(config: Any) -> str:
@@ -59,6 +65,18 @@ class Options:
             parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
             return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
 
+    def launcher(self, overrides: Sequence[str]) -> str:
+        """Which of Hydra's launchers starts the jobs of a sweep. Raises `UsageError`."""
+        named = [word for word in overrides if word.startswith("hydra/launcher=")]
+        with self._errors():
+            return self._compose(named).hydra.runtime.choices["hydra/launcher"]
+
+    @contextmanager
+    def loader(self) -> Iterator[ConfigLoader]:
+        """Hydra's own loader of these options."""
+        with initialize_config_dir(config_dir=str(self.conf_dir.resolve()), version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+
     def help(self, verb: str, doc: str) -> str:
         """What `--help` prints: the verb's docstring, and its options with their defaults."""
         with self._errors():
@@ -68,18 +86,21 @@ class Options:
         for key, value, comment in _rows(_without_hydra(config)):
             if key in choices:
                 value, comment = choices[key], f"one of {', '.join(self._choices(key))}"
-            shown = f"{key}={'null' if value is None else value}"
-            rows.append(f"  {shown:<34} {comment}".rstrip())
-        run_dir = _plain(config.hydra.run)["dir"]
+            if value == "???":
+                value, comment = "...", f"needed: {comment}"
+            if key in choices or value != "":
+                rows += _option(f"{key}={'null' if value is None else value}", comment)
+        if (run_dir := _plain(config.hydra.run)["dir"]) != ".":
+            rows += _option(f"hydra.run.dir={run_dir}", "")
         lines = [f"usage: dreaming {verb} [key=value ...] [--multirun] [--cfg job]", ""]
-        lines += [doc.strip(), "", "options and their defaults:", *rows]
-        lines += [f"  hydra.run.dir={run_dir}", ""]
-        lines += ["--multirun runs every combination of values: seed=0,1,2"]
+        lines += [doc.strip(), "", "options and their defaults:", *rows, ""]
+        lines += ["--multirun runs every combination of values: seed=0,1,2; to run them side by"]
+        lines += ["side, add hydra/launcher=processes (extra sweep)"]
         lines += ["--cfg job prints the config and stops"]
         return "\n".join(lines)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        with initialize_config_dir(config_dir=str(self.conf_dir.resolve()), version_base="1.3"):
+        with self.loader():
             return compose(self.name, overrides=list(overrides), return_hydra_config=True)
 
     def _choices(self, group: str) -> list[str]:
@@ -106,6 +127,8 @@ class Options:
             return f"cannot read '{error.override}'; options are written key=value"
         if isinstance(error, MissingConfigException):
             group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+            if group == "hydra/launcher" and choice in LAUNCHERS:
+                return f"hydra/launcher: {choice} is missing; pip install 'dreaming[sweep]'"
             known = self._choices(group)
             if known:
                 return f"{group}={choice} does not exist; {group} is one of {', '.join(known)}"
@@ -119,6 +142,17 @@ class Options:
         if found := re.match(r"Multiple values for (\S+)\.", text):
             return f"{found[1]} is set twice; give it once, without a +"
         return first(text)
+
+
+def _option(shown: str, comment: str) -> list[str]:
+    """The lines of one option: its comment beside it, or below where it is long."""
+    width = min(max(shutil.get_terminal_size().columns, 60), 100)
+    first = f"  {shown:<{COLUMN - 3}} "
+    wrapped = textwrap.wrap(comment, width - COLUMN)
+    if len(first) > COLUMN:
+        return [first.rstrip(), *(" " * COLUMN + line for line in wrapped)]
+    lines = [first + (wrapped[0] if wrapped else "")]
+    return [line.rstrip() for line in [*lines, *(" " * COLUMN + each for each in wrapped[1:])]]
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -139,7 +173,7 @@ def _unknown_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _unknown_keys(config[key], f"{prefix}{key}.")
 
 
-def _rows(config: DictConfig, prefix: str = "", depth: int = 2) -> Iterator[tuple[str, Any, str]]:
+def _rows(config: DictConfig, prefix: str = "", depth: int = 3) -> Iterator[tuple[str, Any, str]]:
     """(key, default, comment) of every option, those of a nested config after its own row."""
     comments, plain = _comments(OmegaConf.get_type(config)), _plain(config)
     for key in config:
@@ -166,7 +200,8 @@ def _plain(config: DictConfig) -> dict:
 def _comments(kind: type | None) -> dict[str, str]:
     """The comment behind each field of a dataclass: the reason is written once, in the schema."""
     try:
-        source = inspect.getsource(kind) if kind else ""
+        classes = [base for base in kind.__mro__[::-1] if base is not object] if kind else []
+        source = "".join(inspect.getsource(base) for base in classes)
     except (OSError, TypeError):
         return {}
     return dict(re.findall(r"^    (\w+)\s*:.*?\s#\s*(.*)$", source, re.MULTILINE))

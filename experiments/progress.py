@@ -24,6 +24,7 @@ class Progress:
     A line holds `stage`, `step`, `seconds` (since the stage began) and metrics with flat names
     such as `fit/value_loss`. `seconds` maps each finished stage to its wall seconds.
     Without `run_dir` nothing is written. Plain lines come at most every `interval` seconds.
+    A tracker (see `experiments.trackers`) is told the same numbers; it is closed at the end.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Progress:
     ):
         self.seconds: dict[str, float] = {}
         self.interval = interval
+        self.tracker: Any = None
         self.console = Console(file=stream, highlight=False)
         self.bars = _bars(self.console) if self.console.is_terminal else None
         self._path = Path(run_dir) / "metrics.jsonl" if run_dir is not None else None
@@ -47,6 +49,19 @@ class Progress:
         if self._file:
             self._file.close()
             self._file = None
+        if self.tracker is not None:
+            self.tracker.close()
+
+    def track(self, tracker: Any) -> None:
+        """Tell `tracker` all metrics from now on, if there is one."""
+        self.tracker = tracker
+        if tracker is not None:
+            self.log(f"metrics also go to {tracker.where}")
+
+    def finish(self, real_steps: int, figures: dict[str, Any]) -> None:
+        """Tell the tracker alone what a run found; result.json holds it too."""
+        if self.tracker is not None:
+            self.tracker.write("result", real_steps, figures)
 
     def stage(self, name: str, total: int | None = None, start: int = 0) -> "Stage":
         """A stage of `total` steps (None = unknown) that begins after step `start`.
@@ -66,7 +81,9 @@ class Progress:
         self.console.print(message, markup=False, soft_wrap=True)
 
     def write(self, stage: str, step: int, seconds: float, metrics: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`."""
+        """Append one line to `metrics.jsonl`, and tell the tracker."""
+        if self.tracker is not None:
+            self.tracker.write(stage, step, metrics)
         if self._file:
             line = {"stage": stage, "step": step, "seconds": round(seconds, 3), **metrics}
             try:

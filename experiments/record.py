@@ -1,10 +1,12 @@
-"""Record a log: real episodes of any Gymnasium task, with the probabilities of the actions taken.
+"""Record a log: real episodes of any Gymnasium task.
 
-A log that stands already is only added to when asked to. Examples:
+The probability of every action is recorded with it. A log that stands already
+is only added to when asked to. Examples:
   dreaming record path=traces/cartpole
   dreaming record env=mountaincar seed=1 path=traces/mountaincar
-  dreaming record env=gym env.id=Acrobot-v1 env.behaviour=sticky_random env.real_steps=10000
-  dreaming record env.behaviour=runs/dream/CartPole-v1/seed0/policy append=true path=traces/cartpole
+  dreaming record env=gym env.id=Acrobot-v1 env.behaviour=sticky_random
+  dreaming record path=traces/cartpole append=true \\
+      env.behaviour=runs/dream/CartPole-v1/seed0/policy
 Learn from it with `dreaming dream traces=path/to/store`.
 """
 

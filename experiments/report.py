@@ -1,8 +1,12 @@
-"""Draw the report of a finished run again.
+"""Many runs side by side, or the page of one run drawn again.
 
-It reads result.json, metrics.jsonl, figures.json and config.yaml of the run directory and writes
-report.html beside them. What is missing is left out. The options are those of `dream`: they name
-the run directory, and so does hydra.run.dir=... alone.
+runs=directory (by default runs) reads every result below it, groups them by
+task and by the options that differ, prints a table, and writes report.html and
+summary.json there; runs that are not finished are named and left out.
+run=directory draws report.html of one run again. Examples:
+  dreaming report
+  dreaming report runs=runs/dream
+  dreaming report run=runs/dream/CartPole-v1/seed0
 """
 
 import json
@@ -15,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from experiments import page, plots
-from experiments.cli import run_verb
+from experiments.cli import UsageError, run_verb
+from experiments.config import ReportConfig
 from experiments.plots import number
 
 SHOWN_CURVES = 9  # the rest opens on demand
@@ -89,6 +94,8 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
         low, high = map(number, deployed["ci"])
         rest += f" What is deployed now was scored in {number(deployed['episodes'])} fresh episodes"
         rest += f" of the real task; the 95% interval of the mean is {low} to {high}."
+    if "verdict" not in result:
+        return f"A world was fitted to a log of {task}; no policy has rehearsed in it.", rest
     if result.get("verdict") == "accept":
         before = f", where the log earned {mean('behaviour_return')}" if behaviour else ""
         return f"The new policy earns {mean('deployed_return')} in {task}{before}.", rest
@@ -310,17 +317,25 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def run(config: Any, run_dir: Path) -> int:
+def run(config: ReportConfig, run_dir: Path) -> int:
     """Render and say where."""
-    print(render(run_dir))
+    one = config.run if config.run is not None else str(run_dir) if run_dir != Path(".") else None
+    if one is not None and config.runs is not None:
+        raise UsageError("run= is one run and runs= all below a directory; give one of them")
+    if one is not None:
+        print(render(one))
+        return 0
+    from experiments.suite_page import text, write_report
+
+    root = Path(config.runs or "runs")
+    print(text(write_report(root)))
+    print(f"\nreport: {root / 'report.html'}\nfigures: {root / 'summary.json'}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; the exit code."""
-    from experiments.config import DreamConfig
-
-    return run_verb(run, argv, config_name="dream", schema=DreamConfig)
+    return run_verb(run, argv, config_name="report", schema=ReportConfig)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,25 @@ def test_the_same_seed_gives_the_same_interval():
 
 
 def test_strata_are_never_mixed():
-    scores = np.array([[0.0, 100.0], [0.0, 100.0], [0.0, 100.0]])  # no spread within a task
+    scores = [np.zeros(3), np.full(3, 100.0)]  # no spread within a task
     assert stratified_interval(scores, mean) == (50, 50)
     assert stratified_interval(scores) == (50, 50)
-    spread = np.array([[0.0, 100.0], [2.0, 104.0], [4.0, 108.0]])
+    spread = [np.array([0.0, 2, 4]), np.array([100.0, 104, 108])]
     low, high = stratified_interval(spread, mean)
     assert 50 < low < 53 < high < 56
+
+
+def test_tasks_may_have_different_numbers_of_runs():
+    # Three runs at 0 and one at 8: always the mean 2, however the three are drawn.
+    assert stratified_interval([np.zeros(3), np.array([8.0])], mean) == (2, 2)
+    # Of 0 and 1 the two draws sum to 0, 1, 2 with probability 1/4, 1/2, 1/4; and 4 is always there.
+    two = [np.array([0.0, 1.0]), np.array([4.0])]
+    assert stratified_interval(two, mean, level=0.4) == pytest.approx((5 / 3, 5 / 3))
+    assert stratified_interval(two, mean, level=0.6) == pytest.approx((4 / 3, 2))
+    with pytest.raises(ValueError, match="at least one task"):
+        stratified_interval([])
+    with pytest.raises(ValueError, match="finite numbers"):
+        stratified_interval([np.zeros(3), np.array([])])
 
 
 def test_a_95_percent_interval_holds_the_mean_about_95_times_in_100():

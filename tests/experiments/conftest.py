@@ -7,7 +7,7 @@ import jax
 import jaxtyping
 import pytest
 
-from experiments import dream
+from experiments import dream, fit
 from experiments.cli import main
 
 TINY = {
@@ -29,6 +29,15 @@ TINY = {
     "evaluation.episodes": 4,
     "evaluation.dreams": 4,
     "env.real_steps": 200,
+}
+
+
+# Which of these a verb takes.
+TAKES = {
+    "dream": "",
+    "record": "env.",
+    "fit": ("env.", "model.", "fit.", "judge."),
+    "evaluate": "evaluation.",
 }
 
 
@@ -74,6 +83,16 @@ def tiny_run(tiny, tmp_path_factory) -> Path:
     return run_dir
 
 
+@pytest.fixture(scope="session")
+def tiny_fit(tiny, tmp_path_factory) -> Path:
+    """The directory of a finished fit. Copy it before you change anything in it."""
+    run_dir = tmp_path_factory.mktemp("tiny") / "fit"
+    with as_users_run():
+        words = [word for word in tiny if word.startswith(TAKES["fit"])]
+        assert fit.main([*words, f"hydra.run.dir={run_dir}"]) == 0
+    return run_dir
+
+
 @pytest.fixture
 def verb(tiny, capsys, monkeypatch):
     """Run a verb in this process: (exit code, stdout, lines on stderr)."""
@@ -82,10 +101,9 @@ def verb(tiny, capsys, monkeypatch):
     def call(name, *argv):
         given = {word.partition("=")[0].lstrip("+") for word in argv}
         fill = [word for word in tiny if word.partition("=")[0] not in given]
-        if name == "record":
-            fill = [word for word in fill if word.startswith("env.")]
+        fill = [word for word in fill if name in TAKES and word.startswith(TAKES[name])]
         capsys.readouterr()
-        code = main([name, *(fill if name in ("dream", "record") else []), *map(str, argv)])
+        code = main([name, *fill, *map(str, argv)])
         out, err = capsys.readouterr()
         return code, out, err.splitlines()
 

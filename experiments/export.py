@@ -1,0 +1,161 @@
+"""Copy the dream and the policy out of a run directory.
+
+to=directory makes a new directory with world.dream, policy/ (if the run has
+one) and a model card, README.md; to=file.dream copies the dream alone. What was
+copied is verified; nothing is overwritten.
+Examples:
+  dreaming export run=runs/dream/CartPole-v1/seed0 to=exports/cartpole
+  dreaming export run=runs/fit/CartPole-v1/seed0 to=cartpole.dream
+  dreaming export run=path/to/run to=/media/stick/robot-dream
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import run_verb
+from experiments.config import ExportConfig
+
+WORLD, POLICY, CARD = "world.dream", "policy", "README.md"
+
+
+def run(config: ExportConfig, run_dir: Path) -> int:
+    """Copy and say where."""
+    from experiments import runtime
+
+    runtime.configure()
+    source, target = Path(config.run), Path(config.to)
+    check(source, target)
+    if target.suffix == ".dream":
+        copy_world(source / WORLD, target)
+        print(f"{target}: {target.stat().st_size:,} bytes, verified")
+        return 0
+    export(source, target)
+    for path in sorted(path for path in target.rglob("*") if path.is_file()):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    return 0
+
+
+def check(source: Path, target: Path) -> None:
+    """Raise `ConfigError` when there is nothing to copy, or no room for it."""
+    from dreaming.errors import ConfigError
+
+    if not (source / WORLD).is_file():
+        raise ConfigError(
+            f"run={source} holds no {WORLD}; name the directory of a finished run of `dream` or "
+            "`fit`"
+        )
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ConfigError(f"to={target} exists already; choose another path, or remove it")
+
+
+def export(source: Path, target: Path) -> None:
+    """A directory with all that can be used elsewhere; it is whole or it is not there."""
+    from dreaming.policy import load_policy
+    from envs.atomic import sync_directory, write_file
+
+    draft = target.parent / f"{target.name}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was cut
+    draft.mkdir(parents=True)
+    try:
+        world = copy_world(source / WORLD, draft / WORLD)
+        policy = None
+        if (source / POLICY).is_dir():
+            (draft / POLICY).mkdir()
+            for path in sorted((source / POLICY).iterdir()):
+                write_file(draft / POLICY / path.name, path.read_bytes())
+            policy = load_policy(draft / POLICY)
+        write_file(draft / CARD, model_card(read_result(source), world, policy).encode())
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    sync_directory(target.parent)
+
+
+def copy_world(source: Path, target: Path) -> Any:
+    """Copy a .dream file; the world that the copy holds. Raises `DreamFileError`."""
+    from envs.atomic import sync_directory, write_file
+    from envs.dreamfile import load_world
+
+    load_world(source, trust=True)  # only read here: nothing of it is run
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_file(target, source.read_bytes())
+    sync_directory(target.parent)
+    return load_world(target, trust=True)
+
+
+def read_result(source: Path) -> dict[str, Any]:
+    """result.json of a run; nothing where it cannot be read."""
+    try:
+        return json.loads((source / "result.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def model_card(result: dict[str, Any], world: Any, policy: Any) -> str:
+    """README.md: what it is, how far it can be trusted, how to use it."""
+    task = result.get("env", "a task")
+    lines = ["---", "library_name: dreaming", "tags: [world-model, gymnasium]", "---", ""]
+    lines += [f"# A dream of {task if task != 'none' else 'a logged process'}", ""]
+    steps = result.get("real_steps")
+    learned = f"Learned from {steps:,} recorded real steps alone. " if steps else ""
+    lines += [f"{learned}An environment like any other, made by `dreaming`.", ""]
+    lines += ["| | |", "|---|---|"]
+    rows = [("observations", f"`{world.observation_space}`")]
+    rows += [("actions", f"`{world.action_space}`"), ("horizon", f"{world.horizon} steps")]
+    rows += [("state", f"`{result['state_sha256']}`")] if result.get("state_sha256") else []
+    lines += [f"| {name} | {value} |" for name, value in rows]
+    lines += ["", "## Use", "", "```python", "import dreaming, gymnasium", ""]
+    lines += [f'env = gymnasium.make("dreaming/Dream-v0", path="{WORLD}")']
+    if policy is not None:
+        lines += [f'policy = dreaming.load_policy("{POLICY}")', "o, info = env.reset(seed=0)"]
+        lines += ["o, r, terminated, truncated, info = env.step(policy.act(o))"]
+    lines += [
+        "```",
+        "",
+        "The file holds programs and is signed with the key of the user who made it.",
+    ]
+    lines += ["Elsewhere add `trust=True`, if you trust where it comes from.", ""]
+    return "\n".join([*lines, *_verdict(result), *_fidelity(result), *_versions(result)])
+
+
+def _verdict(result: dict[str, Any]) -> list[str]:
+    if "verdict" not in result:
+        return ["## Verdict", "", "No policy has rehearsed in this world yet.", ""]
+    lines = ["## Verdict", "", f"**{result['verdict']}**", ""]
+    lines += [f"- {reason}" for reason in result.get("reasons") or []]
+    named = [("behaviour in the log", result.get("behaviour_return"))]
+    named += [(name.replace("_", " "), x) for name, x in (result.get("baselines") or {}).items()]
+    named += [(name, result.get(f"{name}_return")) for name in ("candidate", "deployed")]
+    rows = [
+        f"| {name} | {x['mean']:.4g} | {x['ci'][0]:.4g} to {x['ci'][1]:.4g} | {x['episodes']} |"
+        for name, x in named
+        if x
+    ]
+    head = ["", "| real return | mean | 95% interval | episodes |", "|---|---|---|---|"]
+    return [*lines, *(head + rows if rows else []), ""]
+
+
+def _fidelity(result: dict[str, Any]) -> list[str]:
+    figures = {
+        k: v for k, v in (result.get("fidelity") or {}).items() if isinstance(v, int | float)
+    }
+    rows = [f"| {name} | {value:.4g} |" for name, value in sorted(figures.items())]
+    about = "On episodes that the tested model never saw."
+    return ["## Fidelity", "", about, "", "| | |", "|---|---|", *rows, ""] if rows else []
+
+
+def _versions(result: dict[str, Any]) -> list[str]:
+    named = [f"{name} {version}" for name, version in (result.get("versions") or {}).items()]
+    return [f"Made with {', '.join(named)}."] if named else []
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb(run, argv, config_name="export", schema=ExportConfig)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
