@@ -77,12 +77,22 @@ def action_distribution(
 ) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
     """What a student does in contexts [*B]: K actions as features, and their probabilities.
 
-    A greedy student's probability is all on its most probable action.
+    A greedy student's probability is all on its most probable action. See also `with_uniform`.
     """
     logits = student_logits(params, context)
     a = jnp.broadcast_to(jnp.eye(logits.shape[-1]), (*logits.shape, logits.shape[-1]))
     greedy = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
-    return a, jnp.where(params["greedy"], greedy, jax.nn.softmax(logits))
+    p = jnp.where(params["greedy"], greedy, jax.nn.softmax(logits))
+    share = params.get("uniform", 0.0)
+    return a, (1 - share) * p + share / logits.shape[-1]
+
+
+def with_uniform(params: Any, share: float) -> Any:
+    """A student that takes a uniformly drawn action with probability `share`, else its own.
+
+    For scoring, not for saving.
+    """
+    return params | {"uniform": jnp.float32(share)}
 
 
 def act(params: Any, context: Context, key: UInt32[Array, "B 2"]) -> Int[Array, " B"]:
@@ -90,8 +100,10 @@ def act(params: Any, context: Context, key: UInt32[Array, "B 2"]) -> Int[Array, 
 
     A distilled student is greedy. A clone of a behaviour that was random is not.
     """
-    logits = student_logits(params, context)
     draw = lambda k, logits: jax.random.categorical(jax.random.wrap_key_data(k), logits)
+    if "uniform" in params:
+        return jax.vmap(draw)(key, jnp.log(action_distribution(params, context)[1]))
+    logits = student_logits(params, context)
     return jnp.where(params["greedy"], jnp.argmax(logits, axis=-1), jax.vmap(draw)(key, logits))
 
 

@@ -205,7 +205,8 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     initial = starts.pop("initial")
     num_actions = action_features(action_space).size
     programs = {Path(name).stem: x for name, x in members.items() if name.endswith(".jax")}
-    model = ExportedModel(programs, num_actions=num_actions, **manifest["model"])
+    sizes = {"num_actions": num_actions, "window": starts["o"].shape[1]}
+    model = ExportedModel(programs, **sizes, **manifest["model"])
     return World(
         model=model,
         params=tuple(jax.numpy.asarray(weights[name]) for name in manifest["params"]),

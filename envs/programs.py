@@ -143,10 +143,15 @@ class ExportedModel:
     """Loaded programs behind the model protocol; `params` is a tuple of arrays."""
 
     def __init__(
-        self, programs: dict[str, bytes], num_codes: int, num_members: int, num_actions: int
+        self,
+        programs: dict[str, bytes],
+        num_codes: int,
+        num_members: int,
+        num_actions: int,
+        window: int = 1,
     ):
         self.num_codes, self.num_members = num_codes, num_members
-        self.num_actions = num_actions
+        self.num_actions, self.window = num_actions, window
         try:
             # Exported programs know no vmap; one after the other is what a search needs of it.
             load = lambda data: sequential_vmap(export.deserialize(bytearray(data)).call)

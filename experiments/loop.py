@@ -35,6 +35,7 @@ from experiments.options import config_yaml
 from experiments.progress import Progress
 from experiments.record import recording
 from experiments.report import render, to_json
+from experiments.trial import make_certificate, ranking_stage
 
 SCHEMA_VERSION = 1
 REPORT_SEED = 10 * FIRST_SEED
@@ -50,31 +51,45 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     desk = Desk(run_dir, stage_fields(config), progress)
     log = read_log(config, run_dir, desk)
     atomic_write(run_dir / "config.yaml", config_yaml(config))
-    key = jax.random.key(config.seed % 2**32)
-    physics = LearnedPhysics(config.model, config.fit, config.judge)
-    parts = ("search", "rehearse", "distill", "baselines", "gate")
-    _, report = one_round(
-        RoundState(),
-        key,
-        log=log,
-        physics=physics,
-        config=RoundConfig(**{name: getattr(config, name) for name in parts}),
-        horizon=dream_horizon(config, log),
-        real=scorer(config, log),
-        once=desk,
-    )
+    report = play_round(config, log, desk)
     if hint := chance_hint(report):
         progress.log(hint)
-    returns = report_episodes(config, log, report, stage_key(key, "dream_return"), desk)
+    returns = report_episodes(config, log, report, desk)
+    certificate, steps = certify_run(config, log, report, desk)
+    progress.log(f"certified: {certificate['sentence']}")
     save_artifacts(run_dir, log, report)
+    report = dataclasses.replace(report, fidelity=certificate["figures"])
+    returns["steps"] = returns["steps"] + steps
     result = make_result(config, log, report, returns, desk)
     shown = {name: x.tolist() for name, x in returns.items() if x.ndim and x.size}
     strip = dream_strip(report.world, log)
     figures = {"returns": shown, "open_loop": report.skill, "strip": strip}
     atomic_write(run_dir / "figures.json", to_json(figures))
+    atomic_write(run_dir / "certificate.json", to_json(certificate))
     atomic_write(run_dir / "result.json", to_json(result))
     render(run_dir)
     return result
+
+
+def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
+    """The round of a run; `once` is that of `one_round`."""
+    parts = ("search", "rehearse", "distill", "baselines", "gate")
+    _, report = one_round(
+        RoundState(),
+        root_key(config),
+        log=log,
+        physics=LearnedPhysics(config.model, config.fit, config.judge),
+        config=RoundConfig(**{name: getattr(config, name) for name in parts}),
+        horizon=dream_horizon(config, log),
+        real=scorer(config, log),
+        once=once,
+    )
+    return report
+
+
+def root_key(config: DreamConfig) -> jax.Array:
+    """The key that the keys of all stages come from."""
+    return jax.random.key(config.seed % 2**32)
 
 
 def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
@@ -92,6 +107,7 @@ def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
         "rehearse": rehearse,
         "gate": gated,
         "evaluate": gated | fields("evaluation"),
+        "certify": rehearse | fields("baselines", "certify"),
     }
 
 
@@ -137,12 +153,17 @@ def check_task(config: DreamConfig, log: Log) -> None:
     for name, real, seen in zip(
         ("observation", "action"), theirs, (log.observation, log.action), strict=True
     ):
-        shape = lambda features: (features.kind, features.size, getattr(features.space, "start", 0))
-        if shape(real) != shape(seen):
+        if not alike(real, seen):
             raise ConfigError(
                 f"{config.env.id} has the {name} space {real.space}, the log has {seen.space}; "
                 f"name the task that was logged, or give the {name}_space in source.mapping"
             )
+
+
+def alike(one: Features, other: Features) -> bool:
+    """True when both are written as the same features."""
+    shape = lambda features: (features.kind, features.size, getattr(features.space, "start", 0))
+    return shape(one) == shape(other)
 
 
 def log_source(config: DreamConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
@@ -207,9 +228,10 @@ def scorer(config: DreamConfig, log: Log) -> Callable | None:
 
 
 def report_episodes(
-    config: DreamConfig, log: Log, report: Report, key: jax.Array, desk: Desk
+    config: DreamConfig, log: Log, report: Report, desk: Desk
 ) -> dict[str, np.ndarray]:
     """Returns of every policy in fresh real episodes, and of the candidate in its dream."""
+    key = stage_key(root_key(config), "dream_return")
     real, episodes = scorer(config, log), config.evaluation.episodes
     policies = report.baselines | {"candidate": report.rehearsed.student}
     seeds = list(range(REPORT_SEED, REPORT_SEED + episodes))
@@ -230,6 +252,25 @@ def report_episodes(
     returns = desk("evaluate", episodes * len(names) or None, like, work)
     behaviour = behaviour_return(log.traces)
     return {"behaviour": behaviour, **returns}
+
+
+def certify_run(
+    config: DreamConfig, log: Log, report: Report, once: Callable
+) -> tuple[dict[str, Any], int]:
+    """(the certificate of a round's world, the real steps that ranking policies took)."""
+    tried = ranking_stage(
+        config.certify,
+        report.world,
+        report.judges,
+        report.baselines["behaviour_cloning"],
+        report.rehearsed.student,
+        scorer(config, log),
+        stage_key(root_key(config), "rank"),
+        once,
+    )
+    regions = report.skill.get("regions")
+    certificate = make_certificate(report.fidelity, regions, report.world, log, tried)
+    return certificate | {"env": config.env.id}, int(tried.get("steps", 0))
 
 
 def chance_hint(report: Report) -> str | None:

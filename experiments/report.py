@@ -1,8 +1,8 @@
 """Draw the report of a finished run again.
 
-It reads result.json, metrics.jsonl, figures.json and config.yaml of the run directory and writes
-report.html beside them. What is missing is left out. The options are those of `dream`: they name
-the run directory, and so does hydra.run.dir=... alone.
+It reads result.json, metrics.jsonl, figures.json, certificate.json and config.yaml of the run
+directory and writes report.html beside them. What is missing is left out. The options are those of
+`dream`: they name the run directory, and so does hydra.run.dir=... alone.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import page, plots
+from experiments import certificate, page, plots
 from experiments.cli import run_verb
 from experiments.plots import number
 
@@ -67,6 +67,7 @@ def render(run_dir: str | Path) -> Path:
             _head(result),
             _returns(result, drawn.get("returns") or {}),
             _model(result, drawn),
+            certificate.section(_read_json(run_dir / "certificate.json")),
             _training(metrics),
             _costs(result),
             _configuration(config.read_text() if config.exists() else ""),
