@@ -35,8 +35,8 @@ class HeldOut:
     still: Float[np.ndarray, " N"]  # the same of predicting no change
 
 
-@functools.partial(jax.jit, static_argnames=("model", "window"))
-def _unrolled(model, params, replay, rows, key, discount, window: int):
+@functools.partial(jax.jit, static_argnames=("model", "discount", "window"))
+def _unrolled(model, params, replay, rows, key, discount: float, window: int):
     """(open-loop dreams from `rows`, the windows that happened, value of o[n])."""
     cut_key, dream_key = jax.random.split(key)
     batch = cut_windows(replay, rows, LENGTH, cut_key, window)
@@ -169,28 +169,24 @@ def rare_states(log: Log) -> list[str]:
 
 def sentence(figures: Mapping[str, float], regions: Sequence[str] | None, chance: bool) -> str:
     """How far, and where not, the world may be trusted; `regions` is None where unknown."""
+    where = "; where it is weak is not known." if regions is None else "; no region stands out."
     if regions:
-        where = f"but not where it was weak: {' or '.join(regions)}."
-    else:
-        where = "where it is weak is not known." if regions is None else "no region stands out."
+        where = f"; it was weakest at {' or '.join(regions)}."
     if "trust_steps" not in figures:
-        return (
-            "How far to trust it is not known: in too few held-out episodes anything changed; "
-            + where
-        )
+        known = "in too few held-out episodes did anything change"
+        return f"How far to trust it is not known, {known}{where}"
     steps, tested = int(figures["trust_steps"]), int(figures["trust_tested"])
-    count = "1 step" if steps == 1 else f"{steps} steps"
     if steps:
-        longest = ", the most that was tested" if steps == tested else ""
-        return f"Trust it up to {count}{longest}; {where}"
+        if regions:
+            where = f", but not where it was weak: {' or '.join(regions)}."
+        count = "1 step" if steps == 1 else f"{steps} steps"
+        longest = " (the most that was tested)" if steps == tested else ""
+        return f"Trust it up to {count}{longest}{where}"
     skill = f"skill {figures['skill_1']:.2f} after one step, {TRUSTED} is asked for"
-    if chance and "chance_probability" in figures:
-        given, expected = figures["chance_probability"], figures["chance_expected"]
-        odds = f"what happened had probability {given:.2f}, {expected:.2f} was to be expected"
-        if abs(given - expected) <= ODDS:
-            return (
-                f"Trust its odds, not single futures, which chance decides ({skill}; {odds}); "
-                + where
-            )
-        return f"Trust neither its futures ({skill}) nor its odds ({odds}); {where}"
-    return f"Do not trust it for a single step ({skill}); {where}"
+    if not chance or "chance_probability" not in figures:
+        return f"Do not trust it for a single step ({skill}){where}"
+    given, expected = figures["chance_probability"], figures["chance_expected"]
+    odds = f"what happened had probability {given:.2f}, expected were {expected:.2f}"
+    if abs(given - expected) > ODDS:
+        return f"Trust neither its futures ({skill}) nor its odds ({odds}){where}"
+    return f"Trust its odds, not single futures, which chance decides ({skill}; {odds}){where}"

@@ -27,7 +27,7 @@ def fixed_set(clone: Any, candidate: Any) -> dict[str, Any]:
 
 
 def distinguishable(
-    returns: Sequence[Float[np.ndarray, " n"]], level: float = 0.95
+    returns: Sequence[Float[np.ndarray, " _"]], level: float = 0.95
 ) -> Bool[np.ndarray, "P P"]:
     """Pairs whose mean returns differ significantly: Welch's t-test, two-sided.
 
@@ -61,7 +61,8 @@ def rank_correlation(
     """
     d, r = (_wins(x, pairs).sum(-1) for x in (dream, real))
     with np.errstate(invalid="ignore"):
-        return (d * r).sum(-1) / np.sqrt(np.square(d).sum(-1) * np.square(r).sum(-1))
+        size = np.sqrt(np.square(d).sum(-1) * np.square(r).sum(-1))
+        return np.asarray((d * r).sum(-1) / size)
 
 
 def rank_agreement(
@@ -71,7 +72,7 @@ def rank_agreement(
 ) -> Float[np.ndarray, "*R"]:
     """Share of `pairs` that the dream orders as reality does; a tie in the dream counts half."""
     same = _wins(dream, pairs) * _wins(real, pairs)
-    return ((same.sum((-2, -1)) / np.maximum(pairs.sum(), 1)) + 1) / 2
+    return np.asarray(same.sum((-2, -1)) / np.maximum(pairs.sum(), 1) / 2 + 0.5)
 
 
 def _wins(x: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -91,7 +92,7 @@ class Ranking:
 
 
 def rank(
-    dream: Sequence[Float[np.ndarray, " m"]], real: Sequence[Float[np.ndarray, " n"]], seed: int = 0
+    dream: Sequence[Float[np.ndarray, " _"]], real: Sequence[Float[np.ndarray, " _"]], seed: int = 0
 ) -> Ranking:
     """How the order of mean dream returns fits that of mean real returns, over P policies.
 

@@ -56,7 +56,12 @@ ROWS = (
     Row("termination, AUROC", "termination_auroc", why="the task ended no held-out step, or all"),
     Row("90% coverage, observation", "coverage_o", **BAND, why="one member has no interval"),
     Row("90% coverage, outcomes", "coverage_set", **at_least(0.85)),
-    Row("90% coverage, reward", "coverage_r", **BAND, why="rewards are alike, or one member"),
+    Row(
+        "90% coverage, reward",
+        "coverage_r",
+        **at_least(0.85),
+        why="rewards are alike, or one member",
+    ),
     Row(
         "uncertainty against error, Spearman",
         "uncertainty_spearman",
@@ -70,6 +75,7 @@ ROWS = (
     Row("candidate's steps that are trusted", "candidate_coverage", **at_least(0.95), why=NO_RANK),
 )
 EITHER = {"coverage_o": "coverage_set", "coverage_set": "coverage_o"}  # box, discrete
+CERTAIN = 0.95  # a model that expects less of its own odds meets chance, which nobody foresees
 ALARM = 0.25  # exploitation gap at which the dream return means nothing
 NAMES = {
     "behaviour": "behaviour in the log",
@@ -86,8 +92,11 @@ def lines_of(certificate: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     for row in ROWS:
         x = known.get(row.figure)
         if x is not None:
-            mark = "" if row.met is None else "met" if row.met(x, known) else "missed"
-            out.append((mark, row.label, _value(row.figure, x, known), row.target))
+            met, target = row.met, row.target
+            if row.figure.startswith("skill") and known.get("chance_expected", 1.0) < CERTAIN:
+                met, target = None, "none: chance decides"
+            mark = "" if met is None else "met" if met(x, known) else "missed"
+            out.append((mark, row.label, _value(row.figure, x, known), target))
         elif EITHER.get(row.figure) in known or row.figure == "chance_probability":
             continue  # a figure of another kind of task
         else:
@@ -146,8 +155,26 @@ def section(certificate: Mapping[str, Any]) -> str:
         f'<p class="verdict">{html.escape(str(certificate.get("sentence", "")))}</p>',
         f'<div class="wide">{table}</div>',
         _rank_figure(certificate),
+        f'<div class="wide">{_policies(certificate)}</div>',
         notes,
     )
+
+
+def _policies(certificate: Mapping[str, Any]) -> str:
+    """The policies as a table."""
+    head = ("policy", "real return", "95% interval", "in dreams of judges", "in the planner's")
+    shown = lambda x: "–" if x is None else x
+    between = lambda ends: " to ".join(map(number, ends)) if ends else "–"
+    rows = [
+        (
+            policy_name(row["name"]),
+            shown(row.get("real")),
+            between(row.get("interval")),
+            *(shown(row.get(name)) for name in ("judges", "planner")),
+        )
+        for row in certificate.get("policies") or []
+    ]
+    return page.table(head, [(row, row[0] == "candidate") for row in rows])
 
 
 def _rank_figure(certificate: Mapping[str, Any]) -> str:

@@ -53,14 +53,19 @@ def half_width(
 ) -> Float[np.ndarray, "*B"] | None:
     """Half the width of the members' predictive interval.
 
-    t[members - 1] * sqrt((1 + 1 / members) * between + within): reality taken for one more draw
-    from where the members came from (variance `between` them, divisor members - 1), plus the
-    chance `within` each of them. None when one member knows nothing of chance.
+    t * sqrt((1 + 1 / members) * between + within): reality taken for one more draw from where the
+    members came from (variance `between` them, divisor members - 1), plus the chance `within` each
+    of them. Freedom as by Welch and Satterthwaite: members - 1 without chance, more with it. None
+    when one member knows nothing of chance.
     """
-    if members > 1:
-        t = stats.t.ppf((1 + level) / 2, members - 1)
-        return t * np.sqrt((1 + 1 / members) * between + within)
-    return stats.norm.ppf((1 + level) / 2) * np.sqrt(within) if within.any() else None
+    if members == 1 and not within.any():
+        return None
+    of_members = (1 + 1 / members) * between
+    variance = of_members + within
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = (members - 1) * np.square(variance / of_members)
+    freedom = np.where(of_members > 1e-12 * variance, freedom, np.inf)
+    return stats.t.ppf((1 + level) / 2, np.maximum(freedom, 1)) * np.sqrt(variance)
 
 
 def set_coverage(
