@@ -82,6 +82,14 @@ class GateConfig:
 
 
 @dataclass
+class CertifyConfig:
+    """How often each of the policies that a certificate ranks is tried."""
+
+    episodes: int = 32  # real ones, for each of the 7 policies; 0 = no ranking
+    dreams: int = 32  # in the planner's dream and in that of every judge
+
+
+@dataclass
 class RoundConfig:
     """The parts of a round that are not physics."""
 

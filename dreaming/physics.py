@@ -14,21 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreaming.certify import held_out, summarise
 from dreaming.config import JudgeConfig, SearchConfig
-from dreaming.evaluate import dream_returns
+from dreaming.evaluate import dream_episodes
 from dreaming.log import Log
-from dreaming.replay import contexts, cut_windows, sample_windows
+from dreaming.replay import contexts, sample_windows
 from envs.dream import World
 from envs.types import UserError
 from worldmodels.config import FitConfig, ModelConfig
-from worldmodels.fidelity import (
-    STEPS,
-    each_member,
-    fidelity,
-    open_loop,
-    skill_table,
-    unexplained,
-)
 from worldmodels.fit import init_fit, make_fit, measure_latents, measure_scale
 from worldmodels.model import WorldModel, make_model
 from worldmodels.types import TrainState
@@ -107,8 +100,8 @@ class LearnedPhysics:
         seen: Log,
         judged: list[tuple[Log, Log]],
         key: jax.Array,
-    ) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """(figures, open-loop error by k) on episodes that the tested model was not fitted on.
+    ) -> tuple[dict[str, float], dict[str, list]]:
+        """(figures, open-loop error by k and weak regions) on episodes the tested model never saw.
 
         With an episode set held out the planner itself is tested; else each judge is, on the
         half that the other one was fitted on, and the figures are averaged.
@@ -121,26 +114,37 @@ class LearnedPhysics:
                 (shape(log)[0], state.params, other)
                 for (log, other), state in zip(judged, judges, strict=True)
             ]
-        keys = jax.random.split(key, len(tested))
-        results = [measure(*test, k) for test, k in zip(tested, keys, strict=True)]
-        return _mean([figures for figures, _ in results]), _mean([table for _, table in results])
+        span = lambda model, params: float(model.value_span(params))
+        common = {"discount": self.discount, "window": self.model.window}
+        tests = [
+            held_out(model, params, log, k, span=span(model, params), **common)
+            for (model, params, log), k in zip(
+                tested, jax.random.split(key, len(tested)), strict=True
+            )
+        ]
+        return summarise(tests, seen, seen.observation.kind == "discrete")
 
     def second_opinion(
         self,
-        judges: list[TrainState],
-        judged: list[tuple[Log, Log]],
+        worlds: list[World],
         candidate: Any,
         incumbent: Any,
-        horizon: int,
         key: jax.Array,
     ) -> dict[str, float]:
         """`judge_gain`: what the candidate earns more than the incumbent in the judges' dreams."""
-        judge, gains = self._as_judge(), []
-        for (log, _), state in zip(judged, judges, strict=True):
-            world = judge.world(log, state, horizon, SearchConfig(), {})
-            returns = [dream_returns(world, who, key, DREAMS) for who in (candidate, incumbent)]
-            gains.append(float(np.mean(returns[0] - returns[1])))
+        both = [dream_episodes(world, (candidate, incumbent), key, DREAMS) for world in worlds]
+        gains = [np.mean(each.returns[0] - each.returns[1]) for each in both]
         return {"judge_gain": float(np.mean(gains))}
+
+    def judge_worlds(
+        self, judges: list[TrainState], judged: list[tuple[Log, Log]], horizon: int
+    ) -> list[World]:
+        """The judges' dreams."""
+        world = self._as_judge().world
+        return [
+            world(log, state, horizon, SearchConfig(), {})
+            for (log, _), state in zip(judged, judges, strict=True)
+        ]
 
     def world(
         self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
@@ -204,6 +208,10 @@ class OraclePhysics:
         """Nobody needs to judge an oracle."""
         return {}
 
+    def judge_worlds(self, *_: Any) -> list[World]:
+        """Nobody needs to judge an oracle."""
+        return []
+
     def world(
         self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict
     ) -> World:
@@ -247,28 +255,3 @@ def make_world(model: Any, params: Any, log: Log, horizon: int, card: dict) -> W
         initial=initial[chosen],
         card=card,
     )
-
-
-def measure(model: WorldModel, params: Any, log: Log, key: jax.Array, windows: int = 512):
-    """(figures, error by k) of open-loop dreams from `windows` drawn steps of `log`."""
-    replay = log.replay()
-    length = min(max(STEPS), max(len(trace) for trace in log.traces)) + 1
-    start_key, cut_key = jax.random.split(key)
-    drawn = jax.random.randint(start_key, (windows,), 0, replay.num_starts)
-    rows = replay.starts[drawn]
-    batch = cut_windows(replay, rows, length, cut_key, head=log.head, window=model.window)
-    context = contexts(replay, rows, model.window)
-    o, prediction = jax.jit(open_loop, static_argnums=0)(model, params, context, batch)
-    table = skill_table(o, batch, params["scale"])
-    figures = fidelity(table, prediction, batch)
-    members = jax.jit(each_member, static_argnums=0)(model, params, context, batch)
-    return figures | unexplained(members, batch, params["scale"]), table
-
-
-def _mean(dicts: list[dict]) -> dict:
-    """Mean of dicts of numbers or lists, over the keys and rows that all of them have."""
-    shared = [name for name in dicts[0] if all(name in other for other in dicts)]
-    if not shared or not isinstance(dicts[0][shared[0]], list):
-        return {name: float(np.mean([other[name] for other in dicts])) for name in shared}
-    rows = min(len(other[name]) for other in dicts for name in shared)
-    return {name: np.mean([d[name][:rows] for d in dicts], axis=0).tolist() for name in shared}

@@ -143,11 +143,18 @@ def action_distribution(
     pi = pi if legal is None else head.masked(pi, legal)
     a, p = head.spectrum(pi)
     best = head.mode(pi)[..., None, :]
-    is_best = jnp.all(jnp.abs(a - best) < 1e-6, axis=-1)
     if head.kind == "box":
-        a = jnp.where(params["greedy"], best, a)
-        return a, p
+        return jnp.where(params["greedy"], best, a), p
+    is_best = jnp.all(jnp.abs(a - best) < 1e-6, axis=-1)
     return a, jnp.where(params["greedy"], is_best / jnp.sum(is_best, -1, keepdims=True), p)
+
+
+def with_uniform(params: Any, share: float) -> Any:
+    """A student that takes a uniformly drawn legal action with probability `share`, else its own.
+
+    For scoring, not for saving.
+    """
+    return params | {"uniform": jnp.float32(share)}
 
 
 def act(
@@ -163,7 +170,14 @@ def act(
     """
     pi = student_logits(params, context)
     pi = pi if legal is None else head.masked(pi, legal)
-    return jnp.where(params["greedy"], head.mode(pi), head.sample(pi, key))
+    a = jnp.where(params["greedy"], head.mode(pi), head.sample(pi, key))
+    if "uniform" not in params:
+        return a
+    split = jax.vmap(lambda k: jax.random.split(jax.random.wrap_key_data(k)))(key)
+    anything = head.masked(jnp.zeros_like(pi), jnp.ones_like(a, bool) if legal is None else legal)
+    draw = head.anywhere(anything, jax.random.key_data(split[:, 0]))
+    is_own = jax.vmap(jax.random.uniform)(split[:, 1]) >= params["uniform"]
+    return jnp.where(is_own[:, None], a, draw)
 
 
 @dataclass

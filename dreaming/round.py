@@ -37,11 +37,12 @@ class Report:
     """What a round found out."""
 
     world: Any  # the dream: envs.dream.World
+    judges: list[Any]  # dreams of models that did not plan
     learned: Any  # the physics' own state
     rehearsed: DistillState
     baselines: dict[str, Any]  # name -> student parameters
     fidelity: dict[str, float]
-    skill: dict[str, list[float]]  # open-loop error by k
+    skill: dict[str, list]  # open-loop error by k, and `regions` where the model is weak
     verdict: Verdict
     deployed: Any  # student parameters: the candidate's, or the incumbent's
     gate_steps: int
@@ -93,9 +94,8 @@ def one_round(
     params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
     world = dataclasses.replace(world, params=params)
 
-    opinion = physics.second_opinion(
-        judges, judged, candidate, incumbent, horizon, key_of("opinion")
-    )
+    worlds = physics.judge_worlds(judges, judged, horizon)
+    opinion = physics.second_opinion(worlds, candidate, incumbent, key_of("opinion"))
     fidelity = fidelity | opinion
 
     can_improve, why_not = improvable(log.traces)
@@ -115,6 +115,6 @@ def one_round(
 
     deployed = candidate if verdict.accept else incumbent
     report = Report(
-        world, learned, rehearsed, baselines, fidelity, skill, verdict, deployed, gate_steps
+        world, worlds, learned, rehearsed, baselines, fidelity, skill, verdict, deployed, gate_steps
     )
     return RoundState(incumbent=deployed, world=world, rounds=state.rounds + 1), report

@@ -207,6 +207,7 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     size = action_features(action_space).size
     sizes = {"num_actions": size, "action_size": size} | manifest["model"]  # older files lack them
     programs = {Path(name).stem: x for name, x in members.items() if name.endswith(".jax")}
+    sizes["window"] = starts["o"].shape[1]
     model = ExportedModel(programs, **sizes)
     return World(
         model=model,

@@ -149,9 +149,10 @@ class ExportedModel:
         num_members: int,
         num_actions: int,
         action_size: int,
+        window: int = 1,
     ):
         self.num_codes, self.num_members = num_codes, num_members
-        self.num_actions, self.action_size = num_actions, action_size
+        self.num_actions, self.action_size, self.window = num_actions, action_size, window
         try:
             # Exported programs know no vmap; one after the other is what a search needs of it.
             load = lambda data: sequential_vmap(export.deserialize(bytearray(data)).call)

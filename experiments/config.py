@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from dreaming.config import (
     BaselineConfig,
+    CertifyConfig,
     DistillConfig,
     GateConfig,
     JudgeConfig,
@@ -91,6 +92,7 @@ class DreamConfig(WorldConfig):
     distill: DistillConfig = field(default_factory=DistillConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    certify: CertifyConfig = field(default_factory=CertifyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
@@ -152,6 +154,27 @@ class EvaluateConfig:
 
 
 @dataclass
+class CertifyVerbConfig:
+    """How far a world can be trusted: a finished run, or a dream file on a log."""
+
+    run: str | None = None  # directory of a finished run of `dream`
+    world: str | None = None  # a dream file; needs traces= or source.name=
+    traces: str | None = None  # a trace store that the world has not seen
+    source: SourceConfig = field(default_factory=SourceConfig)
+    policy: str | None = None  # directory of a saved policy: the candidate that is ranked
+    env: EnvConfig = field(default_factory=EnvConfig)
+    episodes: int = 32  # real ones for each ranked policy; 0 = no ranking
+    dreams: int = 32  # dreamed ones for each ranked policy
+    seed: int = 0
+    trust: bool = False  # also run the programs of a dream file that another user wrote
+    path: str | None = None  # JSON file to write; a run gets its certificate.json
+    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
 class ExportConfig:
     """What is taken out of a run directory."""
 
@@ -188,7 +211,7 @@ class BenchmarkConfig:
 
 # The least value of whole numbers; what is not named here must be at least 1.
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
-LEAST |= {"model.reward_bins": 2, "model.value_bins": 2}
+LEAST |= {"model.reward_bins": 2, "model.value_bins": 2, "certify.episodes": 0, "episodes": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),

@@ -36,6 +36,7 @@ from experiments.progress import Progress
 from experiments.record import recording
 from experiments.report import render, to_json
 from experiments.source import named_log
+from experiments.trial import make_certificate, ranking_stage
 from worldmodels.actions import make_head
 
 SCHEMA_VERSION = 1
@@ -52,31 +53,45 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     desk = Desk(run_dir, stage_fields(config), progress)
     log = read_log(config, run_dir, desk)
     atomic_write(run_dir / "config.yaml", config_yaml(config))
-    key = jax.random.key(config.seed % 2**32)
-    physics = LearnedPhysics(config.model, config.fit, config.judge)
-    parts = ("search", "rehearse", "distill", "baselines", "gate")
-    _, report = one_round(
-        RoundState(),
-        key,
-        log=log,
-        physics=physics,
-        config=RoundConfig(**{name: getattr(config, name) for name in parts}),
-        horizon=dream_horizon(config, log),
-        real=scorer(config, log),
-        once=desk,
-    )
+    report = play_round(config, log, desk)
     if hint := chance_hint(report):
         progress.log(hint)
-    returns = report_episodes(config, log, report, stage_key(key, "dream_return"), desk)
+    returns = report_episodes(config, log, report, desk)
+    certificate, steps = certify_run(config, log, report, desk)
+    progress.log(f"certified: {certificate['sentence']}")
     save_artifacts(run_dir, log, report)
+    report = dataclasses.replace(report, fidelity=certificate["figures"])
+    returns["steps"] = returns["steps"] + steps
     result = make_result(config, log, report, returns, desk)
     shown = {name: x.tolist() for name, x in returns.items() if x.ndim and x.size}
     strip = dream_strip(report.world, log)
     figures = {"returns": shown, "open_loop": report.skill, "strip": strip}
     atomic_write(run_dir / "figures.json", to_json(figures))
+    atomic_write(run_dir / "certificate.json", to_json(certificate))
     atomic_write(run_dir / "result.json", to_json(result))
     render(run_dir)
     return result
+
+
+def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
+    """The round of a run; `once` is that of `one_round`."""
+    parts = ("search", "rehearse", "distill", "baselines", "gate")
+    _, report = one_round(
+        RoundState(),
+        root_key(config),
+        log=log,
+        physics=LearnedPhysics(config.model, config.fit, config.judge),
+        config=RoundConfig(**{name: getattr(config, name) for name in parts}),
+        horizon=dream_horizon(config, log),
+        real=scorer(config, log),
+        once=once,
+    )
+    return report
+
+
+def root_key(config: DreamConfig) -> jax.Array:
+    """The key that the keys of all stages come from."""
+    return jax.random.key(config.seed % 2**32)
 
 
 def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
@@ -90,6 +105,7 @@ def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
         "rehearse": rehearse,
         "gate": gated,
         "evaluate": gated | fields("evaluation"),
+        "certify": rehearse | fields("baselines", "certify"),
     }
 
 
@@ -150,12 +166,17 @@ def check_spaces(
     for name, real, seen in zip(
         ("observation", "action"), theirs, (observation, action), strict=True
     ):
-        first = lambda space: np.ravel(getattr(space, "start", 0)).tolist()
-        shape = lambda features: (features.parts, first(features.space))
-        if shape(real) != shape(seen):
+        if not alike(real, seen):
             raise ConfigError(
                 f"{env.id} has the {name} space {real.space}, {whose} has {seen.space}; {advice}"
             )
+
+
+def alike(one: Features, other: Features) -> bool:
+    """True when both are written as the same features."""
+    first = lambda space: np.ravel(getattr(space, "start", 0)).tolist()
+    shape = lambda features: (features.parts, first(features.space))
+    return shape(one) == shape(other)
 
 
 def log_source(config: WorldConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
@@ -225,9 +246,10 @@ def real_scorer(
 
 
 def report_episodes(
-    config: DreamConfig, log: Log, report: Report, key: jax.Array, desk: Desk
+    config: DreamConfig, log: Log, report: Report, desk: Desk
 ) -> dict[str, np.ndarray]:
     """Returns of every policy in fresh real episodes, and of the candidate in its dream."""
+    key = stage_key(root_key(config), "dream_return")
     real, episodes = scorer(config, log), config.evaluation.episodes
     policies = report.baselines | {"candidate": report.rehearsed.student}
     seeds = list(range(REPORT_SEED, REPORT_SEED + episodes))
@@ -248,6 +270,25 @@ def report_episodes(
     returns = desk("evaluate", episodes * len(names) or None, like, work)
     behaviour = behaviour_return(log.traces)
     return {"behaviour": behaviour, **returns}
+
+
+def certify_run(
+    config: DreamConfig, log: Log, report: Report, once: Callable
+) -> tuple[dict[str, Any], int]:
+    """(the certificate of a round's world, the real steps that ranking policies took)."""
+    tried = ranking_stage(
+        config.certify,
+        report.world,
+        report.judges,
+        report.baselines["behaviour_cloning"],
+        report.rehearsed.student,
+        scorer(config, log),
+        stage_key(root_key(config), "rank"),
+        once,
+    )
+    regions = report.skill.get("regions")
+    certificate = make_certificate(report.fidelity, regions, report.world, log, tried)
+    return certificate | {"env": config.env.id}, int(tried.get("steps", 0))
 
 
 def chance_hint(report: Report) -> str | None:

@@ -8,8 +8,8 @@ from experiments.plots import number
 
 STYLE = """
 :root{--paper:#fff;--ink:#181b20;--muted:#667080;--rule:#e3e6ea;--wash:#f6f7f9;--accent:#1f55c4;
---on-accent:#fff;--font:Inter,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,
-sans-serif}
+--on-accent:#fff;--good:#2e9e5b;--fair:#d98a16;--font:Inter,system-ui,-apple-system,"Segoe UI",
+Roboto,"Helvetica Neue",Arial,sans-serif}
 @media(prefers-color-scheme:dark){:root{--paper:#101318;--ink:#e7eaee;--muted:#98a2b0;
 --rule:#2a3039;--wash:#171b22;--accent:#84a9ff;--on-accent:#0c1220}}
 *{box-sizing:border-box}
@@ -62,6 +62,14 @@ th{color:var(--muted);font-size:12.5px;font-weight:500}
 th:first-child,td:first-child{padding-left:0;text-align:left}
 td.text{overflow-wrap:anywhere}
 tr.new td{color:var(--accent);font-weight:600}
+p.verdict{max-width:76ch;margin-bottom:16px;padding-left:14px;border-left:2px solid var(--accent);
+font-size:16px}
+.mark{display:inline-block;min-width:68px;font-size:12.5px;text-align:left;white-space:nowrap}
+.mark::before{content:"";display:inline-block;width:9px;height:9px;margin-right:7px;
+border-radius:50%;background:var(--muted)}
+.mark.met::before{background:var(--good)}
+.mark.missed::before{background:var(--fair)}
+.mark.none::before{display:none}
 td.bar{width:38%;padding-left:16px}
 td.bar i{display:block;height:7px;border-radius:2px;background:var(--accent);opacity:.8}
 details{margin-top:18px}

@@ -60,6 +60,28 @@ def open_loop(k: Sequence[float], model: Sequence[float], persistence: Sequence[
     return to_svg(figure, "Prediction error by number of steps ahead, model against no change")
 
 
+def ranking(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One point per policy: its mean real return with interval, and its mean return in dreams.
+
+    A row has `name`, `real`, `interval` (lo, hi) and `dream`.
+    """
+    figure, axes = _figure(9, 3.3)
+    for at, row in enumerate(rows):
+        colour = ACCENT if row["name"] == "candidate" else INK
+        axes.plot(row["interval"], [row["dream"]] * 2, color=colour, lw=1.6, alpha=0.5)
+        axes.plot([row["real"]], [row["dream"]], "o", ms=6, color=colour, mec=PAPER, mew=1.2)
+        spot = {"xytext": (7, 4), "textcoords": "offset points", "fontsize": 8}
+        axes.annotate(str(at + 1), (row["real"], row["dream"]), **spot, color=colour)
+        where = {"xy": (1.03, 0.97 - 0.105 * at), "xycoords": "axes fraction", "va": "top"}
+        axes.annotate(f"{at + 1}  {row['name']}", **where, fontsize=8.5, color=colour)
+    ends = [row[name] for row in rows for name in ("real", "dream")]
+    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color=MUTED, lw=0.9, zorder=0)
+    axes.margins(0.06)
+    axes.set_xlabel("mean return in the real task")
+    axes.set_ylabel("mean return in dreams", color=MUTED, fontsize=9)
+    return to_svg(figure, "Mean return of each policy in dreams against the real task")
+
+
 def strip(name: str, real: Sequence[float], dream: Sequence[float]) -> str:
     """One dimension of the observation over time: real solid, dream dashed."""
     figure, axes = _figure(*PANEL)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import page, plots
+from experiments import certificate, page, plots
 from experiments.cli import UsageError, run_verb
 from experiments.config import ReportConfig
 from experiments.plots import number
@@ -72,6 +72,7 @@ def render(run_dir: str | Path) -> Path:
             _head(result),
             _returns(result, drawn.get("returns") or {}),
             _model(result, drawn),
+            certificate.section(_read_json(run_dir / "certificate.json")),
             _training(metrics),
             _costs(result),
             _configuration(config.read_text() if config.exists() else ""),

@@ -105,6 +105,13 @@ class ActionHead:
         # The likeliest of Gumbel-perturbed logits is a draw: one per factor where there are many.
         return self.mode(pi + jax.random.gumbel(key, pi.shape))
 
+    def anywhere(self, pi: Float[Array, "B P"], key: UInt32[Array, "B 2"]) -> Float[Array, "B A"]:
+        """Uniformly drawn actions among those that `pi` does not rule out, a raw key per row."""
+        if self.kind != "box":
+            return self.sample(jnp.where(pi > NEVER / 2, 0.0, NEVER), key)
+        draw = lambda k: self.random(jax.random.wrap_key_data(k), ())
+        return jax.vmap(draw)(key)
+
     def gaussian(self, pi: Float[Array, "*B P"]) -> tuple[Any, Any]:
         """(mean [*B, A], spread [*B, A]) of a "box" head."""
         mean, raw = jnp.split(pi, 2, axis=-1)

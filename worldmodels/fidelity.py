@@ -1,47 +1,137 @@
-"""How far a dream can be trusted: open-loop error against reality, on episodes it never saw."""
+"""How far a dream can be trusted: what a model says of held-out episodes, against what happened.
 
+Models are asked through their protocol alone (root, afterstate, outcome, predict, decode), so that
+a learned model, a file and an oracle are measured alike. `unit` [O] are deviations of the log's
+observation features, 1 for discrete ones.
+"""
+
+import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from worldmodels import scores
 from worldmodels.types import Windows
 
 STEPS = (1, 5, 15, 50)  # k of the skill table
+VALUE_STEPS = 5  # n of the value equivalence
+DRAWS = 16  # dreams per window of a model with chance; their mean is its prediction
+LEVEL = 0.9  # of the predictive interval
+EXACT = 1e-3  # deviations: an error below is none, so that an exact model covers what it says
+TRUSTED = 0.6  # least skill of a horizon that is trusted
+WINDOWS = 20  # from fewer than so many a horizon is not judged
+
+Table = dict[str, list[float]]  # "k", and mean squared errors by it: "model", "persistence"
+Figures = dict[str, float]
 
 
-def open_loop(model, params, context, batch: Windows):
-    """Every step of windows [B, M] dreamed from their first row, whose context is given, under the
-    logged actions.
+class Unrolled(NamedTuple):
+    """Open-loop dreams of B windows."""
 
-    Returns decoded observations [M, B, O] and a prediction per step [M, B], by the mean of the
-    members and the likeliest chance code.
+    o: Float[Array, "M B O"]  # expected observation features after each step
+    g: Float[Array, " B"]  # sum_{i<n} discount^i r[i] + discount^n v[n], n = VALUE_STEPS
+
+
+class OneStep(NamedTuple):
+    """What all members together expect of one step from B real contexts."""
+
+    o: Float[Array, "B O"]  # mean over members and chance; discrete: probabilities
+    o_between: Float[Array, "B O"]  # variance of the members' means, divisor E - 1
+    o_within: Float[Array, "B O"]  # mean variance by chance
+    r: Float[Array, " B"]
+    r_between: Float[Array, " B"]
+    r_within: Float[Array, " B"]
+    p_end: Float[Array, " B"]
+    u: Float[Array, " B"]  # uncertainty of the step, likeliest outcome
+
+
+def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float, key) -> Unrolled:
+    """M steps dreamed from contexts [B] under actions `a`, by the mean of the members.
+
+    With chance the prediction is the mean of DRAWS dreams, of those that did not end before.
     """
-    z = model.root(params, context)
+    draws = DRAWS if model.num_codes > 1 else 1
+    rows = a.shape[0] * draws
+    repeated = lambda x: jnp.repeat(x, draws, axis=0)
+    mean = lambda x: x.reshape(a.shape[0], draws, *x.shape[1:]).mean(1)
 
-    def step(z, a):
+    def step(carry, now):
+        z, alive = carry
+        a, key = now
         chance_logits, y = model.afterstate(params, z, a)
-        z, prediction = model.outcome(params, y, jnp.argmax(chance_logits, -1))
-        return z, (model.decode(params, z), prediction)
+        c = jax.random.categorical(key, chance_logits).astype(jnp.int32)
+        z, said = model.outcome(params, y, c)
+        weight = alive + 1e-6
+        o = mean(model.decode(params, z) * weight[:, None]) / mean(weight)[:, None]
+        return (z, alive * said.continuation), (
+            o,
+            alive * said.r,
+            alive * said.continuation * said.v,
+        )
 
-    return jax.lax.scan(step, z, jnp.moveaxis(batch.a, 1, 0))[1]
+    z = model.root(params, jax.tree.map(repeated, context))
+    actions = jnp.moveaxis(repeated(a), 1, 0)
+    keys = jax.random.split(key, len(actions))
+    _, (o, r, v) = jax.lax.scan(step, (z, jnp.ones(rows)), (actions, keys))
+    n = VALUE_STEPS
+    g = (discount ** jnp.arange(n)[:, None] * r[:n]).sum(0) + discount**n * v[n - 1]
+    return Unrolled(o, mean(g))
+
+
+def one_step(model, params, context, a: Float[Array, "B A"]) -> OneStep:
+    """Every member's word on the next step, every outcome at its probability."""
+    rows = a.shape[0]
+
+    def moments(x, p):
+        p = p.reshape(*p.shape, *(1,) * (x.ndim - p.ndim))
+        mean = (p * x).sum(0)
+        return mean, (p * jnp.square(x - mean)).sum(0)
+
+    def asked(member):
+        z = model.root(params, context)
+        z = dataclasses.replace(z, member=jnp.full_like(z.member, member))
+        chance_logits, y = model.afterstate(params, z, a)
+
+        def outcome(c):
+            z, said = model.outcome(params, y, jnp.full(rows, c, jnp.int32))
+            return model.decode(params, z), said.r, 1 - said.continuation, said.uncertainty
+
+        o, r, ends, u = jax.lax.map(outcome, jnp.arange(model.num_codes))
+        p = jax.nn.softmax(chance_logits).T
+        likeliest = jnp.take_along_axis(u, jnp.argmax(p, axis=0)[None], axis=0)[0]
+        return *moments(o, p), *moments(r, p), moments(ends, p)[0], likeliest
+
+    members = jnp.arange(model.num_members)
+    o, o_within, r, r_within, ends, _ = jax.lax.map(asked, members)
+    *_, u = asked(-1)
+    between = lambda x: jnp.var(x, axis=0, ddof=1 if len(x) > 1 else 0)
+    return OneStep(
+        *(o.mean(0), between(o), o_within.mean(0)),
+        *(r.mean(0), between(r), r_within.mean(0)),
+        *(ends.mean(0), u),
+    )
 
 
 def skill_table(
-    o: Float[Array, "M B O"], batch: Windows, scale, steps: Sequence[int] = STEPS
-) -> dict[str, list[float]]:
+    o: Float[np.ndarray, "M B O"],
+    batch: Windows,
+    unit: Float[np.ndarray, " O"],
+    steps: Sequence[int] = STEPS,
+    least: int = 1,
+) -> Table:
     """Mean squared error after k steps of the dream and of persistence (nothing changes).
 
-    Normalised by the log's deviations, over windows that are real for k steps; empty where none is.
+    In units, over windows that are real for k steps; without k where fewer than `least` are.
     """
     real = np.moveaxis(np.asarray(batch.o[:, :, -1]), 1, 0)
     known = np.asarray(batch.is_real_o).T
-    unit = np.asarray(scale["o_std"])
-    table = {"k": [], "model": [], "persistence": []}
+    table: Table = {"k": [], "model": [], "persistence": []}
     for k in steps:
-        if k > len(o) or not known[k].any():
+        if k > len(o) or known[k].sum() < least:
             continue
         table["k"].append(k)
         for name, guess in (("model", np.asarray(o[k - 1])), ("persistence", real[0])):
@@ -50,51 +140,112 @@ def skill_table(
     return table
 
 
-def fidelity(table: dict, prediction, batch: Windows) -> dict[str, float]:
-    """Flat figures: skill by k (1 = perfect, 0 = no better than persistence), first-step errors."""
-    figures = {
-        f"skill_{k}": 1 - model / persistence
-        for k, model, persistence in zip(*table.values(), strict=True)
-        if persistence > 0
+def skills(table: Table) -> dict[int, float]:
+    """1 - error / persistence's error by k: 1 = perfect, 0 = no better than persistence."""
+    rows = zip(table["k"], table["model"], table["persistence"], strict=True)
+    return {int(k): 1 - model / still for k, model, still in rows if still > 0}
+
+
+def trust(table: Table, least: float = TRUSTED) -> Figures:
+    """`trust_steps`: the last k before skill falls below `least`; `trust_tested`: the last k."""
+    by_k = skills(table)
+    if not by_k:
+        return {}
+    good = [skill >= least for skill in by_k.values()]
+    count = good.index(False) if False in good else len(good)
+    return {
+        "trust_steps": float([0, *by_k][count]),
+        "trust_tested": float(max(by_k)),
     }
-    real = np.asarray(batch.is_real_step)[:, 0]
-    r, ends = np.asarray(batch.r)[:, 0], np.asarray(batch.terminated)[:, 0]
-    at = lambda x: np.asarray(x)[0][real]
-    p_end = 1 - at(prediction.continuation)
-    figures["reward_mae"] = float(np.abs(at(prediction.r) - r[real]).mean())
-    figures["termination_brier"] = float(np.square(p_end - ends[real]).mean())
-    if ends[real].any():
-        figures["termination_recall"] = float((p_end[ends[real]] > 0.5).mean())
-    figures["uncertainty"] = float(at(prediction.uncertainty).mean())
-    figures["uncertainty_99"] = float(np.quantile(at(prediction.uncertainty), 0.99))
-    return figures
 
 
-def each_member(model, params, context, batch: Windows) -> Float[Array, "E B O"]:
-    """The observation after one step as each member decodes it, likeliest chance code."""
+def value_equivalence(
+    g: Float[np.ndarray, " B"],
+    batch: Windows,
+    v: Float[np.ndarray, " B"],
+    discount: float,
+    span: float,
+) -> Figures:
+    """mean |real - dreamed| / span of the n-step return and value; `v` [B] is that of o[n].
 
-    def one(member):
-        z = model.root(params, context)
-        z = z.replace(member=jnp.full_like(z.member, member))
-        chance_logits, y = model.afterstate(params, z, batch.a[:, 0])
-        z, _ = model.outcome(params, y, jnp.argmax(chance_logits, -1))
-        return model.decode(params, z)
+    Over windows that are real for n steps, or end by the task before.
+    """
+    n = VALUE_STEPS
+    counts = np.asarray(batch.is_real_step)[:, :n]
+    over = np.asarray(batch.is_absorbing)[:, n]
+    r = np.where(counts, np.asarray(batch.r)[:, :n], 0.0)
+    real = (discount ** np.arange(n) * r).sum(1) + discount**n * np.where(over, 0.0, v)
+    known = counts.all(1) | over
+    if not known.any() or span <= 0:
+        return {}
+    return {"value_equivalence": float(np.abs(real - g)[known].mean() / span)}
 
-    return jax.lax.map(one, jnp.arange(model.num_members))
+
+def step_figures(
+    step: OneStep,
+    before: Float[np.ndarray, "B O"],
+    after: Float[np.ndarray, "B O"],
+    r: Float[np.ndarray, " B"],
+    ends: Bool[np.ndarray, " B"],
+    unit: Float[np.ndarray, " O"],
+    members: int,
+    discrete: bool,
+) -> Figures:
+    """Flat figures of one step ahead: reward, termination, chance, calibration of uncertainty."""
+    r_error, spread = np.abs(step.r - r), float(r.std())
+    found: dict[str, float | None] = {
+        "reward_mae": float(r_error.mean()),
+        "reward_error": float(r_error.mean() / spread) if spread > 1e-9 else None,
+        "termination_brier": scores.brier(step.p_end, ends),
+        "termination_ece": scores.calibration_error(step.p_end, ends),
+        "termination_auroc": scores.auroc(step.p_end, ends),
+        "termination_recall": float((step.p_end[ends] > 0.5).mean()) if ends.any() else None,
+        "uncertainty": float(step.u.mean()),
+        "uncertainty_99": float(np.quantile(step.u, 0.99)),
+        "chance": unexplained(step, before, after, unit, members),
+    }
+    o_error = step_error(step.o, after, unit)
+    found["uncertainty_spearman"] = scores.spearman(step.u, o_error + r_error / max(spread, 1e-9))
+    if spread <= 1e-9:
+        found["uncertainty_spearman"] = scores.spearman(step.u, o_error)
+    if discrete:
+        found["chance_probability"] = float((step.o * after).sum(-1).mean())
+        found["chance_expected"] = float(np.square(step.o).sum(-1).mean())
+        found["coverage_set"] = scores.set_coverage(step.o, after, LEVEL)
+    else:
+        moved = (after != before).any(0)  # a feature that never changes says nothing
+        wide = scores.half_width(step.o_between, step.o_within, members, LEVEL)
+        if wide is not None and moved.any():
+            inside = np.abs(step.o - after) <= wide + EXACT * unit
+            found["coverage_o"] = float(inside[:, moved].mean())
+    wide = scores.half_width(step.r_between, step.r_within, members, LEVEL)
+    if wide is not None and spread > 1e-9:
+        found["coverage_r"] = float((r_error <= wide + EXACT * spread).mean())
+    return {name: x for name, x in found.items() if x is not None and np.isfinite(x)}
 
 
-def unexplained(o: Float[Array, "E B O"], batch: Windows, scale) -> dict[str, float]:
-    """`chance`: the share of one-step change that the members agree on not explaining.
+def step_error(
+    o: Float[np.ndarray, "B O"], after: Float[np.ndarray, "B O"], unit: Float[np.ndarray, " O"]
+) -> Float[np.ndarray, " B"]:
+    """Root mean square error of each expected observation, in units."""
+    return np.sqrt(np.square((o - after) / unit).mean(-1))
+
+
+def unexplained(
+    step: OneStep,
+    before: Float[np.ndarray, "B O"],
+    after: Float[np.ndarray, "B O"],
+    unit: Float[np.ndarray, " O"],
+    members: int,
+) -> float | None:
+    """The share of one-step change that the members agree on not explaining.
 
     Error of their mean less their own variance, over persistence's error. Members that disagree
     have seen too little; members that agree and are wrong have met chance.
     """
-    guesses, unit = np.asarray(o), np.asarray(scale["o_std"])
-    before, after = (np.asarray(batch.o[:, k, -1]) for k in (0, 1))
-    known = np.asarray(batch.is_real_o)[:, 1]
-    square = lambda x: float(np.square(x / unit)[..., known, :].mean())
-    if not known.any() or square(after - before) == 0:
-        return {}
-    error = square(guesses.mean(0) - after)
-    spread = square(guesses - guesses.mean(0))
-    return {"chance": max(0.0, error - spread) / square(after - before)}
+    square = lambda x: float(np.square(x / unit).mean())
+    still = square(after - before)
+    if still == 0:
+        return None
+    spread = float((step.o_between / np.square(unit)).mean()) * (members - 1) / members
+    return max(0.0, square(step.o - after) - spread) / still

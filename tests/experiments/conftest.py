@@ -28,6 +28,8 @@ TINY = {
     "gate.episodes": 4,
     "evaluation.episodes": 4,
     "evaluation.dreams": 4,
+    "certify.episodes": 3,
+    "certify.dreams": 3,
     "env.real_steps": 200,
 }
 

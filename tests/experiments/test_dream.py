@@ -22,6 +22,7 @@ from experiments.cli import main
 
 ROOT = Path(__file__).parents[2]
 FILES = {"config.yaml", "metrics.jsonl", "result.json", "report.html", "traces", "world.dream"}
+FILES |= {"certificate.json"}
 KEYS = {
     *("schema_version", "experiment", "env", "seed", "teacher", "real_steps", "gate_steps"),
     *("evaluation_steps", "dream_steps", "search_steps", "behaviour_return", "incumbent_return"),
@@ -29,7 +30,7 @@ KEYS = {
     *("fidelity", "seconds", "versions", "state_sha256"),
 }
 RETURNS = ("behaviour", "incumbent", "candidate", "deployed", "dream")
-STAGES = {"record", "fit", "judge", "clone", "rehearse", "gate", "evaluate"}
+STAGES = {"record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify"}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,10 @@ def test_every_step_is_counted_where_it_was_spent(tiny_run, result):
     assert len(lengths) == 2 and result["gate_steps"] == sum(lengths)
     # In CartPole a return is a number of steps.
     names = ("['behaviour_cloning']", "['conservative_q']", "['candidate']")
-    assert result["evaluation_steps"] == sum(report[name].sum() for name in names)
+    ranked = stored(tiny_run, "certify")
+    assert ranked["['steps']"] == ranked["['real']"].sum() > 0
+    evaluated = sum(report[name].sum() for name in names) + ranked["['steps']"]
+    assert result["evaluation_steps"] == evaluated
     assert result["real_steps"] == 200
     assert result["dream_steps"] == 4 * 8 * 4
     assert result["search_steps"] == 4 * 8 * 4  # iterations x taught x simulations
