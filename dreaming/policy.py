@@ -23,7 +23,7 @@ from envs.types import (
     space_from_json,
     space_to_json,
 )
-from worldmodels.actions import ActionHead, make_head
+from worldmodels.actions import NEVER, ActionHead, make_head
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, UInt32
@@ -146,7 +146,10 @@ def action_distribution(
     if head.kind == "box":
         return jnp.where(params["greedy"], best, a), p
     is_best = jnp.all(jnp.abs(a - best) < 1e-6, axis=-1)
-    return a, jnp.where(params["greedy"], is_best / jnp.sum(is_best, -1, keepdims=True), p)
+    p = jnp.where(params["greedy"], is_best / jnp.sum(is_best, -1, keepdims=True), p)
+    anything = head.spectrum(jnp.where(pi > NEVER / 2, 0.0, NEVER))[1]
+    share = params.get("uniform", 0.0)
+    return a, (1 - share) * p + share * anything
 
 
 def with_uniform(params: Any, share: float) -> Any:

@@ -102,7 +102,7 @@ def covered(coverage: dict[str, Any]) -> str:
     if coverage["nearest_median"] is None:
         return "unknown: one episode has no other to compare it with"
     half, most = (number(round(coverage[x], 3)) for x in ("nearest_median", "nearest_90"))
-    return f"nearest o of another episode: {half} spreads for half, {most} for 90%"
+    return f"{half} spreads from o to that of another episode (90%: {most})"
 
 
 def histogram(bins: dict[str, Any]) -> list[Sequence[Any]]:
@@ -160,7 +160,7 @@ def show(tables: Sequence[Section], warnings: Sequence[str], console: Console) -
     for title, head, rows in tables:
         text = [[number(x) for x in row] for row in rows]
         if console.is_terminal:
-            console.print(_table(title, head, text))
+            console.print("", _table(title, head, text), sep="\n")
         else:
             console.print("\n".join(_plain(title, head, text)), soft_wrap=True)
     count = f"{len(warnings)} warning{'' if len(warnings) == 1 else 's'}"

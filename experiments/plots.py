@@ -16,6 +16,7 @@ INK, MUTED, RULE, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206", "#
 ROLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", PAPER: "paper"}
 PANEL = (3.6, 1.85)  # inches: one of several small figures side by side
 MAX_POINTS = 400  # per line or row of points; more cannot be told apart
+FEW_POINTS = 20  # each of so few, such as seeds, is to be seen by itself
 
 
 def before_after(rows: Sequence[Mapping[str, Any]], unit: str = "return per episode") -> str:
@@ -29,7 +30,9 @@ def before_after(rows: Sequence[Mapping[str, Any]], unit: str = "return per epis
         points = thin(np.asarray(row["points"], float))
         # Golden-ratio steps spread the points evenly over the row, the same way every time.
         spread = (np.arange(len(points)) * 0.618034 % 1 - 0.5) * 0.52
-        axes.plot(points, at + spread, "o", ms=3, mew=0, color=colour, alpha=0.32)
+        few = len(points) <= FEW_POINTS
+        style = {"ms": 3.6, "alpha": 0.7} if few else {"ms": 3, "alpha": 0.32}
+        axes.plot(points, at + spread, "o", mew=0, color=colour, **style)
         axes.plot(row["ci"], [at, at], color=colour, lw=2.2, solid_capstyle="butt")
         axes.plot([row["mean"]], [at], "o", ms=6.5, color=colour, mec=PAPER, mew=1.4)
         weight = "bold" if row["is_new"] else "normal"

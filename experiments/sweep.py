@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import UsageError, run_one
+from experiments.cli import run_one
 from experiments.options import Options
 
 # A run has a directory and a log of its own; Hydra is to add neither.
@@ -49,7 +49,7 @@ def launch(
     overrides: Sequence[str],
     jobs: Sequence[Sequence[str]],
 ) -> int:
-    """The worst exit code of all jobs. Raises `UsageError` when the launcher cannot start them."""
+    """The worst exit code of all jobs. Raises `UserError` when the launcher fails itself."""
     from hydra._internal.callbacks import Callbacks
 
     task = lambda words: [word for word in words if not word.startswith(("hydra.", "hydra/"))]
@@ -70,7 +70,9 @@ def launch(
             ends = launcher.launch([task(words) for words in jobs], initial_job_idx=0)
             codes = [end.return_value for end in ends]
         except Exception as error:
+            from envs.types import UserError
+
             line = " ".join(str(error).split())
-            raise UsageError(f"hydra/launcher={name} failed: {line[:300]}") from error
+            raise UserError(f"hydra/launcher={name} failed: {line[:300]}") from error
     print(f"{codes.count(0)} of {len(jobs)} jobs are done", flush=True)
     return max(codes)

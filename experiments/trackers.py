@@ -52,7 +52,7 @@ class WandB:
                 f"tracker=wandb cannot start ({line}); log in with `wandb login`, or set "
                 "WANDB_MODE=offline"
             ) from error
-        self.where = self._run.url or self._run.dir
+        self.where = self._run.dir if self._run.offline else self._run.url
         self._known: set[str] = set()
 
     def write(self, stage: str, step: int, metrics: dict[str, Any]) -> None:

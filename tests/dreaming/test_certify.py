@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 from scipy import stats
 
 from dreaming import ranking
@@ -19,7 +20,7 @@ from dreaming.config import SearchConfig
 from dreaming.evaluate import dream_episodes, dream_returns, evaluate
 from dreaming.log import Log
 from dreaming.physics import OraclePhysics
-from dreaming.policy import act, action_distribution, init_student, with_uniform
+from dreaming.policy import act, action_distribution, head_of, init_student, with_uniform
 from dreaming.ranking import distinguishable, rank, rank_agreement, rank_correlation
 from envs import tabular
 from envs.dream import start_context
@@ -322,16 +323,17 @@ def test_the_interval_of_the_rank_correlation_knows_noise():
 def test_a_uniform_share_is_mixed_into_what_a_student_does(dry):
     context = start_context(np.eye(16, dtype=np.float32), 4)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), 16))
-    expert = dry.expert
-    best = np.asarray(act(expert, context, keys))
+    expert, head = dry.expert, head_of(Discrete(4))
+    best = np.asarray(act(expert, context, keys, head)).argmax(-1)
     assert np.array_equal(best, tabular.solve(dry.table, DISCOUNT)[2])
-    assert np.array_equal(act(with_uniform(expert, 0.0), context, keys), best)
+    own = act(with_uniform(expert, 0.0), context, keys, head)
+    assert np.array_equal(np.asarray(own).argmax(-1), best)
     mixed = with_uniform(expert, 0.4)
-    p = np.asarray(action_distribution(mixed, context)[1])
+    p = np.asarray(action_distribution(mixed, context, head)[1])
     assert np.allclose(p.sum(-1), 1) and np.allclose(p[np.arange(16), best], 0.6 + 0.4 / 4)
     many = jax.tree.map(lambda x: jnp.repeat(x[:1], 4000, axis=0), context)
     keys = jax.random.key_data(jax.random.split(jax.random.key(1), 4000))
-    drawn = np.bincount(np.asarray(act(mixed, many, keys)), minlength=4) / 4000
+    drawn = np.asarray(act(mixed, many, keys, head)).mean(0)
     assert np.allclose(drawn, p[0], atol=0.03)
 
 

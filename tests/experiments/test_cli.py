@@ -198,6 +198,25 @@ def test_help_does_not_import_jax_and_answers_within_a_second():
 
 
 @pytest.mark.parametrize("verb", cli.available_verbs())
+def test_the_help_of_a_verb_has_examples_and_fits_a_terminal(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([verb, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert sum(line.startswith(f"  dreaming {verb}") for line in lines) >= 3
+    assert any(line.startswith("options") for line in lines)
+
+
+def test_the_overview_fits_a_terminal(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert all(
+        any(line.startswith(f"  {verb} ") for line in lines) for verb in cli.available_verbs()
+    )
+
+
+@pytest.mark.parametrize("verb", cli.available_verbs())
 def test_the_help_of_a_verb_does_not_import_jax(verb):
     code = f"from experiments.cli import main\nassert main([{verb!r}, '--help']) == 0"
     assert not _modules_after(code) & {"jax", "flax", "pyarrow"}

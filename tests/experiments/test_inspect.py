@@ -4,17 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 
 from envs.traces import TraceStore
 from envs.types import Trace
 from experiments.inspect_traces import short
-from experiments.inspection import inspect, nearest, taken_legal
+from experiments.inspection import inspect, nearest
+from experiments.log_warnings import taken_legal
 
 LINE, COIN = Box(-9, 9, (1,), np.float32), Discrete(2)
 
 
-def spaces(observation=LINE, action=COIN):
+def spaces(observation: Space = LINE, action: Space = COIN) -> dict[str, Space]:
     return {"observation_space": observation, "action_space": action}
 
 

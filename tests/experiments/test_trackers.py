@@ -36,7 +36,7 @@ def fake_wandb(monkeypatch):
     told = SimpleNamespace(init={}, axes={}, rows=[], finished=False)
 
     class Run:
-        url, dir = None, "/there"
+        offline, url, dir = True, None, "/there"
 
         def define_metric(self, name, step_metric):
             told.axes[name] = step_metric
