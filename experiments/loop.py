@@ -115,7 +115,7 @@ def _plain(x: Any) -> Any:
     return dataclasses.asdict(x) if dataclasses.is_dataclass(x) and not isinstance(x, type) else x
 
 
-def read_log(config: DreamConfig, run_dir: Path, desk: Desk) -> Log:
+def read_log(config: DreamConfig, run_dir: Path, desk: Callable) -> Log:
     """The learning log, copied into the run directory and verified."""
     folder = run_dir / "traces"
 
