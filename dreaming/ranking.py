@@ -103,15 +103,16 @@ def rank(
     count = int(pairs.sum()) // 2
     if not count:
         return Ranking(None, None, None, 0, "no two of the policies can be told apart in reality")
-    means = [np.array([np.mean(x) for x in episodes]) for episodes in (dream, real)]
-    agreement = float(rank_agreement(*means, pairs))
-    rho = float(rank_correlation(*means, pairs))
+    mean = lambda episodes: np.array([np.mean(x) for x in episodes])
+    agreement = float(rank_agreement(mean(dream), mean(real), pairs))
+    rho = float(rank_correlation(mean(dream), mean(real), pairs))
     if not np.isfinite(rho):
         return Ranking(None, None, agreement, count, "the dream earns the same with all policies")
     random = np.random.default_rng(seed)
     draw = lambda x: np.asarray(x)[random.integers(len(x), size=(RESAMPLES, len(x)))].mean(1)
-    drawn = [np.stack([draw(x) for x in episodes], axis=1) for episodes in (dream, real)]
-    rhos = np.nan_to_num(rank_correlation(*drawn, pairs))  # nothing told apart: no correlation
+    drawn = lambda episodes: np.stack([draw(x) for x in episodes], axis=1)
+    rhos = rank_correlation(drawn(dream), drawn(real), pairs)
+    rhos = np.nan_to_num(rhos)  # where all are alike in a resample there is no correlation
     low, high = np.quantile(rhos, [0.025, 0.975])
     return Ranking(rho, (float(low), float(high)), agreement, count)
 

@@ -121,7 +121,7 @@ def _fields(config: Any, *names: str) -> dict[str, Any]:
     return {name: every[name] for name in names}
 
 
-def read_log(config: WorldConfig, run_dir: Path, desk: Desk) -> Log:
+def read_log(config: WorldConfig, run_dir: Path, desk: Callable) -> Log:
     """The learning log, copied into the run directory and verified."""
     folder = run_dir / "traces"
 

@@ -7,7 +7,7 @@ observation features, 1 for discrete ones.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,23 +30,23 @@ Figures = dict[str, float]
 
 
 class Unrolled(NamedTuple):
-    """Open-loop dreams of B windows."""
+    """Open-loop dreams of B windows, as arrays of JAX or NumPy."""
 
-    o: Float[Array, "M B O"]  # expected observation features after each step
-    g: Float[Array, " B"]  # sum_{i<n} discount^i r[i] + discount^n v[n], n = VALUE_STEPS
+    o: Any  # [M, B, O] expected observation features after each step
+    g: Any  # [B] sum_{i<n} discount^i r[i] + discount^n v[n], n = VALUE_STEPS
 
 
 class OneStep(NamedTuple):
     """What all members together expect of one step from B real contexts."""
 
-    o: Float[Array, "B O"]  # mean over members and chance; discrete: probabilities
-    o_between: Float[Array, "B O"]  # variance of the members' means, divisor E - 1
-    o_within: Float[Array, "B O"]  # mean variance by chance
-    r: Float[Array, " B"]
-    r_between: Float[Array, " B"]
-    r_within: Float[Array, " B"]
-    p_end: Float[Array, " B"]
-    u: Float[Array, " B"]  # uncertainty of the step, likeliest outcome
+    o: Any  # [B, O] mean over members and chance; discrete: probabilities
+    o_between: Any  # [B, O] variance of the members' means, divisor E - 1
+    o_within: Any  # [B, O] mean variance by chance
+    r: Any  # [B], and its variances
+    r_between: Any
+    r_within: Any
+    p_end: Any  # [B]
+    u: Any  # [B] uncertainty of the step, likeliest outcome
 
 
 def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float, key) -> Unrolled:
@@ -204,10 +204,8 @@ def step_figures(
         "uncertainty_99": float(np.quantile(step.u, 0.99)),
         "chance": unexplained(step, before, after, unit, members),
     }
-    o_error = step_error(step.o, after, unit)
-    found["uncertainty_spearman"] = scores.spearman(step.u, o_error + r_error / max(spread, 1e-9))
-    if spread <= 1e-9:
-        found["uncertainty_spearman"] = scores.spearman(step.u, o_error)
+    error = step_error(step.o, after, unit) + (r_error / spread if spread > 1e-9 else 0.0)
+    found["uncertainty_spearman"] = scores.spearman(step.u, error)
     if discrete:
         found["chance_probability"] = float((step.o * after).sum(-1).mean())
         found["chance_expected"] = float(np.square(step.o).sum(-1).mean())

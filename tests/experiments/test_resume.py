@@ -12,7 +12,7 @@ from experiments import desk as desk_module
 from experiments import dream
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate")
+STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify")
 
 
 def sha256(run_dir):
@@ -77,11 +77,11 @@ def test_a_damaged_stage_is_told_and_worked_out_again(copy, tiny, tiny_run, work
 
 
 def test_the_hash_can_differ_and_stages_before_a_change_are_kept(copy, tiny, tiny_run, work_done):
-    for stage in ("rehearse", "gate", "evaluate"):
+    for stage in ("rehearse", "gate", "evaluate", "certify"):
         shutil.rmtree(copy / "state" / stage)
     overrides = [*tiny, "distill.learning_rate=1e-2", f"hydra.run.dir={copy}"]
     assert dream.main(overrides) == 0
-    assert work_done == ["rehearse", "gate", "evaluate"]
+    assert work_done == ["rehearse", "gate", "evaluate", "certify"]
     assert sha256(copy) != sha256(tiny_run)
 
 

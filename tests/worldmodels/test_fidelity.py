@@ -42,7 +42,7 @@ def test_spearman_is_that_of_scipy_with_ties_too():
     random = np.random.default_rng(0)
     for _ in range(20):
         x, y = random.integers(4, size=(2, 15)).astype(float)
-        assert scores.spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert scores.spearman(x, y) == pytest.approx(stats.spearmanr(x, y)[0])
     assert scores.spearman(np.arange(4.0), np.array([1.0, 10, 100, 1000])) == pytest.approx(1)
     assert scores.spearman(np.ones(4), np.arange(4.0)) is None
     assert scores.spearman(np.ones(1), np.ones(1)) is None
