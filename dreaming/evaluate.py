@@ -14,7 +14,7 @@ from dreaming.behaviours import legal_entries
 from dreaming.context import ContextBuffer
 from dreaming.errors import EnvError
 from envs.real import call_task, task_name
-from envs.types import ActionFeatures, Features
+from envs.types import Features
 
 # The policy sees this many rows at every call, whatever the number of episodes: one compilation,
 # and an episode's actions do not depend on how many run beside it.
@@ -38,7 +38,7 @@ def evaluate(
     seeds: Sequence[int],
     *,
     observation: Features,
-    action: ActionFeatures,
+    action: Features,
     window: int = 1,
     max_steps: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -100,7 +100,7 @@ def evaluate(
     return Evaluation(returns, lengths, int(lengths.sum()))
 
 
-def _legal(info: dict, action: ActionFeatures, step: int, ended: bool) -> Bool[np.ndarray, " A"]:
+def _legal(info: dict, action: Any, step: int, ended: bool) -> Bool[np.ndarray, " A"]:
     """The legal action features that a task names, or all."""
     legal = legal_entries(info.get("action_mask"), action, step, ended)
     return np.ones(action.size, bool) if legal is None else legal

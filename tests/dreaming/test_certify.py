@@ -360,12 +360,12 @@ def real_of(lake):
             seeds,
             observation=lake.log.observation,
             action=lake.log.action,
-            keyed=True,
         )
         return scores.returns, scores.lengths
 
-    compiled = lambda who: lambda context, keys: run(who, context, keys)
-    run = jax.jit(act)
+    compiled = lambda who: lambda context, keys, legal: run(who, context, keys, legal)
+    head = head_of(Discrete(4))
+    run = jax.jit(lambda who, context, keys, legal: act(who, context, keys, head, legal))
     return real
 
 

@@ -293,7 +293,7 @@ def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
 
     def run(key):
         params = model.init(key, scale)
-        z = LatentState(jnp.zeros((5, 8)), jnp.full(5, -1, jnp.int32))
+        z = LatentState(jnp.zeros((5, 8)), jnp.full(5, -1, jnp.int32), jnp.zeros((5, 2)))
         return vars(teach(params, z, key, model.value_span(params)))
 
     with jax.numpy_rank_promotion("allow"):
