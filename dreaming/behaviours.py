@@ -1,5 +1,7 @@
 """Behaviours that record a log: they respect masks, and know how likely their actions were."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
@@ -54,7 +56,8 @@ def sticky_random(action: ActionFeatures, switch: float) -> Behaviour:
         stay = 1 - switch if may_stay else 0.0
         keeps = generator.random() < stay
         a = previous if keeps else fresh(o, legal, generator)[0]
-        propensity = _mixed(action, legal, 1 - stay, may_stay and np.array_equal(a, previous))
+        is_same = may_stay and bool(np.all(a == previous))
+        propensity = _mixed(action, legal, 1 - stay, is_same)
         previous = a
         return a, propensity
 

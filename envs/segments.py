@@ -76,8 +76,7 @@ def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
         raise TraceError(f"review is {trace.review!r}, expected a number or None")
     o = conform(trace.observations, spaces["observation"], "observation", bounded=False)
     a = conform(trace.actions, spaces["action"], "action", bounded=True)
-    if trace.action_masks is not None:
-        check_masks(trace.action_masks, spaces["action"])
+    check_masks(trace, spaces["action"])
     return dataclasses.replace(trace, observations=o, actions=a)
 
 

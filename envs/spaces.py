@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from envs.features import map_space
-from envs.types import SpaceError, TraceError, action_features
+from envs.types import SpaceError, Trace, TraceError, action_features
 
 MAX_CATEGORIES = 1024  # more different whole numbers than this are a quantity, not categories
 
@@ -53,8 +53,11 @@ def _conform(x: np.ndarray, space: Any, name: str, bounded: bool) -> np.ndarray:
     return kept
 
 
-def check_masks(masks: np.ndarray, space: gymnasium.Space) -> None:
-    """Raise `TraceError` unless every row [A] of masks leaves something to every factor."""
+def check_masks(trace: Trace, space: gymnasium.Space) -> None:
+    """Raise `TraceError` unless the masks fit the actions and leave every factor a choice."""
+    masks = trace.needed_masks
+    if masks is None:
+        return
     factors = action_features(space).factors
     if not factors:
         raise TraceError(
@@ -67,7 +70,7 @@ def check_masks(masks: np.ndarray, space: gymnasium.Space) -> None:
             row = int(np.argmin(each.any(1)))
             raise TraceError(
                 f"the action mask at row {row} forbids every value of factor {number}; "
-                "true means legal (where nothing is chosen any more, allow everything)"
+                "true means legal"
             )
 
 

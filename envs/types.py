@@ -106,7 +106,8 @@ class Trace:
     T - 1; neither means that the recorder was cut and the episode is still open.
     `propensities[t]` is the probability with which the behaviour took `actions[t]` (None for
     actions that have densities). `action_masks` has T + 1 rows, true = legal, with an entry for
-    each value of each factor of the action, end to end: every row must leave something to do.
+    each value of each factor of the action, end to end: every row must leave something to do,
+    but for the one after a termination.
     `times` has T + 1 rows, in seconds.
 
     Raises `TraceError` for lengths, flags, masks, NaN or infinite numbers that break this.
@@ -165,12 +166,9 @@ class Trace:
                 raise TraceError(
                     f"propensity at step {row} is {self.propensities[row]}, expected in (0, 1]"
                 )
-        if self.action_masks is not None and not self.action_masks.any(1).all():
-            row = int(np.argmin(self.action_masks.any(1)))
-            raise TraceError(
-                f"the action mask at row {row} forbids every action; true means legal "
-                "(where nothing is chosen any more, allow everything)"
-            )
+        if (masks := self.needed_masks) is not None and not masks.any(1).all():
+            row = int(np.argmin(masks.any(1)))
+            raise TraceError(f"the action mask at row {row} forbids every action; true means legal")
 
     def _check_optional(self, name: str, dtype: type, shape: tuple) -> None:
         if getattr(self, name) is None:
@@ -185,6 +183,13 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def needed_masks(self) -> np.ndarray | None:
+        """The action masks of rows at which something could be chosen; all but a terminal one."""
+        if self.action_masks is None or not self.terminated[-1]:
+            return self.action_masks
+        return self.action_masks[:-1]
 
     @property
     def is_open(self) -> bool:

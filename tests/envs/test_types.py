@@ -47,6 +47,14 @@ def test_nested_observations_are_kept():
     assert trace.observations["y"][1].tolist() == [1, 2, 3, 4]
 
 
+def test_nothing_need_be_legal_after_a_termination():
+    masks = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], bool)
+    assert a_trace(action_masks=masks).action_masks is not None
+    for ends in ({"terminated": False}, {"terminated": False, "truncated": True}):
+        with pytest.raises(TraceError, match="mask at row 3 forbids every action"):
+            a_trace(action_masks=masks, **ends)
+
+
 def test_a_list_of_dicts_is_rows_of_a_dict():
     rows = [{"x": [t, 0], "inner": {"y": t}} for t in range(4)]
     trace = a_trace(observations=rows)
