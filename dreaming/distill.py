@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.physics import finite
-from dreaming.policy import fresh_student, student_logits
+from dreaming.policy import fresh_student, network, student_logits
 from dreaming.rehearse import make_rehearse
 from dreaming.search import make_teacher
 from dreaming.types import DistillState, Rehearsal, ReplayState
@@ -105,7 +105,8 @@ def practise(
     chunk = math.gcd(CHUNK, rehearse.iterations)
     advance = make_distill(model, walk, config, rehearse.iterations, chunk)
     student_key, key = jax.random.split(key)
-    student = incumbent or fresh_student(log, model.window, config.width, student_key)
+    fresh = fresh_student(log, model.window, config.width, student_key)
+    student = fresh if incumbent is None else network(incumbent)
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
     state = init_distill(model, world.params, student, optimiser, key)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 WEIGHTS, CARD = "student.safetensors", "policy.json"
+MIXED = ("old", "new")  # parts of a mixture
 
 
 def init_student(key: jax.Array, context_size: int, num_actions: int, width: int, o_mean, o_std):
@@ -60,8 +61,21 @@ def fresh_student(log: Any, window: int, width: int, key: jax.Array) -> Any:
     return init_student(key, size, num_actions, width, mean, std)
 
 
+def mixture(old: Any, new: Any, share: float) -> Any:
+    """A student that at each step asks `new` with probability `share`, else `old`."""
+    return {"old": old, "new": new, "share": jnp.float32(share)}
+
+
+def network(params: Any) -> Any:
+    """The student itself, or of a mixture its newest part: what training goes on from."""
+    return network(params["new"]) if "share" in params else params
+
+
 def student_logits(params: Any, context: Context) -> Float[Array, "*B N"]:
-    """Logits of the actions for contexts [*B]."""
+    """Logits of the actions for contexts [*B]; of a mixture, of its mixed probabilities."""
+    if "share" in params:
+        old, new = (jax.nn.softmax(student_logits(params[part], context)) for part in MIXED)
+        return jnp.log(old + params["share"] * (new - old) + 1e-9)
     x = (context.o - params["scale"]["o_mean"]) / params["scale"]["o_std"]
     x = x * context.valid[..., None]
     flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
@@ -77,8 +91,14 @@ def action_distribution(
 ) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
     """What a student does in contexts [*B]: K actions as features, and their probabilities.
 
-    A greedy student's probability is all on its most probable action.
+    A greedy student's probability is all on its most probable action. A mixture lists the actions
+    of both its parts.
     """
+    if "share" in params:
+        share = params["share"]
+        (a_old, p_old), (a_new, p_new) = (action_distribution(params[x], context) for x in MIXED)
+        p = jnp.concatenate([(1 - share) * p_old, share * p_new], axis=-1)
+        return jnp.concatenate([a_old, a_new], axis=-2), p
     logits = student_logits(params, context)
     a = jnp.broadcast_to(jnp.eye(logits.shape[-1]), (*logits.shape, logits.shape[-1]))
     greedy = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
@@ -90,6 +110,12 @@ def act(params: Any, context: Context, key: UInt32[Array, "B 2"]) -> Int[Array, 
 
     A distilled student is greedy. A clone of a behaviour that was random is not.
     """
+    if "share" in params:
+        split = jax.vmap(lambda k: jax.random.split(jax.random.wrap_key_data(k)))(key)
+        is_new = jax.vmap(jax.random.uniform)(split[:, 0]) < params["share"]
+        rest = jax.random.key_data(split[:, 1])
+        old, new = (act(params[part], context, rest) for part in MIXED)
+        return jnp.where(is_new, new, old)
     logits = student_logits(params, context)
     draw = lambda k, logits: jax.random.categorical(jax.random.wrap_key_data(k), logits)
     return jnp.where(params["greedy"], jnp.argmax(logits, axis=-1), jax.vmap(draw)(key, logits))
@@ -108,7 +134,7 @@ class Policy:
     def __post_init__(self):
         self._observation = Features(self.observation_space)
         self._action = action_features(self.action_space)
-        self._logits = jax.jit(student_logits)
+        self._distribution = jax.jit(action_distribution)
         self._random = np.random.default_rng()
         self._teach: tuple[Any, Any] = (None, None)  # a world, and its compiled teacher
         self.reset()
@@ -158,10 +184,8 @@ class Policy:
         return self._observation.flatten(o[None])
 
     def _probabilities(self) -> np.ndarray:
-        logits = np.asarray(self._logits(self.params, self._buffer.context()), np.float64)[0]
-        if self.params["greedy"]:
-            return np.eye(logits.size)[logits.argmax()]
-        p = np.exp(logits - logits.max())
+        a, p = self._distribution(self.params, self._buffer.context())
+        p = np.asarray(p[0], np.float64) @ np.asarray(a[0], np.float64)
         return p / p.sum()
 
     def _search(self, world: Any, random: np.random.Generator) -> int:
@@ -186,24 +210,51 @@ def save_policy(directory: Any, policy: Policy) -> None:
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    layers = enumerate(policy.params["layers"])
-    arrays = {
-        f"layers.{i}.{name}": np.asarray(x) for i, layer in layers for name, x in layer.items()
-    }
-    arrays |= {f"scale.{name}": np.asarray(x) for name, x in policy.params["scale"].items()}
-    weights = save(arrays)
+    weights = save(_arrays(policy.params))
     card = {
         "schema_version": SCHEMA_VERSION,
         "observation_space": space_to_json(policy.observation_space),
         "action_space": space_to_json(policy.action_space),
         "window": policy.window,
-        "greedy": bool(policy.params["greedy"]),
+        "greedy": _greedy(policy.params),
         "card": policy.card,
     }
     card["sha256"] = _seal(card, weights)
     write_file(directory / WEIGHTS, weights)
     write_file(directory / CARD, json.dumps(card, indent=2, sort_keys=True).encode())
     sync_directory(directory)
+
+
+def _arrays(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """The weights of a student by name; parts of a mixture have names of their own."""
+    if "share" in params:
+        parts = [_arrays(params[part], f"{prefix}{part}.") for part in MIXED]
+        return parts[0] | parts[1]
+    layers = enumerate(params["layers"])
+    arrays = {f"layers.{i}.{name}": x for i, layer in layers for name, x in layer.items()}
+    arrays |= {f"scale.{name}": x for name, x in params["scale"].items()}
+    return {prefix + name: np.asarray(x) for name, x in arrays.items()}
+
+
+def _greedy(params: Any) -> Any:
+    """Whether a student is greedy, or of a mixture its share and the same of its parts."""
+    if "share" in params:
+        return {"share": float(params["share"])} | {x: _greedy(params[x]) for x in MIXED}
+    return bool(params["greedy"])
+
+
+def _params(arrays: dict[str, np.ndarray], greedy: Any, prefix: str = "") -> Any:
+    """What `_arrays` and `_greedy` described."""
+    if isinstance(greedy, dict):
+        parts = {x: _params(arrays, greedy[x], f"{prefix}{x}.") for x in MIXED}
+        return parts | {"share": np.float32(greedy["share"])}
+    mine = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+    count = 1 + max(int(name.split(".")[1]) for name in mine if name.startswith("layers"))
+    return {
+        "layers": [{name: mine[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
+        "scale": {name: mine[f"scale.{name}"] for name in ("o_mean", "o_std")},
+        "greedy": np.array(greedy),
+    }
 
 
 def _seal(card: dict[str, Any], weights: bytes) -> str:
@@ -229,13 +280,7 @@ def load_policy(path: Any) -> Policy:
         raise UserError(f"{path / CARD}: schema {version} is not {SCHEMA_VERSION}; save it again")
     if _seal(card, weights) != card.get("sha256"):
         raise UserError(f"{path}: {WEIGHTS} or {CARD} is damaged; copy both again")
-    arrays = load(weights)
-    count = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers"))
-    params = {
-        "layers": [{name: arrays[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
-        "scale": {name: arrays[f"scale.{name}"] for name in ("o_mean", "o_std")},
-        "greedy": np.array(card["greedy"]),
-    }
+    params = _params(load(weights), card["greedy"])
     observation_space = space_from_json(card["observation_space"])
     action_space = space_from_json(card["action_space"])
     return Policy(params, observation_space, action_space, card["window"], card["card"])
