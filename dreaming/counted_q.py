@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from dreaming.fitted_q import DOUBT, Steps, Valued, episode_weights, sweeps
+from dreaming.fitted_q import Steps, Valued, episode_weights, sweeps
 from dreaming.policy import action_distribution
 from envs.types import Context
+
+DOUBT = 0.01  # logged steps that a member's belief before any data weighs as much as
 
 
 class Counts(struct.PyTreeNode):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreaming.config import JudgeConfig, SearchConfig
-from dreaming.evaluate import dream_returns
+from dreaming.judge import Judge
 from dreaming.log import Log
 from dreaming.replay import contexts, cut_windows, sample_windows
 from envs.dream import World
@@ -34,7 +34,6 @@ from worldmodels.model import WorldModel, make_model
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
-DREAMS = 32  # episodes in which a judge compares two policies
 MOST_STARTS = 4096  # contexts that a dream file carries to begin from
 
 
@@ -129,18 +128,19 @@ class LearnedPhysics:
         self,
         judges: list[TrainState],
         judged: list[tuple[Log, Log]],
-        candidate: Any,
-        incumbent: Any,
+        seen: Log,
+        clone: Any,
         horizon: int,
         key: jax.Array,
-    ) -> dict[str, float]:
-        """`judge_gain`: what the candidate earns more than the incumbent in the judges' dreams."""
-        judge, gains = self._as_judge(), []
-        for (log, _), state in zip(judged, judges, strict=True):
-            world = judge.world(log, state, horizon, SearchConfig(), {})
-            returns = [dream_returns(world, who, key, DREAMS) for who in (candidate, incumbent)]
-            gains.append(float(np.mean(returns[0] - returns[1])))
-        return {"judge_gain": float(np.mean(gains))}
+    ) -> Judge:
+        """The judges' worlds, each with a part of the log that it was not fitted on."""
+        judge, worlds, held = self._as_judge(), [], []
+        for (log, other), state in zip(judged, judges, strict=True):
+            unseen = seen if other is log else other
+            if unseen is not log:
+                worlds.append(judge.world(log, state, horizon, SearchConfig(), {}))
+                held.append(unseen)
+        return Judge(worlds, held, clone, key)
 
     def world(
         self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
@@ -200,9 +200,9 @@ class OraclePhysics:
         """An oracle is right."""
         return {}, {}
 
-    def second_opinion(self, *_: Any) -> dict:
+    def second_opinion(self, *_: Any) -> Judge:
         """Nobody needs to judge an oracle."""
-        return {}
+        return Judge([], [], None, jax.random.key(0))
 
     def world(
         self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict

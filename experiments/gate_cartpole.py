@@ -117,8 +117,8 @@ def record(mixed: Mixed, seed: int) -> list[Trace]:
             o.append(after)
             r.append(float(reward))
         steps += len(a)
-        arrays = (np.array(x) for x in (o, a, r))
-        traces.append(Trace(*arrays, terminated, truncated, propensities=np.array(p)))
+        o, a, r, p = (np.array(x) for x in (o, a, r, p))
+        traces.append(Trace(o, a, r, terminated, truncated, propensities=p))
     env.close()
     return traces
 

@@ -216,9 +216,9 @@ def record(task: Task, policy: np.ndarray, seed: int) -> list[Trace]:
             r.append(table.r[at])
             ended = bool(random.random() < table.terminated[at])
         steps += len(a)
-        arrays = (np.array(x) for x in (o, a, r))
+        o, a, r, p = (np.array(x) for x in (o, a, r, p))
         truncated = not ended and len(a) == task.horizon
-        traces.append(Trace(*arrays, ended, truncated, propensities=np.array(p)))
+        traces.append(Trace(o, a, r, ended, truncated, propensities=p))
     return traces
 
 
