@@ -1,5 +1,6 @@
 """The knobs of the loop, one comment each with its reason. No JAX here, so that help stays fast."""
 
+import math
 from dataclasses import dataclass, field
 
 FIRST_SEED = 1_000_000  # of gate episodes; those of the report begin at ten times this
@@ -69,16 +70,24 @@ class BaselineConfig:
 
 @dataclass
 class GateConfig:
-    """How many real episodes the verdict rests on."""
+    """What the verdict rests on: real episodes, or without a real task three estimates."""
 
     episodes: int = 32  # paired: candidate and incumbent from the same seeds
     level: float = 0.95  # of the interval of the gain
     min_gain: float = 0.0  # its lower bound must exceed this, in units of return
+    members: int = 32  # of the ensemble of fitted Q functions: the bootstrap of its interval
+    width: int = 256  # hidden units of each, where observations are not categories
+    least_effective: int = 30  # effective episodes that the doubly robust estimate needs
 
     def seeds(self, rounds: int) -> list[int]:
         """Reset seeds of the gate episodes of a round; no other stage uses them."""
         first = FIRST_SEED + rounds * self.episodes
         return list(range(first, first + self.episodes))
+
+    def level_of(self, rounds: int) -> float:
+        """Level of an interval in round 0, 1, ...: 1 - level is spent as 6 / (pi k)^2 of it in
+        the k-th round, which adds up to 1 - level however many rounds there are."""
+        return 1 - (1 - self.level) * 6 / (math.pi * (rounds + 1)) ** 2
 
 
 @dataclass

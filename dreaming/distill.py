@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.physics import finite
-from dreaming.policy import learned_part, student_logits, student_of
+from dreaming.policy import learned_part, network, student_logits, student_of
 from dreaming.rehearse import make_rehearse
 from dreaming.search import make_teacher
 from dreaming.types import DistillState, Rehearsal, ReplayState
@@ -99,7 +99,8 @@ def practise(
     chunk = math.gcd(CHUNK, rehearse.iterations)
     advance = make_distill(model, head, walk, config, rehearse.iterations, chunk)
     student_key, key = jax.random.split(key)
-    student = incumbent or student_of(log, model, config.width, student_key)
+    fresh = student_of(log, model, config.width, student_key)
+    student = fresh if incumbent is None else network(incumbent)
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
     state = init_distill(model, world.params, student, optimiser, key)

@@ -8,25 +8,31 @@ episodes, exponential) it lets 8-11 % through, a percentile bootstrap 9-18 %, th
 that no gate episode shows it passes any gate: that is a matter of their number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from dreaming.config import GateConfig
+from dreaming.policy import mixture
 from dreaming.statistics import studentised_interval, t_interval
 from envs.types import Trace
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`gain` is the mean difference per episode, [lower, upper] its interval; NaN = not known."""
+    """`gain` is the mean difference per episode, [lower, upper] its interval; NaN = not known.
+
+    `share` of the steps is the candidate's in what is deployed, if it is accepted.
+    """
 
     accept: bool
     lower: float
     upper: float
     gain: float
     reasons: tuple[str, ...]
+    share: float = 1.0
 
     @property
     def word(self) -> str:
@@ -36,6 +42,32 @@ class Verdict:
     def because(self, reason: str) -> "Verdict":
         """The same verdict with one more reason, named first."""
         return replace(self, reasons=(reason, *self.reasons))
+
+    def deployed(self, candidate: Any, incumbent: Any) -> Any:
+        """Student parameters: the candidate's, the incumbent's, or a mixture's."""
+        if not self.accept:
+            return incumbent
+        return candidate if self.share == 1 else mixture(incumbent, candidate, self.share)
+
+
+def real_gate(
+    real: Callable,
+    rounds: int,
+    candidate: Any,
+    incumbent: Any,
+    config: GateConfig,
+    once: Callable,
+) -> tuple[Verdict, int]:
+    """The verdict from paired episodes in the real task, and the real steps they took."""
+    seeds = config.seeds(rounds)
+    tried = lambda update: {
+        "candidate": real(candidate, seeds, update), "incumbent": real(incumbent, seeds, update)
+    }  # fmt: skip
+    scores = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    paired = once("gate", 2 * len(seeds), dict(candidate=scores, incumbent=scores), tried)
+    (ours, our_steps), (theirs, their_steps) = paired["candidate"], paired["incumbent"]
+    verdict = gate(ours, theirs, level=config.level, min_gain=config.min_gain)
+    return verdict, int(our_steps.sum() + their_steps.sum())
 
 
 def gate(
@@ -74,16 +106,16 @@ def gate(
     more, amount = ("more", gain) if gain >= 0 else ("less", -gain)
     ends = (lower, upper) if gain >= 0 else (-upper, -lower)
     reasons = [
-        f"the candidate earned {_number(amount)} [{_number(ends[0])}, {_number(ends[1])}] "
+        f"the candidate earned {number(amount)} [{number(ends[0])}, {number(ends[1])}] "
         f"per episode {more} than {incumbent} {episodes} ({level:.0%} interval)"
     ]
     accept = lower > min_gain
-    bar = f"the least gain asked for, {_number(min_gain)}" if min_gain else "zero"
+    bar = f"the least gain asked for, {number(min_gain)}" if min_gain else "zero"
     if not accept and upper <= min_gain:
-        reasons.append(f"even the upper bound, {_number(upper)}, is not above {bar}")
+        reasons.append(f"even the upper bound, {number(upper)}, is not above {bar}")
     elif not accept:
         reasons.append(
-            f"the lower bound of the gain, {_number(lower)}, is not above {bar}: "
+            f"the lower bound of the gain, {number(lower)}, is not above {bar}: "
             f"{n} episodes do not tell it from chance"
         )
     return Verdict(accept, lower, upper, gain, tuple(reasons))
@@ -96,9 +128,9 @@ def interval(difference: np.ndarray, level: float, seed: int) -> tuple[float, fl
     return min(low, boot_low), max(high, boot_high)
 
 
-def no_evidence() -> Verdict:
-    """The verdict without a real task: nothing was shown, so nothing is accepted."""
-    reason = "no evidence: there is no real environment to test in"
+def no_evidence(why: str) -> Verdict:
+    """The verdict without a real task on a log too small to ask instead: nothing is accepted."""
+    reason = f"no evidence: there is no real environment to test in, {why}"
     return Verdict(False, -np.inf, np.inf, np.nan, (reason,))
 
 
@@ -121,15 +153,15 @@ def improvable(traces: Iterable[Trace]) -> tuple[bool, str]:
     if not returns:
         return False, (
             "not improvable: no episode of the log was closed and every step earned "
-            f"{_number(rewards.pop())}, so nothing distinguishes good from bad"
+            f"{number(rewards.pop())}, so nothing distinguishes good from bad"
         )
     which = "the one closed episode" if len(returns) == 1 else f"all {len(returns)} closed episodes"
     return False, (
-        f"not improvable: {which} of the log returned {_number(returns[0])} and the task ended "
+        f"not improvable: {which} of the log returned {number(returns[0])} and the task ended "
         "none of them, so nothing distinguishes good from bad; record a log with a success in it"
     )
 
 
-def _number(x: float) -> str:
-    """One decimal for what is measured in tens, more for what is small."""
+def number(x: float) -> str:
+    """A number in a sentence: one decimal for what is measured in tens, more for what is small."""
     return f"{x:.1f}" if abs(x) >= 10 or x == 0 else f"{x:.3g}"

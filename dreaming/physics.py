@@ -16,7 +16,7 @@ import numpy as np
 
 from dreaming.certify import held_out, summarise
 from dreaming.config import JudgeConfig, SearchConfig
-from dreaming.evaluate import dream_episodes
+from dreaming.judge import Judge
 from dreaming.log import Log
 from dreaming.replay import contexts, sample_windows
 from envs.dream import World
@@ -27,7 +27,6 @@ from worldmodels.model import WorldModel, make_model
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
-DREAMS = 32  # episodes in which a judge compares two policies
 MOST_STARTS = 4096  # contexts that a dream file carries to begin from
 
 
@@ -126,25 +125,21 @@ class LearnedPhysics:
 
     def second_opinion(
         self,
-        worlds: list[World],
-        candidate: Any,
-        incumbent: Any,
+        judges: list[TrainState],
+        judged: list[tuple[Log, Log]],
+        seen: Log,
+        clone: Any,
+        horizon: int,
         key: jax.Array,
-    ) -> dict[str, float]:
-        """`judge_gain`: what the candidate earns more than the incumbent in the judges' dreams."""
-        both = [dream_episodes(world, (candidate, incumbent), key, DREAMS) for world in worlds]
-        gains = [np.mean(each.returns[0] - each.returns[1]) for each in both]
-        return {"judge_gain": float(np.mean(gains))}
-
-    def judge_worlds(
-        self, judges: list[TrainState], judged: list[tuple[Log, Log]], horizon: int
-    ) -> list[World]:
-        """The judges' dreams."""
-        world = self._as_judge().world
-        return [
-            world(log, state, horizon, SearchConfig(), {})
-            for (log, _), state in zip(judged, judges, strict=True)
-        ]
+    ) -> Judge:
+        """The judges' worlds, each with a part of the log that it was not fitted on."""
+        judge, worlds, held = self._as_judge(), [], []
+        for (log, other), state in zip(judged, judges, strict=True):
+            unseen = seen if other is log else other
+            if unseen is not log:
+                worlds.append(judge.world(log, state, horizon, SearchConfig(), {}))
+                held.append(unseen)
+        return Judge(worlds, held, clone, key)
 
     def world(
         self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
@@ -204,13 +199,9 @@ class OraclePhysics:
         """An oracle is right."""
         return {}, {}
 
-    def second_opinion(self, *_: Any) -> dict:
+    def second_opinion(self, *_: Any) -> Judge:
         """Nobody needs to judge an oracle."""
-        return {}
-
-    def judge_worlds(self, *_: Any) -> list[World]:
-        """Nobody needs to judge an oracle."""
-        return []
+        return Judge([], [], None, jax.random.key(0))
 
     def world(
         self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 WEIGHTS, CARD = "student.safetensors", "policy.json"
+MIXED = ("old", "new")  # parts of a mixture
 
 
 def head_of(space: Any) -> ActionHead:
@@ -86,6 +87,16 @@ def fresh_student(
     return init_student(key, size, log.head.num_outputs, width, mean, std, row)
 
 
+def mixture(old: Any, new: Any, share: float) -> Any:
+    """A student that at each step asks `new` with probability `share`, else `old`."""
+    return {"old": old, "new": new, "share": jnp.float32(share)}
+
+
+def network(params: Any) -> Any:
+    """The student itself, or of a mixture its newest part: what training goes on from."""
+    return network(params["new"]) if "share" in params else params
+
+
 def learned_part(params: Any) -> Any:
     """What training changes of a student; its normalisers stay."""
     return {name: params[name] for name in ("layers", "gru") if name in params}
@@ -98,7 +109,8 @@ def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
 
 
 def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
-    """Policy outputs (see `ActionHead`) for contexts [*B]."""
+    """Policy outputs (see `ActionHead`) for contexts [*B]; of a mixture, of its newest part."""
+    params = network(params)
     x = (context.o - params["scale"]["o_mean"]) / params["scale"]["o_std"]
     x = x * context.valid[..., None]
     if "gru" in params:
@@ -137,8 +149,14 @@ def action_distribution(
     """What a student does in contexts [*B]: K actions as features, and their probabilities.
 
     A greedy student's probability is all on its most probable action. Actions of a Gaussian are
-    quantiles of each dimension, the same of all dimensions at once.
+    quantiles of each dimension, the same of all dimensions at once. A mixture lists the actions of
+    both its parts.
     """
+    if "share" in params:
+        parts = (action_distribution(params[x], context, head, legal) for x in MIXED)
+        (a_old, p_old), (a_new, p_new) = parts
+        p = jnp.concatenate([(1 - params["share"]) * p_old, params["share"] * p_new], axis=-1)
+        return jnp.concatenate([a_old, a_new], axis=-2), p
     pi = student_logits(params, context)
     pi = pi if legal is None else head.masked(pi, legal)
     a, p = head.spectrum(pi)
@@ -171,6 +189,12 @@ def act(
 
     A distilled student is greedy. A clone of a behaviour that was random is not.
     """
+    if "share" in params:
+        split = jax.vmap(lambda k: jax.random.split(jax.random.wrap_key_data(k)))(key)
+        is_new = jax.vmap(jax.random.uniform)(split[:, 0]) < params["share"]
+        rest = jax.random.key_data(split[:, 1])
+        old, new = (act(params[part], context, rest, head, legal) for part in MIXED)
+        return jnp.where(is_new[:, None], new, old)
     pi = student_logits(params, context)
     pi = pi if legal is None else head.masked(pi, legal)
     a = jnp.where(params["greedy"], head.mode(pi), head.sample(pi, key))
@@ -291,27 +315,55 @@ def save_policy(directory: Any, policy: Policy) -> None:
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    layers, gru = policy.params["layers"], policy.params.get("gru", {})
-    arrays = {
-        f"layers.{i}.{name}": np.asarray(x)
-        for i, layer in enumerate(layers)
-        for name, x in layer.items()
-    }
-    arrays |= {f"gru.{name}": np.asarray(x) for name, x in gru.items()}
-    arrays |= {f"scale.{name}": np.asarray(x) for name, x in policy.params["scale"].items()}
-    weights = save(arrays)
+    weights = save(_arrays(policy.params))
     card = {
         "schema_version": SCHEMA_VERSION,
         "observation_space": space_to_json(policy.observation_space),
         "action_space": space_to_json(policy.action_space),
         "window": policy.window,
-        "greedy": bool(policy.params["greedy"]),
+        "greedy": _greedy(policy.params),
         "card": policy.card,
     }
     card["sha256"] = _seal(card, weights)
     write_file(directory / WEIGHTS, weights)
     write_file(directory / CARD, json.dumps(card, indent=2, sort_keys=True).encode())
     sync_directory(directory)
+
+
+def _arrays(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """The weights of a student by name; parts of a mixture have names of their own."""
+    if "share" in params:
+        parts = [_arrays(params[part], f"{prefix}{part}.") for part in MIXED]
+        return parts[0] | parts[1]
+    layers = enumerate(params["layers"])
+    arrays = {f"layers.{i}.{name}": x for i, layer in layers for name, x in layer.items()}
+    arrays |= {f"gru.{name}": x for name, x in params.get("gru", {}).items()}
+    arrays |= {f"scale.{name}": x for name, x in params["scale"].items()}
+    return {prefix + name: np.asarray(x) for name, x in arrays.items()}
+
+
+def _greedy(params: Any) -> Any:
+    """Whether a student is greedy, or of a mixture its share and the same of its parts."""
+    if "share" in params:
+        return {"share": float(params["share"])} | {x: _greedy(params[x]) for x in MIXED}
+    return bool(params["greedy"])
+
+
+def _params(arrays: dict[str, np.ndarray], greedy: Any, prefix: str = "") -> Any:
+    """What `_arrays` and `_greedy` described."""
+    if isinstance(greedy, dict):
+        parts = {x: _params(arrays, greedy[x], f"{prefix}{x}.") for x in MIXED}
+        return parts | {"share": np.float32(greedy["share"])}
+    mine = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+    count = 1 + max(int(name.split(".")[1]) for name in mine if name.startswith("layers"))
+    params: dict[str, Any] = {
+        "layers": [{name: mine[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
+        "scale": {name: mine[f"scale.{name}"] for name in ("o_mean", "o_std")},
+        "greedy": np.array(greedy),
+    }
+    if "gru.w" in mine:
+        params["gru"] = {name: mine[f"gru.{name}"] for name in "wb"}
+    return params
 
 
 def _seal(card: dict[str, Any], weights: bytes) -> str:
@@ -337,15 +389,7 @@ def load_policy(path: Any) -> Policy:
         raise UserError(f"{path / CARD}: schema {version} is not {SCHEMA_VERSION}; save it again")
     if _seal(card, weights) != card.get("sha256"):
         raise UserError(f"{path}: {WEIGHTS} or {CARD} is damaged; copy both again")
-    arrays = load(weights)
-    count = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("layers"))
-    params: dict[str, Any] = {
-        "layers": [{name: arrays[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
-        "scale": {name: arrays[f"scale.{name}"] for name in ("o_mean", "o_std")},
-        "greedy": np.array(card["greedy"]),
-    }
-    if "gru.w" in arrays:
-        params["gru"] = {name: arrays[f"gru.{name}"] for name in "wb"}
+    params = _params(load(weights), card["greedy"])
     observation_space = space_from_json(card["observation_space"])
     action_space = space_from_json(card["action_space"])
     return Policy(params, observation_space, action_space, card["window"], card["card"])

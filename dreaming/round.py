@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from flax import struct
 
 from dreaming.baselines import blank_baselines, fit_baselines
 from dreaming.config import RoundConfig
 from dreaming.distill import DistillState, blank_distill, practise
-from dreaming.gate import Verdict, gate, improvable, no_evidence
+from dreaming.gate import Verdict, improvable, real_gate
 from dreaming.log import Log, split_log
+from dreaming.offline import offline_gate
 from dreaming.reanalyze import reanalyze
 
 
@@ -44,7 +44,7 @@ class Report:
     fidelity: dict[str, float]
     skill: dict[str, list]  # open-loop error by k, and `regions` where the model is weak
     verdict: Verdict
-    deployed: Any  # student parameters: the candidate's, or the incumbent's
+    deployed: Any  # student parameters: the candidate's, the incumbent's, or a mixture of both
     gate_steps: int
 
 
@@ -94,27 +94,31 @@ def one_round(
     params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
     world = dataclasses.replace(world, params=params)
 
-    worlds = physics.judge_worlds(judges, judged, horizon)
-    opinion = physics.second_opinion(worlds, candidate, incumbent, key_of("opinion"))
-    fidelity = fidelity | opinion
+    clone, at = baselines["behaviour_cloning"], (horizon, key_of("opinion"))
+    judge = physics.second_opinion(judges, judged, seen, clone, *at)
+    fidelity = fidelity | judge.figures(candidate, incumbent)
 
+    if real is None:
+        evidence = log, world.model.window, physics.discount, judge, key_of("gate")
+        trial = functools.partial(offline_gate, *evidence)
+    else:
+        trial = functools.partial(real_gate, real)
+    verdict, gate_steps = trial(state.rounds, candidate, incumbent, config.gate, once)
     can_improve, why_not = improvable(log.traces)
-    verdict, gate_steps = no_evidence(), 0
-    if real is not None:
-        seeds = config.gate.seeds(state.rounds)
-        tried = lambda update: {
-            "candidate": real(candidate, seeds, update), "incumbent": real(incumbent, seeds, update)
-        }  # fmt: skip
-        scores = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
-        paired = once("gate", 2 * len(seeds), dict(candidate=scores, incumbent=scores), tried)
-        (ours, our_steps), (theirs, their_steps) = paired["candidate"], paired["incumbent"]
-        verdict = gate(ours, theirs, level=config.gate.level, min_gain=config.gate.min_gain)
-        gate_steps = int(our_steps.sum() + their_steps.sum())
     if not (can_improve or verdict.accept):
         verdict = verdict.because(why_not)
 
-    deployed = candidate if verdict.accept else incumbent
+    deployed = verdict.deployed(candidate, incumbent)
     report = Report(
-        world, worlds, learned, rehearsed, baselines, fidelity, skill, verdict, deployed, gate_steps
+        world,
+        judge.worlds,
+        learned,
+        rehearsed,
+        baselines,
+        fidelity,
+        skill,
+        verdict,
+        deployed,
+        gate_steps,
     )
     return RoundState(incumbent=deployed, world=world, rounds=state.rounds + 1), report

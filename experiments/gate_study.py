@@ -1,0 +1,167 @@
+"""How often the gate without a real task is fooled, and how often it lets merit through.
+
+python -m experiments.gate_study                          every suite
+python -m experiments.gate_study suite=sabotage count=20 seed=7 out=pilot.json
+
+Suites: sabotage (true effects of -5, -10, -20 % of the return range), known_good (+25, +50 %) and
+power (a curve over effects). A fifth of the cases are CartPole with judges as a round has them;
+the others are tables, whose truth is exact and whose judges are count models.
+Deterministic: a seed is the first of the seeds of the logs.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+OPTIONS = {"suite": "all", "count": 0, "seed": 1_000_000, "out": "gate_study.json"}
+COUNTS = {"sabotage": 200, "known_good": 100, "power": 264}
+
+
+def cases_of(suite: str, count: int, seed: int) -> list[Any]:
+    """The cases of a suite, a fifth of them CartPole."""
+    from experiments import gate_cartpole, gate_cases
+
+    effects = {
+        "sabotage": gate_cases.SABOTAGE,
+        "known_good": gate_cases.KNOWN_GOOD,
+        "power": gate_cases.POWER,
+    }[suite]
+    carts = count // 5
+    first = seed + 10_000 * list(COUNTS).index(suite)
+    cases = gate_cases.suite(effects, count - carts, first)
+    return cases + gate_cartpole.suite(effects, carts, first, logs=max(2, carts // 10))
+
+
+def decide(case: Any) -> dict[str, Any]:
+    """What the gate says of a case."""
+    from dreaming.config import GateConfig
+    from dreaming.offline import offline_verdict, weigh
+    from experiments.gate_judges import ask
+
+    config = GateConfig()
+    question = ask(case, config)
+    found = weigh(question.evidence.of, question.candidate, question.incumbent, config.min_gain)
+    verdict = offline_verdict(found, config, config.level_of(0))
+    return {
+        **vars(case),
+        "effect": case.effect,
+        "true_effect": question.effect,
+        "accept": verdict.accept,
+        "share": verdict.share if verdict.accept else 0.0,
+        "intervals": [
+            [None if x != x else x for x in row] for row in found["intervals"][0].tolist()
+        ],
+        "reasons": list(verdict.reasons),
+    }
+
+
+def rate(outcomes: Sequence[dict]) -> dict[str, Any]:
+    """Acceptances with their exact (Clopper-Pearson) 95 % interval."""
+    from scipy.stats import binomtest
+
+    accepted, count = sum(x["accept"] for x in outcomes), len(outcomes)
+    low, high = binomtest(accepted, count).proportion_ci(method="exact")
+    whole = sum(x["share"] == 1 for x in outcomes)
+    return {
+        "cases": count,
+        "accepted": accepted,
+        "whole": whole,
+        "rate": accepted / count,
+        "ci": [float(low), float(high)],
+    }
+
+
+def grouped(outcomes: Sequence[dict], *names: str) -> list[dict[str, Any]]:
+    """The rate of every combination of the named fields, with how many estimates were known."""
+    keys = sorted({tuple(x[name] for name in names) for x in outcomes})
+    rows = []
+    for key in keys:
+        mine = [x for x in outcomes if tuple(x[name] for name in names) == key]
+        rows.append(dict(zip(names, key, strict=True)) | rate(mine))
+        for k, name in enumerate(("fitted_q", "doubly_robust", "judge")):
+            rows[-1][name] = sum(x["intervals"][k][0] is not None for x in mine)
+            rows[-1][f"{name}_above"] = sum((x["intervals"][k][1] or -1) > 0 for x in mine)
+            rows[-1][f"{name}_below"] = sum((x["intervals"][k][2] or 1) < 0 for x in mine)
+    return rows
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of `grouped` as text."""
+    fields = [name for name in rows[0] if name in ("suite", "task", "behaviour", "kind", "effect")]
+    head = [*fields, "accepted", "whole", "rate", "95 % interval", "G1 +/-", "G2 +/-", "G3 +/-"]
+    lines = [head]
+    for row in rows:
+        low, high = row["ci"]
+        signs = [
+            f"{row[f'{name}_above']}/{row[f'{name}_below']} of {row[name]}"
+            for name in ("fitted_q", "doubly_robust", "judge")
+        ]
+        shown = [f"{row[x]:+.0%}" if x == "effect" else str(row[x]) for x in fields]
+        shown += [f"{row['accepted']}/{row['cases']}", str(row["whole"]), f"{row['rate']:.0%}"]
+        lines.append([*shown, f"{low:.1%} to {high:.1%}", *signs])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    fit = lambda line: "  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip()
+    return "\n".join([title, *map(fit, lines)])
+
+
+def options(argv: Sequence[str]) -> dict[str, Any]:
+    """`name=value` arguments. `ValueError` for others."""
+    chosen = dict(OPTIONS)
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        if name not in OPTIONS or not value:
+            raise ValueError(f"{argument} is not one of {', '.join(f'{x}=' for x in OPTIONS)}")
+        chosen[name] = type(OPTIONS[name])(value)
+    if chosen["suite"] not in ("all", *COUNTS):
+        raise ValueError(f"suite={chosen['suite']} does not exist; choose all or {list(COUNTS)}")
+    return chosen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the suites and write what was found."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv:
+        print(__doc__)
+        return 0
+    try:
+        chosen = options(argv)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    from experiments import runtime
+
+    runtime.configure(devices=1)
+    suites = list(COUNTS) if chosen["suite"] == "all" else [chosen["suite"]]
+    found, began = {}, time.monotonic()
+    for suite in suites:
+        cases = cases_of(suite, chosen["count"] or COUNTS[suite], chosen["seed"])
+        found[suite] = outcomes = []
+        for i, case in enumerate(cases):
+            outcomes.append(decide(case))
+            seconds = time.monotonic() - began
+            print(f"\r{suite} {i + 1}/{len(cases)}, {seconds:.0f} s", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    write(chosen, found, time.monotonic() - began)
+    return 0
+
+
+def write(chosen: dict[str, Any], found: dict[str, list[dict]], seconds: float) -> None:
+    """The tables, and everything as JSON."""
+    from dreaming.checkpoint import atomic_write
+
+    tables = {}
+    for suite, outcomes in found.items():
+        named = [x | {"suite": suite} for x in outcomes]
+        tables[suite] = grouped(named, "suite")
+        tables[f"{suite} by effect"] = grouped(named, "effect")
+        tables[f"{suite} by task and log"] = grouped(named, "task", "behaviour")
+    print("\n\n".join(table(title, rows) for title, rows in tables.items()))
+    print(f"\n{seconds:.0f} s; G+/-: estimates above/below zero of those that were known")
+    content = {"options": chosen, "seconds": seconds, "tables": tables, "cases": found}
+    atomic_write(chosen["out"], json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
