@@ -137,8 +137,7 @@ def check_task(config: DreamConfig, log: Log) -> None:
     for name, real, seen in zip(
         ("observation", "action"), theirs, (log.observation, log.action), strict=True
     ):
-        shape = lambda features: (features.kind, features.size, getattr(features.space, "start", 0))
-        if shape(real) != shape(seen):
+        if real.layout != seen.layout:
             raise ConfigError(
                 f"{config.env.id} has the {name} space {real.space}, the log has {seen.space}; "
                 f"name the task that was logged, or give the {name}_space in source.mapping"
