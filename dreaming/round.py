@@ -94,8 +94,8 @@ def one_round(
     params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
     world = dataclasses.replace(world, params=params)
 
-    clone, at = baselines["behaviour_cloning"], (horizon, key_of("opinion"))
-    judge = physics.second_opinion(judges, judged, seen, clone, *at)
+    witness = baselines["behaviour_cloning"], horizon, key_of("opinion")
+    judge = physics.second_opinion(judges, judged, seen, *witness)
     fidelity = fidelity | judge.figures(candidate, incumbent)
 
     if real is None:
@@ -109,16 +109,6 @@ def one_round(
         verdict = verdict.because(why_not)
 
     deployed = verdict.deployed(candidate, incumbent)
-    report = Report(
-        world,
-        judge.worlds,
-        learned,
-        rehearsed,
-        baselines,
-        fidelity,
-        skill,
-        verdict,
-        deployed,
-        gate_steps,
-    )
+    found = world, judge.worlds, learned, rehearsed, baselines, fidelity, skill
+    report = Report(*found, verdict, deployed, gate_steps)
     return RoundState(incumbent=deployed, world=world, rounds=state.rounds + 1), report

@@ -36,7 +36,7 @@ def bootstrap_interval(
 
 
 def stratified_interval(
-    tasks: Sequence[Float[np.ndarray, " runs"]],
+    tasks: Sequence[np.ndarray],
     statistic: Statistic = iqm,
     *,
     seed: int = 0,

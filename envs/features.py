@@ -71,14 +71,17 @@ class Features:
     `size` is its length and `parts` its contents in order, as (kind, size): "box" (numbers),
     "categorical" (a one-hot group) or "binary" (bits). `is_box`, bool [size], marks the numbers;
     `factors` are the sizes of the one-hot groups. Dict (keys sorted) and Tuple lie end to end.
-    `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone) or "mixed".
+    `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone) or "mixed". Spaces of
+    one `layout` have the same features for the same values (bounds of observations aside).
     """
 
     def __init__(self, space: gymnasium.Space, name: str = "observation"):
         self.space: Any = space
         self.name = name
-        parts: list[tuple[str, int]] = []
-        map_space(lambda name, leaf: parts.extend(_parts(name, leaf)), name, space)
+        leaves: list[tuple] = []
+        map_space(lambda *leaf: leaves.append(_layout(*leaf)), name, space)
+        self.layout = tuple(leaves)
+        parts: list[tuple[str, int]] = [part for leaf in leaves for part in leaf[1]]
         self.parts = tuple(parts)
         sizes = [size for _, size in parts]
         self.size = sum(sizes)
@@ -193,6 +196,12 @@ def _parts(name: str, leaf: gymnasium.Space) -> list[tuple[str, int]]:
         f"{name} space {_line(leaf)} is not supported; supported are {SUPPORTED} "
         "(wrap the task, for example with gymnasium.wrappers.TransformObservation)"
     )
+
+
+def _layout(name: str, leaf: Any) -> tuple:
+    """Name, parts, shape and first values of a leaf, to be compared."""
+    start = np.ravel(getattr(leaf, "start", 0)).tolist()
+    return name, tuple(_parts(name, leaf)), leaf.shape, tuple(start)
 
 
 def _groups(leaf: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,11 +1,12 @@
-"""Say how far a world can be trusted: figures with their targets, and one sentence.
+"""Say how far a world can be trusted: figures with targets.
 
-A finished run is certified on the episodes it held out, and its policies are ranked by models that
-did not plan; certificate.json in its directory is written, and its report drawn, anew. A dream file
-is certified on any log of the same spaces; that log should be new to it. Examples:
+A finished run is certified on the episodes it held out, and its policies are
+ranked by models that did not plan; certificate.json in its directory is
+written, and its report drawn, anew. A dream file is certified on any log of
+the same spaces; that log should be new to it. Examples:
   dreaming certify run=runs/dream/CartPole-v1/seed0
   dreaming certify world=my.dream traces=traces/new
-  dreaming certify world=my.dream traces=traces/new policy=path/to/policy env=cartpole
+  dreaming certify world=my.dream traces=traces/new policy=my/policy env=cartpole
 """
 
 import sys
@@ -159,7 +160,7 @@ def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
     from dreaming.errors import ConfigError, TraceError
     from dreaming.log import Log
     from envs.types import Features, action_features
-    from experiments.loop import alike, check_task, log_source
+    from experiments.loop import check_task, log_source
 
     as_run = DreamConfig(env=config.env, traces=config.traces, source=config.source)
     source, spaces = log_source(as_run, lambda n: None)
@@ -169,7 +170,7 @@ def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
     for what, ours, other in zip(
         ("observation", "action"), (log.observation, log.action), theirs, strict=True
     ):
-        if not alike(ours, other):
+        if ours.layout != other.layout:
             raise ConfigError(
                 f"{config.world} has the {what} space {other.space}, {name} has {ours.space}; "
                 "name a log of the same task"

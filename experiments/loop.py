@@ -166,17 +166,10 @@ def check_spaces(
     for name, real, seen in zip(
         ("observation", "action"), theirs, (observation, action), strict=True
     ):
-        if not alike(real, seen):
+        if real.layout != seen.layout:
             raise ConfigError(
                 f"{env.id} has the {name} space {real.space}, {whose} has {seen.space}; {advice}"
             )
-
-
-def alike(one: Features, other: Features) -> bool:
-    """True when both are written as the same features."""
-    first = lambda space: np.ravel(getattr(space, "start", 0)).tolist()
-    shape = lambda features: (features.parts, first(features.space))
-    return shape(one) == shape(other)
 
 
 def log_source(config: WorldConfig, update: Callable) -> tuple[Any, dict[str, Any]]:

