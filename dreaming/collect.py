@@ -18,9 +18,6 @@ from dreaming.errors import ConfigError, SpaceError, TraceError
 from envs.real import call_task, make_real, task_name
 from envs.types import ActionFeatures, Features, Trace, action_features
 
-# (observation, generator) -> (action, its probability): how a saved policy is asked
-Policy = Callable[[Any, np.random.Generator], tuple[Any, float | None]]
-
 
 def record(
     env_id: str,
@@ -30,7 +27,7 @@ def record(
     *,
     switch: float = 0.1,
     epsilon: float = 0.5,
-    policy: Policy | None = None,
+    policy: Behaviour | None = None,
     progress: Callable[[int], None] | None = None,
     env_options: dict | None = None,
 ) -> Iterator[Trace]:
@@ -49,8 +46,7 @@ def record(
 
     def fresh() -> Behaviour:
         if policy is not None:
-            ask = policy
-            return lambda o, legal, generator: ask(o, generator)
+            return policy
         if behaviour == "random":
             return random(action)
         if behaviour == "sticky_random":

@@ -5,8 +5,8 @@ ranked by models that did not plan; certificate.json in its directory is
 written, and its report drawn, anew. A dream file is certified on any log of
 the same spaces; that log should be new to it. Examples:
   dreaming certify run=runs/dream/CartPole-v1/seed0
-  dreaming certify world=my.dream traces=traces/new
-  dreaming certify world=my.dream traces=traces/new policy=my/policy env=cartpole
+  dreaming certify world=my.dream traces=my/log
+  dreaming certify world=my.dream traces=my/log policy=my/policy env=cartpole
 """
 
 import sys

@@ -407,4 +407,4 @@ def test_a_model_that_sees_too_rosy_is_ranked_down(dry):
     args = dry.world, [world], real_of(dry), list(range(32)), jax.random.key(0), 32
     tried = ranking.try_policies(policies, *args, lambda n: None)
     figures, _, _ = ranking.rank_figures(list(policies), tried, np.zeros(0), False)
-    assert figures["rank_correlation"] < 0.5 < 0.99 < figures["rank_correlation_planner"]
+    assert figures["rank_correlation"] < 0.5 < 0.9 < figures["rank_correlation_planner"]

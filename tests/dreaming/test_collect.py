@@ -333,7 +333,7 @@ def test_half_random_needs_a_heuristic():
 
 
 def test_a_policy_acts_under_its_name():
-    policy = lambda o, generator: (int(o[2] > 0), 0.75)
+    policy = lambda o, legal, generator: (int(o[2] > 0), 0.75)
     traces = log(behaviour="runs/x/policy", policy=policy)
     assert {trace.policy for trace in traces} == {"runs/x/policy"}
     for trace in traces:

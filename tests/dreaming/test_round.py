@@ -206,7 +206,7 @@ def test_replacing_the_oracle_by_a_learned_model_changes_one_argument(log):
     assert report.gate_steps > 0
 
 
-def test_without_a_real_task_nothing_is_accepted(solved, log):
+def test_without_a_real_task_the_log_is_asked(solved, log):
     once = Once({name: state for name, state in solved[2].kept.items() if name != "gate"})
     _, report = one_round(
         RoundState(),
@@ -218,9 +218,12 @@ def test_without_a_real_task_nothing_is_accepted(solved, log):
         real=None,
         once=once,
     )
-    assert once.stages == [] and not report.verdict.accept and report.gate_steps == 0
-    assert "no evidence" in report.verdict.reasons[0]
-    assert report.deployed is report.baselines["behaviour_cloning"]
+    assert once.stages == ["gate"] and report.gate_steps == 0
+    verdict = report.verdict
+    assert "no real environment" in verdict.reasons[0] and len(verdict.reasons) == 4
+    assert "there is no judge" in verdict.reasons[3]  # of an oracle
+    refused = report.deployed is report.baselines["behaviour_cloning"]
+    assert refused == (not verdict.accept)
 
 
 def test_the_round_fits_on_a_page():

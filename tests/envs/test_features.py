@@ -109,14 +109,16 @@ plain = st.one_of(
     st.builds(MultiBinary, st.one_of(st.integers(1, 4), st.lists(st.integers(1, 3), min_size=1))),
     multi_discretes,
 )
-spaces = st.recursive(
-    plain,
-    lambda inner: st.one_of(
-        st.dictionaries(st.sampled_from("abcd"), inner, min_size=1, max_size=3).map(Dict),
-        st.lists(inner, min_size=1, max_size=3).map(Tuple),
-    ),
-    max_leaves=5,
-)
+
+
+def nested(inner: Any) -> Any:
+    """Dict and Tuple of spaces."""
+    names = st.sampled_from("abcd")
+    dicts = st.dictionaries(names, inner, min_size=1, max_size=3).map(Dict)
+    return dicts | st.lists(inner, min_size=1, max_size=3).map(Tuple)
+
+
+spaces = plain | nested(plain) | nested(plain | nested(plain))
 
 
 def samples(space, num=4) -> Any:

@@ -122,7 +122,7 @@ def test_an_accepted_candidate_is_what_is_deployed(tiny_run, tiny, tmp_path, mon
     """The same run, whose gate now lets everything pass."""
     import shutil
 
-    from dreaming import round as one
+    from dreaming import gate as one
     from experiments import dream
 
     run_dir = tmp_path / "run"
