@@ -43,9 +43,10 @@ class Log:
             return 1
         seen = defaultdict(set)
         for trace in self.traces:
-            o = trace.observations.tolist()
-            for before, a, after in zip(o[:-1], trace.actions.tolist(), o[1:], strict=True):
-                seen[before, a].add(after)
+            o = self.observation.flatten(trace.observations).argmax(-1).tolist()
+            a = map(bytes, self.action.flatten(trace.actions))
+            for before, taken, after in zip(o[:-1], a, o[1:], strict=True):
+                seen[before, taken].add(after)
         return max(len(after) for after in seen.values())
 
     def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
