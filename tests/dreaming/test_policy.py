@@ -21,6 +21,7 @@ from dreaming.policy import (
     init_student,
     load_policy,
     save_policy,
+    student_logits,
 )
 from envs.dream import World, start_context
 from envs.dreamfile import write_dream
@@ -272,3 +273,75 @@ def test_a_teacher_is_compiled_once_per_world(lake_file):
     assert policy._teach is held and held[0] is world
     policy.act(0, search=True, world=dataclasses.replace(world))
     assert policy._teach is not held
+
+
+# Windows that are read step by step, numbers, masks
+
+
+def gru_by_hand(params, o, a, valid):
+    """The newest row and the memory of all rows, in NumPy and float64."""
+    w, b = (np.asarray(params["gru"][name], float) for name in "wb")
+    width = b.size // 3
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    x = (o - params["scale"]["o_mean"]) / params["scale"]["o_std"] * valid[:, None]
+    rows = np.concatenate([x, np.concatenate([np.zeros((1, a.shape[1])), a]), valid[:, None]], 1)
+    h = np.zeros(width)
+    for row in rows:
+        update, reset = np.split(
+            sigmoid(np.concatenate([row, h]) @ w[:, : 2 * width] + b[: 2 * width]), 2
+        )
+        new = np.tanh(np.concatenate([row, reset * h]) @ w[:, 2 * width :] + b[2 * width :])
+        h = update * h + (1 - update) * new
+    return np.concatenate([rows[-1], h])
+
+
+def recurrent_policy():
+    params = init_student(jax.random.key(3), 0, 3, 8, [1.0, 2.0], [2.0, 0.5], row_size=2 + 3 + 1)
+    params["layers"][-1]["w"] = params["layers"][-1]["w"] * 100
+    return Policy(params, CART, Discrete(3), window=4)
+
+
+def test_a_recurrent_student_by_hand():
+    policy, o, taken = recurrent_policy(), observations(6), []
+    for t in range(6):
+        a = int(policy.act(o[t]))
+        ages = [t - k for k in (3, 2, 1, 0)]
+        seen = np.stack([o[max(age, 0)] for age in ages])
+        between = np.stack([np.eye(3)[taken[age]] if age >= 0 else np.zeros(3) for age in ages[:3]])
+        x = gru_by_hand(policy.params, seen, between, np.array([age >= 0 for age in ages], float))
+        by_hand = logits_by_hand(policy, x)
+        logits = student_logits(policy.params, policy._buffer.context())[0]
+        np.testing.assert_allclose(logits, by_hand, rtol=1e-3, atol=1e-3)
+        assert a == by_hand.argmax()
+        taken.append(a)
+
+
+def test_a_recurrent_student_comes_back_from_disk(tmp_path):
+    policy, o = recurrent_policy(), observations(6)
+    save_policy(tmp_path, policy)
+    again = load_policy(tmp_path)
+    assert [int(policy.act(x)) for x in o] == [int(again.act(x)) for x in o]
+    jax.tree.map(np.testing.assert_array_equal, policy.params, again.params)
+
+
+def test_a_mask_is_respected_by_greedy_and_by_sampled_students():
+    o, mask = observations(1)[0], np.array([0, 1, 1])
+    for greedy in (True, False):
+        policy = make_policy(greedy=greedy)
+        policy.params["layers"][-1]["b"] = jnp.array([50.0, 0.0, 0.0])
+        assert int(policy.act(o, seed=0)) == 0
+        policy.reset()
+        assert {int(policy.act(o, seed=s, action_mask=mask)) for s in range(20)} <= {1, 2}
+    with pytest.raises(UserError, match="has 2 entries, expected 3"):
+        policy.act(o, action_mask=[1, 0])
+
+
+def test_a_policy_over_numbers_acts_inside_the_box():
+    space = Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
+    params = init_student(jax.random.key(0), 2, 4, 8, np.zeros(2), np.ones(2))
+    params["layers"][-1]["b"] = jnp.array([0.5, -7.0, 0.0, 0.0])  # means, spreads
+    policy = Policy(params, CART, space)
+    a = policy.act(observations(1)[0])
+    assert space.contains(a) and a.dtype == np.float32
+    np.testing.assert_allclose(a, [1.0, 0.0], atol=0.05)  # half way up; below the lowest
+    assert policy.propensity(observations(1)[0], None, np.random.default_rng(0))[1] is None
