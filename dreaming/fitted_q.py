@@ -65,12 +65,12 @@ class Steps(struct.PyTreeNode):
 
 
 class Valued(struct.PyTreeNode):
-    """A policy in the eyes of M members, and of their mean at N logged steps."""
+    """A policy in the eyes of M members, and of their mean at N logged steps (L is then empty)."""
 
-    values: Float[Array, " M"]  # mean value where episodes begin
-    q: Float[Array, " N"]  # of the logged action
-    v: Float[Array, " N"]  # before the step
-    v_next: Float[Array, " N"]  # after it, whether or not it ended
+    values: Float[Array, "*M"]  # mean value where episodes begin
+    q: Float[Array, "*L N"]  # of the logged action
+    v: Float[Array, "*L N"]  # before the step
+    v_next: Float[Array, "*L N"]  # after it, whether or not it ended
 
 
 Evaluate = Callable[[Any], Valued]  # of the parameters of a student
@@ -112,6 +112,7 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
     now, later, first = (at(i) for i in (rows, rows + 1, begins))
     x, x_next, x_first = (inputs(seen.context) for seen in (now, later, first))
     length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x[:count]), -1)))
+    length = jnp.where(length > 1e-6, length, 1.0)  # an observation that never changes
     seen = returns_to_go(log, discount)
     return Steps(
         now=now,
@@ -171,9 +172,9 @@ class Members(struct.PyTreeNode):
     """M networks before their output layers are fitted, and the log under them."""
 
     layer: Any  # {"w": [M, X + A, D], "b": [M, D]}
-    weights: Float[Array, "M E"]  # of the episodes
-    inverse: Float[Array, "M D D"]  # (Phi^T W Phi + DOUBT)^-1
-    constant: Float[Array, "M D"]  # Phi^T W (r - (1 - discount goes_on) mean) + DOUBT * belief
+    weights: Float[Array, "*M E"]  # of the episodes
+    inverse: Float[Array, "*M D D"]  # (Phi^T W Phi + DOUBT)^-1
+    constant: Float[Array, "*M D"]  # Phi^T W (r - (1 - discount goes_on) mean) + DOUBT * belief
 
 
 def _in_parts(arrays: tuple, add: Callable, zero: Any) -> Any:
@@ -184,7 +185,7 @@ def _in_parts(arrays: tuple, add: Callable, zero: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("members", "width"))
-def make_members(steps: Steps, discount: float, key: jax.Array, members: int, width: int):
+def make_members(steps: Steps, discount: Any, key: jax.Array, members: int, width: int):
     """`members` networks of `width` hidden units."""
 
     def one(key):

@@ -47,15 +47,22 @@ def ask(case: Case, config: GateConfig) -> Question:
 
 def linear_student(w: np.ndarray) -> dict:
     """A student with logits o @ w, that draws its actions."""
-    w = jnp.asarray(w, jnp.float32)
-    scale = {"o_mean": jnp.zeros(w.shape[0]), "o_std": jnp.ones(w.shape[0])}
-    layers = [{"w": w, "b": jnp.zeros(w.shape[1])}]
+    weights = jnp.asarray(w, jnp.float32)
+    scale = {"o_mean": jnp.zeros(len(w)), "o_std": jnp.ones(len(w))}
+    layers = [{"w": weights, "b": jnp.zeros(weights.shape[1])}]
     return {"layers": layers, "scale": scale, "greedy": jnp.array(False)}
 
 
 def tabular_student(policy: np.ndarray) -> dict:
     """A student that acts with probabilities [S, A]."""
     return linear_student(np.log(np.maximum(policy, 1e-12)))
+
+
+def tabular_log(traces: list[Trace], table: tabular.Table) -> Log:
+    """A log of a table."""
+    discrete = gymnasium.spaces.Discrete
+    spaces = Features(discrete(table.num_states)), action_features(discrete(table.num_actions))
+    return Log(traces, *spaces)
 
 
 @functools.cache
@@ -91,14 +98,12 @@ def _tabular(case: Case, config: GateConfig) -> Question:
     task = gate_cases.tasks()[case.task]
     traces = gate_cases.record(task, gate_cases.behaviour_of(case), case.seed)
     policies = gate_cases.policies_of(case, traces)
-    size, num_actions = task.table.num_states, task.table.num_actions
-    discrete = gymnasium.spaces.Discrete
-    log = Log(traces, Features(discrete(size)), action_features(discrete(num_actions)))
+    log = tabular_log(traces, task.table)
     key = jax.random.key(case.seed)
     order = np.random.default_rng(case.seed).permutation(len(traces))
     halves = [log.only(np.sort(half)) for half in np.array_split(order, 2)]
     worlds = [_count_world(case, half) for half in halves]
-    clone = tabular_student(_frequencies(traces, size, num_actions))
+    clone = tabular_student(_frequencies(traces, task.table))
     judge = Judge(worlds, halves[::-1], clone, key)
     candidate, incumbent = map(tabular_student, (policies.candidate, policies.incumbent))
     evidence = Evidence(log, 1, DISCOUNT, incumbent, judge, config, config.level_of(0), key)
@@ -106,9 +111,9 @@ def _tabular(case: Case, config: GateConfig) -> Question:
     return Question(evidence, candidate, incumbent, policies.effect / (high - low))
 
 
-def _frequencies(traces: list[Trace], size: int, num_actions: int) -> np.ndarray:
+def _frequencies(traces: list[Trace], table: tabular.Table) -> np.ndarray:
     """How often each action was taken in each state; uniform where nobody was."""
-    counts = np.full((size, num_actions), 1e-6)
+    counts = np.full((table.num_states, table.num_actions), 1e-6)
     for trace in traces:
         np.add.at(counts, (trace.observations[:-1], trace.actions), 1)
     return counts / counts.sum(1, keepdims=True)
