@@ -75,6 +75,7 @@ ROWS = (
     Row("candidate's steps that are trusted", "candidate_coverage", **at_least(0.95), why=NO_RANK),
 )
 EITHER = {"coverage_o": "coverage_set", "coverage_set": "coverage_o"}  # box, discrete
+SINGLE = ("skill", "value_equivalence", "uncertainty_spearman")  # errors of single futures
 CERTAIN = 0.95  # a model that expects less of its own odds meets chance, which nobody foresees
 ALARM = 0.25  # exploitation gap at which the dream return means nothing
 NAMES = {
@@ -93,7 +94,7 @@ def lines_of(certificate: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         x = known.get(row.figure)
         if x is not None:
             met, target = row.met, row.target
-            if row.figure.startswith("skill") and known.get("chance_expected", 1.0) < CERTAIN:
+            if row.figure.startswith(SINGLE) and known.get("chance_expected", 1.0) < CERTAIN:
                 met, target = None, "none: chance decides"
             mark = "" if met is None else "met" if met(x, known) else "missed"
             out.append((mark, row.label, _value(row.figure, x, known), target))

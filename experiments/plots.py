@@ -73,16 +73,27 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> str:
         colour = ACCENT if row["name"] == "candidate" else INK
         axes.plot(row["interval"], [row["dream"]] * 2, color=colour, lw=1.6, alpha=0.5)
         axes.plot([row["real"]], [row["dream"]], "o", ms=6, color=colour, mec=PAPER, mew=1.2)
-        spot = {"xytext": (7, 4), "textcoords": "offset points", "fontsize": 8}
-        axes.annotate(str(at + 1), (row["real"], row["dream"]), **spot, color=colour)
         where = {"xy": (1.03, 0.97 - 0.105 * at), "xycoords": "axes fraction", "va": "top"}
         axes.annotate(f"{at + 1}  {row['name']}", **where, fontsize=8.5, color=colour)
+    spot = {"xytext": (7, 4), "textcoords": "offset points", "fontsize": 8, "color": INK}
+    for x, y, words in _together([(row["real"], row["dream"]) for row in rows]):
+        axes.annotate(words, (x, y), **spot)
     ends = [row[name] for row in rows for name in ("real", "dream")]
     axes.plot([min(ends), max(ends)], [min(ends), max(ends)], "--", color=MUTED, lw=0.9, zorder=0)
     axes.margins(0.06)
     axes.set_xlabel("mean return in the real task")
     axes.set_ylabel("mean return in dreams", color=MUTED, fontsize=9)
     return to_svg(figure, "Mean return of each policy in dreams against the real task")
+
+
+def _together(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
+    """(x, y, the numbers from 1 of the points that lie there): one label for those too near."""
+    span = np.maximum(np.ptp(np.array(points), axis=0), 1e-9)
+    groups: list[tuple[Any, list[int]]] = []
+    for at, point in enumerate(np.array(points)):
+        near = [group for group in groups if (np.abs(group[0] - point) < 0.04 * span).all()]
+        near[0][1].append(at + 1) if near else groups.append((point, [at + 1]))
+    return [(x, y, " ".join(map(str, numbers))) for (x, y), numbers in groups]
 
 
 def strip(name: str, real: Sequence[float], dream: Sequence[float]) -> str:

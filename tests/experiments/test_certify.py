@@ -137,7 +137,9 @@ def test_marks_follow_the_targets():
 
 
 def test_where_chance_decides_no_skill_is_asked_for():
-    chancy = marks(skill_1=0.4, chance_probability=0.34, chance_expected=0.36, coverage_set=1.0)
+    odds = {"chance_probability": 0.34, "chance_expected": 0.36}
+    chancy = marks(skill_1=0.4, value_equivalence=0.2, coverage_set=1.0, **odds)
+    assert chancy["value equivalence, error / range"] == ("", "0.2")
     assert chancy["skill after 1 step"] == ("", "0.4")
     assert chancy["probability of what happened"] == ("met", "0.340, expected 0.360")
     assert "90% coverage, observation" not in chancy
