@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate")
+STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify")
 
 
 def main(argv: list[str]) -> int:
