@@ -36,9 +36,6 @@ def vector_student(policy):
     return tabular_student(policy) | {"scale": {"o_mean": -jnp.ones(5), "o_std": 2 * jnp.ones(5)}}
 
 
-
-
-
 def exact(log, policy):
     """Discounted value of a policy in the log's count model."""
     counts = tabular.from_traces(log.traces, 5, 2)
@@ -63,7 +60,9 @@ def test_networks_agree_with_the_exact_solution_of_the_count_model(policy):
 def test_a_gain_is_told_from_the_noise_of_the_log():
     """From a random log, a policy that it never saw; the members disagree less than it gains."""
     evaluate = make_fitted_q(LOG, 1, DISCOUNT, jax.random.key(1))[1]
-    gain = np.asarray(evaluate(tabular_student(RIGHT)).values - evaluate(tabular_student(RANDOM)).values)
+    gain = np.asarray(
+        evaluate(tabular_student(RIGHT)).values - evaluate(tabular_student(RANDOM)).values
+    )
     true = [tabular.evaluate(ROAD, policy, 1000, DISCOUNT) for policy in (RIGHT, RANDOM)]
     assert abs(gain.mean() - (true[0] - true[1])) < 3 * gain.std()
     assert gain.mean() > 5 * gain.std()
