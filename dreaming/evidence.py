@@ -15,7 +15,7 @@ from scipy import stats
 from dreaming import doubly_robust
 from dreaming.config import GateConfig
 from dreaming.fitted_q import Valued, make_fitted_q
-from dreaming.judge import Judge, blocks_needed, conformal_quantile
+from dreaming.judge import Judge, systematic_error
 from dreaming.log import Log
 from dreaming.statistics import t_interval
 
@@ -107,13 +107,11 @@ class Evidence:
         that lives longer.
         """
         returns, lengths = self.judge.returns(candidate)
-        needed = blocks_needed(self.level)
-        if not returns.size or self._errors.size < needed:
+        error = systematic_error(self._errors, self.level)
+        if not returns.size or error is None:
             return np.full(3, np.nan), returns.size
         gain = returns - self._old_dreams[0]
         low, high = t_interval(gain, level=self.level)
-        blocks = np.array([block.mean() for block in np.array_split(self._errors, needed)])
         longest = max(lengths.mean(), self._old_dreams[1].mean())
-        error = conformal_quantile(blocks, self.level)
         error *= max(1.0, longest / self.judge.segment)
         return np.array([gain.mean(), low - error, high + error]), returns.size

@@ -18,7 +18,7 @@ import numpy as np
 from dreaming.config import GateConfig
 from dreaming.evidence import Evidence
 from dreaming.gate import Verdict, improvable, no_evidence, number
-from dreaming.judge import Judge, blocks_needed
+from dreaming.judge import BLOCKS, Judge
 from dreaming.log import Log
 from dreaming.policy import mixture
 
@@ -79,6 +79,9 @@ def offline_verdict(found: dict[str, np.ndarray], config: GateConfig, level: flo
     upper = float(known[:, 2].min()) if known.size else np.inf
     gain = float(np.median(known[:, 0])) if known.size else np.nan
     words = [in_words(found, shown, k, config, level) for k in range(len(NAMES))]
+    if shown:
+        alone = (in_words(found, 0, k, config, level) for k in range(len(NAMES)))
+        words += [f"of the candidate alone, {told}" for told in alone]
     return Verdict(
         bool(passed),
         lower,
@@ -125,8 +128,7 @@ def in_words(found: dict, i: int, k: int, config: GateConfig, level: float) -> s
     elif not found["dreams"][i]:
         why = "there is no judge"
     else:
-        needed = blocks_needed(level)
-        why = f"{int(found['segments'][i])} held-out segments of the log, {needed} are needed"
+        why = f"{int(found['segments'][i])} held-out segments of the log, {BLOCKS} are needed"
     return f"{NAMES[k]} is ignored: {why}"
 
 

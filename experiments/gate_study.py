@@ -31,7 +31,8 @@ def cases_of(suite: str, count: int, seed: int) -> list[Any]:
     carts = count // 5
     first = seed + 10_000 * list(COUNTS).index(suite)
     cases = gate_cases.suite(effects, count - carts, first)
-    return cases + gate_cartpole.suite(effects, carts, first, logs=max(2, carts // 10))
+    logs = 4 if suite == "sabotage" else 2  # judges are fitted per log, and take their time
+    return cases + gate_cartpole.suite(effects, carts, first, logs)
 
 
 def decide(case: Any) -> dict[str, Any]:

@@ -97,11 +97,15 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
         rest += f" of the real task; the 95% interval of the mean is {low} to {high}."
     if "verdict" not in result:
         return f"A world was fitted to a log of {task}; no policy has rehearsed in it.", rest
+    if result.get("verdict") == "accept" and not deployed:
+        return f"The log of {task} speaks for the new policy; it was never tried in reality.", rest
     if result.get("verdict") == "accept":
         before = f", where the log earned {mean('behaviour_return')}" if behaviour else ""
         return f"The new policy earns {mean('deployed_return')} in {task}{before}.", rest
     if "not improvable" in reasons:
         return f"There is nothing to learn from in this log of {task}.", rest
+    if "no real environment" in reasons:
+        return f"The log of {task} does not speak for the new policy; it is not deployed.", rest
     if "no evidence" in reasons:
         return "No evidence: the new policy was never tried in reality.", rest
     return f"The new policy is not measurably better in {task}, so it is not deployed.", rest

@@ -23,7 +23,7 @@ from dreaming.config import (
 from dreaming.evaluate import evaluate
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics, OraclePhysics
-from dreaming.policy import act
+from dreaming.policy import act, mixture
 from dreaming.round import RoundState, one_round
 from envs import tabular
 from envs.dream import start_context
@@ -206,24 +206,51 @@ def test_replacing_the_oracle_by_a_learned_model_changes_one_argument(log):
     assert report.gate_steps > 0
 
 
-def test_without_a_real_task_the_log_is_asked(solved, log):
-    once = Once({name: state for name, state in solved[2].kept.items() if name != "gate"})
-    _, report = one_round(
-        RoundState(),
+def without_reality(log, once, state=None, physics=None):
+    """A round that has nowhere to try its candidate."""
+    return one_round(
+        state or RoundState(),
         jax.random.key(0),
         log=log,
-        physics=oracle(),
-        config=config(),
+        physics=physics or oracle(),
+        config=config(iterations=20),
         horizon=HORIZON,
         real=None,
         once=once,
     )
+
+
+def test_without_a_real_task_the_log_decides_in_one_stage(solved, log):
+    kept = {name: state for name, state in solved[2].kept.items() if name != "gate"}
+    once = Once(kept)
+    _, report = without_reality(log, once)
     assert once.stages == ["gate"] and report.gate_steps == 0
-    verdict = report.verdict
-    assert "no real environment" in verdict.reasons[0] and len(verdict.reasons) == 4
-    assert "there is no judge" in verdict.reasons[3]  # of an oracle
-    refused = report.deployed is report.baselines["behaviour_cloning"]
-    assert refused == (not verdict.accept)
+    words = " ".join(report.verdict.reasons)
+    assert report.verdict.reasons[0].startswith("no real environment: ")
+    assert "fitted Q: +" in words and "dreams is ignored: there is no judge" in words
+    candidate, incumbent = report.rehearsed.student, report.baselines["behaviour_cloning"]
+    whole = report.verdict.deployed(candidate, incumbent)
+    assert jax.tree.all(jax.tree.map(np.array_equal, report.deployed, whole))
+    again = Once(once.kept)
+    assert without_reality(log, again)[1].verdict == report.verdict and again.stages == []
+
+
+def test_a_mixture_can_be_the_next_incumbent(solved, log):
+    report = solved[1]
+    clone, student = report.baselines["behaviour_cloning"], report.rehearsed.student
+    mixed = mixture(clone, student, 0.5)
+    once = Once()
+    _, later = without_reality(log, once, RoundState(incumbent=mixed, rounds=1))
+    assert tabular.evaluate(TABLE, greedy(later.rehearsed.student), HORIZON) == 1
+    assert "layers" in later.rehearsed.student and once.stages == STAGES
+
+
+def test_a_log_too_small_for_any_estimate_is_no_evidence(log):
+    once = Once()
+    _, report = without_reality(log.only(np.arange(6)), once, physics=learned())
+    assert "gate" not in once.stages and not report.verdict.accept
+    assert any("no evidence" in reason for reason in report.verdict.reasons)
+    assert report.deployed is report.baselines["behaviour_cloning"]
 
 
 def test_the_round_fits_on_a_page():
