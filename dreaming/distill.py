@@ -101,6 +101,8 @@ def practise(
     student_key, key = jax.random.split(key)
     fresh = student_of(log, model, config.width, student_key)
     student = fresh if incumbent is None else network(incumbent)
+    if incumbent is not None and head.kind != "discrete":
+        incumbent = student  # only enumerated probabilities can be mixed: stay near the newest part
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
     state = init_distill(model, world.params, student, optimiser, key)

@@ -109,8 +109,11 @@ def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
 
 
 def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
-    """Policy outputs (see `ActionHead`) for contexts [*B]; of a mixture, of its newest part."""
-    params = network(params)
+    """Policy outputs (see `ActionHead`) for contexts [*B]; of a mixture, the log of its mixed
+    probabilities, where actions are enumerated."""
+    if "share" in params:
+        old, new = (jax.nn.softmax(student_logits(params[part], context)) for part in MIXED)
+        return jnp.log(old + params["share"] * (new - old) + 1e-9)
     x = (context.o - params["scale"]["o_mean"]) / params["scale"]["o_std"]
     x = x * context.valid[..., None]
     if "gru" in params:

@@ -18,13 +18,14 @@ from dreaming.policy import (
 )
 from envs.dream import start_context
 from experiments.gate_judges import tabular_student
+from worldmodels.actions import make_head
 
 OLD, NEW = tabular_student(np.array([[0.9, 0.1], [0.5, 0.5]])), tabular_student(np.eye(2))
-CONTEXT = start_context(np.eye(2), 2)
+CONTEXT, HEAD = start_context(np.eye(2), 2), make_head((2,), 2)
 
 
 def probabilities(params):
-    a, p = action_distribution(params, CONTEXT)
+    a, p = action_distribution(params, CONTEXT, HEAD)
     return np.einsum("bka,bk->ba", np.asarray(a), np.asarray(p))
 
 
@@ -52,9 +53,9 @@ def test_its_logits_are_those_of_the_mixed_probabilities():
 def test_it_acts_as_often_as_it_says():
     many = start_context(np.tile(np.eye(2)[:1], (4000, 1)), 2)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), 4000))
-    drawn = np.asarray(act(mixture(OLD, NEW, 0.25), many, keys))
+    drawn = np.asarray(act(mixture(OLD, NEW, 0.25), many, keys, HEAD)).argmax(-1)
     assert abs((drawn == 0).mean() - 0.925) < 3 * np.sqrt(0.925 * 0.075 / 4000)
-    again = np.asarray(act(mixture(OLD, NEW, 0.25), many, keys))
+    again = np.asarray(act(mixture(OLD, NEW, 0.25), many, keys, HEAD)).argmax(-1)
     assert (drawn == again).all()
 
 
