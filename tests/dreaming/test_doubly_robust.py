@@ -27,11 +27,17 @@ RIGHT = np.tile([0.1, 0.9], (5, 1))
 LOG = tabular_log(record(TASK, RANDOM, 0), ROAD)
 ONCE = np.ones((1, 2))
 
+
+def episode(a, r, ended, p=None):
+    """An episode that stays in state 0, ended by the task or cut by the clock."""
+    return Trace(np.zeros(len(a) + 1, int), a, r, ended, not ended, propensities=p)
+
+
 # Two episodes: one of two steps that terminates, one of one step that the clock cuts.
 HAND = tabular_log(
     [
-        Trace(np.zeros(3, int), [1, 0], [1.0, 2], True, False, propensities=[0.5, 0.5]),
-        Trace(np.zeros(2, int), [1], [4.0], False, True, propensities=[0.5]),
+        episode([1, 0], [1.0, 2], True, [0.5, 0.5]),
+        episode([1], [4.0], False, [0.5]),
     ],
     ROAD,
 )

@@ -1,5 +1,7 @@
 """Fitted-Q evaluation finds what the log's own count model says, exactly solved."""
 
+from typing import Any
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -68,6 +70,11 @@ def test_a_gain_is_told_from_the_noise_of_the_log():
     assert gain.mean() > 5 * gain.std()
 
 
+def episode(a, r, ended, p=None):
+    """An episode that stays in state 0, ended by the task or cut by the clock."""
+    return Trace(np.zeros(len(a) + 1, int), a, r, ended, not ended, propensities=p)
+
+
 def as_counts(traces):
     return tabular_log(traces, ROAD)
 
@@ -79,11 +86,10 @@ def as_vectors(traces):
 @pytest.mark.parametrize("as_log", [as_counts, as_vectors])
 def test_truncation_bootstraps_and_termination_does_not(as_log):
     """A step that pays 1 and stays: worth 1 where it ends, 1 / (1 - 0.9) = 10 where it is cut."""
-    stay = lambda ended: Trace(np.zeros(2, int), [0], [1.0], ended, not ended)
     who = tabular_student(RANDOM) if as_log is as_counts else vector_student(RANDOM)
     for ended, value in ((True, 1.0), (False, 10.0)):
         # Action 1 is logged too, or it would be worth what members believe.
-        traces = [stay(ended), Trace(np.zeros(2, int), [1], [1.0], ended, not ended)] * 400
+        traces = [episode([0], [1.0], ended), episode([1], [1.0], ended)] * 400
         evaluate = make_fitted_q(as_log(traces), 1, DISCOUNT, jax.random.key(0), 4, 32)[1]
         np.testing.assert_allclose(np.asarray(evaluate(who).values), value, rtol=0.03)
 
@@ -102,14 +108,15 @@ def test_where_nobody_was_the_members_disagree():
 def test_one_program_evaluates_every_policy():
     steps = make_steps(vectors(LOG), 1, DISCOUNT)
     members = make_members(steps, DISCOUNT, jax.random.key(0), 4, 32)
-    fitted_q._evaluate.clear_cache()
+    program: Any = fitted_q._evaluate
+    program.clear_cache()
     for policy in (RANDOM, RIGHT, RIGHT[:, ::-1]):
         fitted_q.evaluate_fitted(steps, members, DISCOUNT, vector_student(policy))
-    assert fitted_q._evaluate._cache_size() == 1
+    assert program._cache_size() == 1
 
 
 def test_returns_to_go_by_hand():
-    log = as_counts([Trace(np.zeros(4, int), [0, 0, 0], [1.0, 2, 4], True, False)])
+    log = as_counts([episode([0, 0, 0], [1.0, 2, 4], True)])
     np.testing.assert_allclose(returns_to_go(log, 0.5), [1 + 1 + 1, 2 + 2, 4])
 
 

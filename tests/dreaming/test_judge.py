@@ -56,8 +56,9 @@ def test_without_models_it_has_no_opinion():
 
 def test_segments_by_hand():
     """The task ended the first episode in its second segment, the clock cut the second one."""
-    ended = Trace(np.zeros(6, int), np.zeros(5, int), [1.0, 2, 4, 8, 16], True, False)
-    cut = Trace(np.zeros(5, int), np.zeros(4, int), [1.0, 1, 1, 1], False, True)
+    rewards = np.array([1.0, 2, 4, 8, 16])
+    ended = Trace(np.zeros(6, int), np.zeros(5, int), rewards, True, False)
+    cut = Trace(np.zeros(5, int), np.zeros(4, int), np.ones(4), False, True)
     rows, limits, earned = segments(tabular_log([ended, cut], ROAD), 3)
     assert rows.tolist() == [0, 3, 6, 9]  # of a replay: an episode has a row more than steps
     assert limits.tolist() == [3, 3, 3, 1]

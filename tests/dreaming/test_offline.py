@@ -143,12 +143,12 @@ def once(stage, total, like, work):
     return state
 
 
-def decide(candidate, incumbent=RANDOM, log=LOG, judge=None, config=None):
-    students = [tabular_student(x) if isinstance(x, np.ndarray) else x for x in
-                (candidate, incumbent)]  # fmt: skip
+def decide(candidate, log=LOG, judge=None, config=None):
+    new = tabular_student(candidate) if isinstance(candidate, np.ndarray) else candidate
+    old = tabular_student(RANDOM)
     judge = count_judge(log) if judge is None else judge
     config = config or GateConfig(members=16)
-    return offline_gate(log, 1, 0.9, judge, jax.random.key(1), 0, *students, config, once)
+    return offline_gate(log, 1, 0.9, judge, jax.random.key(1), 0, new, old, config, once)
 
 
 def test_a_clear_gain_is_accepted_and_the_same_loss_refused():
@@ -181,14 +181,14 @@ def test_a_greedy_candidate_needs_the_judge():
 
 
 def test_small_logs_and_logs_that_teach_nothing_are_no_evidence():
-    few = tabular_log(LOG.traces[:9], ROAD)
+    few = tabular_log(list(LOG.traces)[:9], ROAD)
     verdict, _ = decide(RIGHT, log=few, judge=NOBODY)
     assert not verdict.accept
     assert verdict.reasons == (
         "no evidence: there is no real environment to test in, and the log holds 9 episodes, "
         "fewer than the 10 it takes",
     )
-    dull = [Trace(np.zeros(4, int), [0, 1, 0], np.ones(3), False, True)] * 20
+    dull = [Trace(np.zeros(4, int), np.array([0, 1, 0]), np.ones(3), False, True)] * 20
     verdict, _ = decide(RIGHT, log=tabular_log(dull, ROAD), judge=NOBODY)
     assert "nothing in the log to ask" in verdict.reasons[0] and not verdict.accept
 
