@@ -57,7 +57,8 @@ def fit_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[st
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
     desk = Desk(run_dir, loop.world_fields(config), progress)
     log = loop.read_log(config, run_dir, desk)
-    atomic_write(run_dir / "config.yaml", config_yaml(config))
+    if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
+        atomic_write(run_dir / "config.yaml", config_yaml(config))
     physics = LearnedPhysics(config.model, config.fit, config.judge)
     key_of = functools.partial(stage_key, jax.random.key(config.seed % 2**32))
 
@@ -73,6 +74,7 @@ def fit_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[st
     write_dream(run_dir / "world.dream", world)
     result = loop.world_result(config, log, fidelity, desk.seconds, learned)
     figures = {"open_loop": skill, "strip": loop.dream_strip(world, log)}
+    atomic_write(run_dir / "config.yaml", config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
     atomic_write(run_dir / "result.json", to_json(result))
     render(run_dir)

@@ -52,7 +52,8 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     """
     desk = Desk(run_dir, stage_fields(config), progress)
     log = read_log(config, run_dir, desk)
-    atomic_write(run_dir / "config.yaml", config_yaml(config))
+    if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
+        atomic_write(run_dir / "config.yaml", config_yaml(config))
     report = play_round(config, log, desk)
     if hint := chance_hint(report):
         progress.log(hint)
@@ -66,6 +67,7 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     shown = {name: x.tolist() for name, x in returns.items() if x.ndim and x.size}
     strip = dream_strip(report.world, log)
     figures = {"returns": shown, "open_loop": report.skill, "strip": strip}
+    atomic_write(run_dir / "config.yaml", config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
     atomic_write(run_dir / "certificate.json", to_json(certificate))
     atomic_write(run_dir / "result.json", to_json(result))

@@ -206,3 +206,15 @@ def test_the_first_progress_comes_early_and_help_needs_no_jax():
     assert ran.returncode == 0, ran.stderr
     assert "env.real_steps" in ran.stdout and "hydra.run.dir" in ran.stdout
     assert time.monotonic() - begun < 5  # of which most is Python and Hydra; one second when idle
+
+
+def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(tiny_run, tiny, tmp_path):
+    import shutil
+
+    from experiments import dream
+
+    run_dir = tmp_path / "run"
+    shutil.copytree(tiny_run, run_dir)
+    before = (run_dir / "config.yaml").read_text()
+    assert dream.main([*tiny, "distill.learning_rate=0.3", f"hydra.run.dir={run_dir}"]) == 1
+    assert (run_dir / "config.yaml").read_text() == before
