@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import jax
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from envs.dream import World, in_tiles
 from envs.types import EnvError, Features, SpaceError, action_features
@@ -119,7 +119,7 @@ def _programs(dream: Any) -> tuple[Any, Any]:
 
 
 class Rows:
-    """N dreams side by side. Their state lives on the host; each step is one compiled call."""
+    """N dreams side by side. Each step is one compiled call; its state stays where it was made."""
 
     def __init__(self, world: World, num: int, options: Options):
         self.world, self.num, self.options = world, num, options
@@ -130,6 +130,7 @@ class Rows:
             raise EnvError("the world holds no episode start; make the env with starts='any'")
         self.horizon = options.horizon or world.horizon
         self.programs = _programs(world.dream(options.sampling))
+        self._one_hot = np.eye(self.actions.size, dtype=np.float32)
         self.state: Any = None
 
     def latent(self, z: Any) -> Float[np.ndarray, "N D"]:
@@ -176,16 +177,15 @@ class Rows:
 
     def step(self, a: Float[np.ndarray, "N A"]) -> Seen:
         """Step every row by its action features."""
-        out = self.programs[1](self.world.params, self.state, a)
-        self.state, shown = jax.tree.map(np.asarray, out)
-        return self._see(self.state, *shown)
+        self.state, shown = self.programs[1](self.world.params, self.state, a)
+        return self._see(self.state, *map(np.asarray, shown))
 
     def _see(self, state: Any, o: Any, r: Any, terminated: Any, uncertainty: Any, legal: Any):
         decoded = self.options.observations == "decoded"
         trusted = uncertainty <= self.world.u_max
         ended = {name: ~trusted & (self.options.unknown == name) for name in CHOICES["unknown"]}
         terminated = terminated | ended["terminate"]
-        out_of_time = state.elapsed >= self.horizon
+        out_of_time = np.asarray(state.elapsed) >= self.horizon
         uncertainty = uncertainty.astype(np.float64)
         legal = legal if self.actions.factors else np.ones((len(legal), self.actions.size))
         return Seen(
@@ -195,7 +195,7 @@ class Rows:
             truncated=(out_of_time | ended["truncate"]) & ~terminated,
             uncertainty=uncertainty,
             trusted=trusted,
-            member=state.z.member.astype(np.int64),
+            member=np.asarray(state.z.member).astype(np.int64),
             action_mask=legal.astype(np.int8),
         )
 
@@ -209,6 +209,10 @@ class Rows:
         if a.shape != (self.num, *space.shape) or not np.issubdtype(a.dtype, kind):
             shown = " ".join(str(actions).split())
             raise SpaceError(f"actions {shown} are not {self.num} values of {space}")
+        if isinstance(space, Discrete):
+            index = np.where(needed, a.astype(np.int64) - space.start, 0)
+            if (index >= 0).all() and (index < space.n).all():
+                return self._one_hot[index]
         out = np.zeros((self.num, self.actions.size), np.float32)
         out[needed] = self.actions.flatten(a[needed])
         if np.isnan(out).any():
