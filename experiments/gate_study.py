@@ -6,14 +6,18 @@ python -m experiments.gate_study suite=sabotage count=20 seed=7 out=pilot.json
 Suites: sabotage (true effects of -5, -10, -20 % of the return range), known_good (+25, +50 %) and
 power (a curve over effects). A fifth of the cases are CartPole with judges as a round has them;
 the others are tables, whose truth is exact and whose judges are count models.
-Deterministic: a seed is the first of the seeds of the logs.
+Deterministic: a seed is the first of the seeds of the logs. A study that was stopped goes on
+where it was: decided cases stand in `out` with the ending .partial.
 """
 
 import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from dreaming.checkpoint import atomic_write
 
 OPTIONS = {"suite": "all", "count": 0, "seed": 1_000_000, "out": "gate_study.json"}
 COUNTS = {"sabotage": 200, "known_good": 100, "power": 264}
@@ -135,23 +139,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     runtime.configure(devices=1)
     suites = list(COUNTS) if chosen["suite"] == "all" else [chosen["suite"]]
-    found, began = {}, time.monotonic()
-    for suite in suites:
-        cases = cases_of(suite, chosen["count"] or COUNTS[suite], chosen["seed"])
-        found[suite] = outcomes = []
-        for i, case in enumerate(cases):
-            outcomes.append(decide(case))
-            seconds = time.monotonic() - began
-            print(f"\r{suite} {i + 1}/{len(cases)}, {seconds:.0f} s", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    write(chosen, found, time.monotonic() - began)
+    write(chosen, {suite: study(chosen, suite) for suite in suites})
+    partial(chosen).unlink()
     return 0
 
 
-def write(chosen: dict[str, Any], found: dict[str, list[dict]], seconds: float) -> None:
-    """The tables, and everything as JSON."""
-    from dreaming.checkpoint import atomic_write
+def partial(chosen: dict[str, Any]) -> Path:
+    """Where the decided cases stand, one JSON object a line."""
+    return Path(f"{chosen['out']}.partial")
 
+
+def study(chosen: dict[str, Any], suite: str) -> list[dict[str, Any]]:
+    """What the gate says of every case of a suite; only cases that are not decided yet are."""
+    path = partial(chosen)
+    lines = path.read_text().splitlines() if path.exists() else []
+    decided = {x["name"]: x for x in map(json.loads, lines)}
+    cases = cases_of(suite, chosen["count"] or COUNTS[suite], chosen["seed"])
+    outcomes = []
+    for i, case in enumerate(cases):
+        name, began = f"{suite} {case}", time.monotonic()
+        if name not in decided:
+            decided[name] = {"name": name} | decide(case)
+            decided[name]["seconds"] = time.monotonic() - began
+            atomic_write(path, "".join(json.dumps(x) + "\n" for x in decided.values()))
+        outcomes.append(decided[name])
+        print(f"\r{suite} {i + 1}/{len(cases)}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    return outcomes
+
+
+def write(chosen: dict[str, Any], found: dict[str, list[dict]]) -> None:
+    """The tables, and everything as JSON."""
+    seconds = sum(x["seconds"] for outcomes in found.values() for x in outcomes)
     tables = {}
     for suite, outcomes in found.items():
         named = [x | {"suite": suite} for x in outcomes]
