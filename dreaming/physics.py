@@ -160,8 +160,8 @@ class LearnedPhysics:
 
     def _shape(self, log: Log) -> tuple[WorldModel, dict]:
         o = [log.observation.flatten(trace.observations) for trace in log.traces]
-        r = np.concatenate([trace.rewards for trace in log.traces])
-        ends = np.concatenate([trace.terminated for trace in log.traces])
+        r = [np.asarray(trace.rewards, float) for trace in log.traces]
+        ends = [bool(trace.terminated[-1]) for trace in log.traces]
         change = np.concatenate([np.diff(x, axis=0) for x in o])
         codes, is_box = self.model.chance_codes or log.branches(), log.observation.is_box
         config = dataclasses.replace(self.model, chance_codes=codes)

@@ -21,6 +21,7 @@ from dreaming.evaluate import dream_returns, evaluate
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics
 from dreaming.policy import Policy, act, save_policy
+from dreaming.replay import contexts
 from dreaming.round import Report, RoundState, one_round, stage_key
 from dreaming.search import model_steps
 from envs import tabular
@@ -409,12 +410,12 @@ def greedy_table(student: Any, log: Log) -> np.ndarray:
 
 def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:
     """The longest logged episode, and the dream of it from its first observation, same actions."""
-    trace = max(log.traces, key=len)
+    longest = max(range(len(log.traces)), key=lambda i: len(log.traces[i]))
+    trace = log.traces[longest]
     real = log.observation.flatten(trace.observations)[: steps + 1]
     a = log.action.flatten(trace.actions)[: len(real) - 1]
-    from envs.dream import start_context
-
     model, params = world.model, world.params
+    start = contexts(log.only(np.array([longest])).replay(), jnp.zeros(1, int), model.window)
 
     @jax.jit
     def roll(context, actions):
@@ -425,7 +426,7 @@ def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:
 
         return jax.lax.scan(step, model.root(params, context), actions)[1]
 
-    dreamed = np.asarray(roll(start_context(real[:1], log.action.size), jnp.asarray(a)))
+    dreamed = np.asarray(roll(start, jnp.asarray(a)))
     dreamed = np.concatenate([real[:1], dreamed])
     shown = slice(0, 4)
     names = [f"o[{i}]" for i in range(real.shape[1])][shown]

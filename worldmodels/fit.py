@@ -10,21 +10,23 @@ import optax
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.losses import model_loss
 from worldmodels.model import WorldModel
-from worldmodels.support import reward_support, value_bounds
+from worldmodels.support import reward_support, value_bounds, value_support
 from worldmodels.types import TrainState, Windows
 
 
-def measure_scale(o, change, r, terminated, config: ModelConfig, discount: float, is_box):
+def measure_scale(o, change, rewards, terminated, config: ModelConfig, discount: float, is_box):
     """The normalisers of a log: every number the model needs to speak in real units.
 
-    `o` [N, O] all observation features, `change` [M, O] one-step changes, `r` and `terminated` [M];
-    `is_box` bool [O]: what is no number keeps its 0 and 1.
+    `o` [N, O] all observation features, `change` [M, O] one-step changes; `rewards` [T] of each
+    episode, and whether it `terminated`; `is_box` bool [O]: what is no number keeps its 0 and 1.
+    `v_range`, the width of the range that values usually take, is the unit of temperatures.
     """
     mean, std = np.where(is_box, o.mean(0), 0.0), np.where(is_box, o.std(0), 1.0)
     std = np.where(std > 1e-6, std, 1.0)
     step = np.where(is_box, np.maximum(change.std(0), 1e-2 * std), 1.0)
-    low, high = value_bounds(r, terminated, discount)
-    r_support = reward_support(r, config.reward_bins)
+    usual = value_bounds(rewards, terminated, discount, window=round(1 / (1 - discount)))
+    possible = value_bounds(rewards, terminated, discount)
+    r_support = reward_support(np.concatenate(rewards), config.reward_bins)
     scale = {
         "o_mean": mean,
         "o_std": std,
@@ -37,7 +39,8 @@ def measure_scale(o, change, r, terminated, config: ModelConfig, discount: float
         "z_std": np.ones(config.latent),
         "reward_support": r_support,
         "r_range": r_support[-1] - r_support[0],
-        "value_support": np.linspace(low, high, config.value_bins),
+        "v_range": usual[1] - usual[0],
+        "value_support": value_support(usual, possible, config.value_bins),
     }
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale)
 

@@ -105,6 +105,7 @@ def chance_terms(model: WorldModel, params, zs, step, weights):
     outcome = lambda code: outcome_terms(model, params, zs, hidden, code, step, weights)
     if model.codes_are_observed:
         terms, _ = outcome(step["o"])
+        terms = {name: terms[name] for name in ("reward", "continuation")}
         code = jnp.broadcast_to(step["o"], code_logits.shape)
         terms["chance"] = step["o_known"] * cross_entropy(code_logits, code)
         return terms, jnp.broadcast_to(step["z_real"], zs.shape)  # where such a code leads

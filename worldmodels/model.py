@@ -65,7 +65,7 @@ class WorldModel:
     @property
     def codes_are_observed(self) -> bool:
         """True when a chance code is the name of the next observation."""
-        return self.num_codes > 1 and [kind for kind, _ in self.parts] == ["categorical"]
+        return [kind for kind, _ in self.parts] == ["categorical"]
 
     @property
     def code_size(self) -> int:
@@ -214,14 +214,13 @@ class WorldModel:
             context = o, past.a, jnp.concatenate([past.valid, now], axis=-1)
             o, a, valid = context
             z = z.replace(history=History(o[..., 1:, :], a[..., 1:, :], valid[..., 1:]))
-        if not self.grounded:
+        if not (self.grounded or self.codes_are_observed):
             return z, outside
         return z.replace(latent=self.encode(params, *context)), outside
 
     def value_span(self, params) -> Float[Array, ""]:
-        """Width of the range that values can take, in reward units."""
-        support = params["scale"]["value_support"]
-        return support[-1] - support[0]
+        """Width of the range that values usually take, in reward units."""
+        return params["scale"]["v_range"]
 
     def heads_loss(
         self, params, z: LatentState, v, weight, taught_z: LatentState, pi, proposals, taught_weight

@@ -1,5 +1,7 @@
 """Scalars as distributions over a fixed support."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,8 @@ def support_to_scalar(
 
 
 def reward_support(rewards: np.ndarray, bins: int) -> np.ndarray:
-    """Increasing support of logged rewards and 0: their distinct values when those are few.
+    """Increasing support of logged rewards and 0: their distinct values when those are few, else
+    their quantiles, so that small rewards are told apart beside a rare large one.
 
     0 belongs to it because nothing is earned after the end.
     """
@@ -33,20 +36,47 @@ def reward_support(rewards: np.ndarray, bins: int) -> np.ndarray:
         return np.array([0, 1], np.float32)
     if atoms.size <= bins:
         return atoms
-    return np.linspace(atoms[0], atoms[-1], bins, dtype=np.float32)
+    inner = np.quantile(rewards, np.linspace(0, 1, bins - 1)).astype(np.float32)
+    return np.unique(np.append(inner, np.float32(0)))
+
+
+def value_support(
+    usual: tuple[float, float], possible: tuple[float, float], bins: int
+) -> np.ndarray:
+    """Increasing support, evenly spaced over the usual range of values, with ever wider steps
+    from there to what is possible."""
+    outside = lambda near, far: abs(far - near) > 1e-6 * (usual[1] - usual[0])
+    low, high = outside(usual[0], possible[0]), outside(usual[1], possible[1])
+    few = max(1, bins // 8)
+    inner = np.linspace(*usual, bins - few * (low + high))
+    step = inner[1] - inner[0]
+    tail = lambda far: step * np.geomspace(1, 1 + abs(far) / step, few + 1)[1:] - step
+    below = usual[0] - tail(possible[0] - usual[0])[::-1] if low else []
+    above = usual[1] + tail(possible[1] - usual[1]) if high else []
+    return np.concatenate([below, inner, above]).astype(np.float32)
 
 
 def value_bounds(
-    rewards: np.ndarray, terminated: np.ndarray, discount: float
+    rewards: Sequence[np.ndarray], terminated: Sequence[bool], discount: float, window: int = 1
 ) -> tuple[float, float]:
     """The least and greatest discounted return that logged rewards allow.
 
-    A reward that only ever comes with the end is earned once; any other may come at every step:
-    max(0, r_on) / (1 - discount) and max(0, r_end) at the end, likewise for the least.
+    `rewards` are those of each episode, `terminated` says whether its last one came with the end.
+    A reward that only ever comes with the end is earned once; any other might come at every step:
+    max(0, r_on) / (1 - discount) and max(0, r_end) at the end, likewise for the least. With
+    a `window`, r_on is what so many steps in a row earned on average, discounted (or whole
+    episodes, where these are shorter): single rewards that take turns do not add up.
     """
-    rewards, terminated = np.asarray(rewards, float), np.asarray(terminated, bool)
-    on, end = rewards[~terminated], rewards[terminated]
-    extreme = lambda f, x: float(f(x.max(initial=0), 0) if f is max else f(x.min(initial=0), 0))
-    low = min(extreme(min, on) / (1 - discount), extreme(min, end))
-    high = max(extreme(max, on) / (1 - discount), extreme(max, end))
+    last = [r[-1] for r, over in zip(rewards, terminated, strict=True) if over]
+    on = [r[: len(r) - bool(over)] for r, over in zip(rewards, terminated, strict=True)]
+    on = np.concatenate([_averages(r, discount, window) for r in on if len(r)] or [np.zeros(0)])
+    extreme = lambda f, x: float(f(np.append(x, 0.0)))
+    low = min(extreme(np.min, on) / (1 - discount), extreme(np.min, last))
+    high = max(extreme(np.max, on) / (1 - discount), extreme(np.max, last))
     return low, (high if high > low else low + 1.0)
+
+
+def _averages(r: np.ndarray, discount: float, window: int) -> np.ndarray:
+    """Discounted averages of r[t : t + window] for all t, or of all r if there are fewer."""
+    weights = discount ** np.arange(min(window, len(r)))
+    return np.convolve(r, weights[::-1] / weights.sum(), mode="valid")

@@ -38,7 +38,7 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **m
         recurrent=recurrent,
     )
     o = random_observations(random, (40,), kind)
-    r, ends = random.integers(-1, 3, 40).astype(float), random.random(40) < 0.1
+    r, ends = list(random.integers(-1, 3, (10, 4)).astype(float)), [k < 4 for k in range(10)]
     scale = measure_scale(
         o, np.diff(o, axis=0), r, ends, config, 0.9, np.full(SIZE[kind], kind == "box")
     )

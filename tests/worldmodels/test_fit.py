@@ -109,7 +109,7 @@ def test_only_kernels_decay(tiny):
 def test_the_scales_of_a_log_by_hand():
     config = ModelConfig(latent=8, value_bins=5)
     o = np.array([[0.0, 7.0], [2.0, 7.0], [4.0, 7.0]])
-    change, r, ends = np.diff(o, axis=0), np.array([1.0, 1.0]), np.array([False, True])
+    change, r, ends = np.diff(o, axis=0), [np.array([1.0, 1.0])], [True]
     scale = measure_scale(o, change, r, ends, config, 0.9, np.array([True, True]))
     np.testing.assert_allclose(scale["o_mean"], [2, 7])
     np.testing.assert_allclose(scale["o_std"], [np.sqrt(8 / 3), 1])  # constant: left as it is
@@ -188,7 +188,7 @@ def fitted(traces, observation, action, config, fit_config):
     head = make_head(action.factors, action.size)
     replay = make_replay(traces, observation, action, head, members=2, key=jax.random.key(1))
     o = [observation.flatten(trace.observations) for trace in traces]
-    r, ends = (np.concatenate([getattr(t, x) for t in traces]) for x in ("rewards", "terminated"))
+    r, ends = [trace.rewards for trace in traces], [bool(t.terminated[-1]) for t in traces]
     change = np.concatenate([np.diff(x, axis=0) for x in o])
     scale = measure_scale(np.concatenate(o), change, r, ends, config, 0.99, observation.is_box)
     model = make_model(config, observation.parts, head, scale)

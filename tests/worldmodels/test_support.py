@@ -12,6 +12,7 @@ from worldmodels.support import (
     scalar_to_support,
     support_to_scalar,
     value_bounds,
+    value_support,
 )
 
 
@@ -70,7 +71,7 @@ def test_logits_come_back_as_a_scalar():
         ([-1.0, -1.0], 51, [-1, 0]),  # MountainCar
         ([0.0, 0.0], 51, [0, 1]),  # nothing was earned, yet a support needs two atoms
         ([3.0, -2.0, 3.0, 0.5], 4, [-2, 0, 0.5, 3]),
-        ([3.0, -2.0, 3.0, 0.5], 3, [-2, 0.5, 3]),  # too many values: evenly from end to end
+        ([3.0, -2.0, 3.0, 0.5, 1.0], 4, [-2, 0, 1, 3]),  # too many values: least, median, most
     ],
 )
 def test_reward_support_by_hand(rewards, bins, expected):
@@ -99,5 +100,32 @@ def test_no_reward_of_the_log_is_out_of_reach():
     ],
 )
 def test_value_bounds_by_hand(rewards, terminated, expected):
-    got = value_bounds(np.array(rewards), np.array(terminated), discount=0.9)
+    got = value_bounds([np.array(rewards, float)], [bool(terminated[-1])], discount=0.9)
     assert got == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (1, (-20, 20)),  # 2 for ever
+        (2, (-0.2 / 0.19, 0.2 / 0.19)),  # 2 - 0.5 * 2 * 1.8 in turns: (2 - 1.8) / (1 + 0.9) each
+        (9, (0, 2.0 / 3.439 / 0.1 * (1 - 0.9 + 0.81 - 0.729))),  # all four steps
+    ],
+)
+def test_rewards_that_take_turns_do_not_add_up(window, expected):
+    r = np.array([2.0, -2.0, 2.0, -2.0])
+    got = value_bounds([r, np.zeros(1)], [False, False], discount=0.9, window=window)
+    assert got == pytest.approx(expected)
+
+
+def test_a_value_support_is_even_where_values_usually_lie():
+    support = value_support((-10.0, 0.0), (-10.0, 0.0), 11)
+    np.testing.assert_allclose(support, np.arange(-10.0, 1.0), atol=1e-5)
+    support = value_support((-10.0, 10.0), (-10.0, 110.0), 51)
+    steps = np.diff(support)
+    assert support.size == 51 and support[0] == -10 and support[-1] == pytest.approx(110)
+    np.testing.assert_allclose(steps[:44], 20 / 44, rtol=1e-4)  # 45 even atoms, then 6 wider steps
+    assert support[44] == pytest.approx(10, abs=1e-4)
+    np.testing.assert_allclose(steps[45:] / steps[44:-1], steps[-1] / steps[-2], rtol=1e-3)
+    both = value_support((-1.0, 1.0), (-90.0, 90.0), 5)
+    np.testing.assert_allclose(both, [-90, -1, 0, 1, 90], rtol=1e-5)
