@@ -1,6 +1,8 @@
 """A recorded log, the spaces it lives in, and how its episodes are shared out."""
 
 import dataclasses
+import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,24 @@ class Log:
     def head(self) -> ActionHead:
         """How policies over its actions speak."""
         return make_head(self.action.factors, self.action.size)
+
+    @functools.cached_property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """(kind, size) of its observation features in order, as the space says; but numbers that
+        are only ever 0 or 1, and are both, are bits."""
+        o = np.concatenate([self.observation.flatten(trace.observations) for trace in self.traces])
+        is_bit = self.observation.is_box & ((o == 0) | (o == 1)).all(0) & (o.min(0) != o.max(0))
+        parts, at = [], 0
+        for kind, size in self.observation.parts:
+            runs = itertools.groupby(is_bit[at : at + size])
+            parts += [("binary" if bits else kind, len(list(run))) for bits, run in runs]
+            at += size
+        return tuple(parts)
+
+    @property
+    def is_number(self) -> np.ndarray:
+        """bool [O]: which observation features are numbers."""
+        return np.repeat([kind == "box" for kind, _ in self.parts], [n for _, n in self.parts])
 
     def only(self, indices: np.ndarray) -> "Log":
         """The log of some of its episodes."""

@@ -163,10 +163,11 @@ class LearnedPhysics:
         r = [np.asarray(trace.rewards, float) for trace in log.traces]
         ends = [bool(trace.terminated[-1]) for trace in log.traces]
         change = np.concatenate([np.diff(x, axis=0) for x in o])
-        codes, is_box = self.model.chance_codes or log.branches(), log.observation.is_box
+        codes = self.model.chance_codes or log.branches()
         config = dataclasses.replace(self.model, chance_codes=codes)
-        scale = measure_scale(np.concatenate(o), change, r, ends, config, self.discount, is_box)
-        return make_model(config, log.observation.parts, log.head, scale), scale
+        o = np.concatenate(o)
+        scale = measure_scale(o, change, r, ends, config, self.discount, log.is_number)
+        return make_model(config, log.parts, log.head, scale), scale
 
 
 @dataclass
