@@ -27,6 +27,7 @@ from dreaming.policy import action_distribution, fresh_student
 from dreaming.replay import contexts
 from envs.types import Context
 from worldmodels.actions import ActionHead
+from worldmodels.contexts import context_rows
 
 ROWS = 2048  # steps whose features are held at once; logs are padded to a multiple of it
 EPISODES = 256  # and to a multiple of so many episodes, so that they share compiled programs
@@ -104,9 +105,8 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
     real = lambda i, size: jnp.asarray(np.arange(i.size) < size, jnp.float32)
 
     def inputs(context: Context) -> Array:
-        o = (context.o - scale["o_mean"]) / scale["o_std"] * context.valid[..., None]
-        flat = lambda u: u.reshape(u.shape[0], u.shape[1] * u.shape[2])
-        return jnp.concatenate([flat(o), flat(context.a)], axis=-1)
+        x = context_rows(context.o, context.a, context.valid, scale)
+        return x.reshape(x.shape[0], x.shape[1] * x.shape[2])
 
     at = lambda i: Seen(contexts(replay, jnp.asarray(i), window), replay.legal[i])
     now, later, first = (at(i) for i in (rows, rows + 1, begins))

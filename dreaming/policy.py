@@ -24,6 +24,7 @@ from envs.types import (
     space_to_json,
 )
 from worldmodels.actions import NEVER, ActionHead, make_head
+from worldmodels.contexts import context_rows, observation_scale, row_size
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, UInt32
@@ -46,18 +47,19 @@ def init_student(
     width: int,
     o_mean,
     o_std,
-    row_size: int | None = None,
+    o_step=None,
+    gru_row: int | None = None,
 ):
     """Parameters of a student: two hidden layers, the last one near zero (a uniform policy).
 
-    With `row_size` a GRU of `width` units first reads the rows of the context, each of so many
+    With `gru_row` a GRU of `width` units first reads the rows of the context, each of so many
     features, and its word joins the newest row; `context_size` is not used then.
     """
     keys = jax.random.split(key, 3)
     gru = {}
-    if row_size is not None:
+    if gru_row is not None:
         gru_key, *_ = jax.random.split(keys[0], 2)
-        fan_in = row_size + width
+        fan_in = gru_row + width
         draw = jax.random.normal(gru_key, (fan_in, 3 * width)) / np.sqrt(fan_in)
         gru, context_size = {"gru": {"w": draw, "b": jnp.zeros(3 * width)}}, fan_in
     sizes = (context_size, width, width, num_outputs)
@@ -69,8 +71,9 @@ def init_student(
         }
         for fan_in, fan_out, gain, layer_key in zip(sizes[:-1], sizes[1:], gains, keys, strict=True)
     ]
-    scale = {"o_mean": jnp.asarray(o_mean), "o_std": jnp.asarray(o_std)}
-    scale = jax.tree.map(lambda x: x.astype(jnp.float32), scale)
+    o_step = o_std if o_step is None else o_step
+    scale = {"o_mean": o_mean, "o_std": o_std, "o_step": o_step}
+    scale = {name: jnp.asarray(x, jnp.float32) for name, x in scale.items()}
     return {"layers": layers, **gru, "scale": scale, "greedy": jnp.array(True)}
 
 
@@ -78,13 +81,12 @@ def fresh_student(
     log: Any, window: int, width: int, key: jax.Array, recurrent: bool = False
 ) -> Any:
     """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations."""
-    observation, action_size = log.observation, log.action.size
-    o = np.concatenate([observation.flatten(trace.observations) for trace in log.traces])
-    is_box, std = observation.is_box, o.std(0)
-    mean, std = np.where(is_box, o.mean(0), 0.0), np.where(is_box & (std > 1e-6), std, 1.0)
-    size = window * observation.size + (window - 1) * action_size
-    row = observation.size + action_size + 1 if recurrent else None
-    return init_student(key, size, log.head.num_outputs, width, mean, std, row)
+    o = [log.observation.flatten(trace.observations) for trace in log.traces]
+    change = np.concatenate([np.diff(x, axis=0) for x in o])
+    scale = observation_scale(np.concatenate(o), change, log.is_number)
+    row = row_size(window, log.observation.size, log.action.size)
+    rows = row if recurrent else None
+    return init_student(key, window * row, log.head.num_outputs, width, *scale.values(), rows)
 
 
 def mixture(old: Any, new: Any, share: float) -> Any:
@@ -114,24 +116,19 @@ def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
     if "share" in params:
         old, new = (jax.nn.softmax(student_logits(params[part], context)) for part in MIXED)
         return jnp.log(old + params["share"] * (new - old) + 1e-9)
-    x = (context.o - params["scale"]["o_mean"]) / params["scale"]["o_std"]
-    x = x * context.valid[..., None]
+    x = context_rows(context.o, context.a, context.valid, params["scale"])
     if "gru" in params:
-        x = _read(params["gru"], x, context)
+        x = _read(params["gru"], x)
     else:
-        flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
-        x = jnp.concatenate([flat(x), flat(context.a)], axis=-1)
+        x = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
     *hidden, last = params["layers"]
     for layer in hidden:
         x = jax.nn.silu(x @ layer["w"] + layer["b"])
     return x @ last["w"] + last["b"]
 
 
-def _read(gru: Any, o: Float[Array, "*B W O"], context: Context) -> Float[Array, "*B F"]:
+def _read(gru: Any, rows: Float[Array, "*B W F"]) -> Float[Array, "*B X"]:
     """The newest row and what a GRU remembers of all of them, oldest first (Cho et al., 2014)."""
-    before = jnp.zeros((*o.shape[:-2], 1, context.a.shape[-1]))
-    before = jnp.concatenate([before, context.a], axis=-2)
-    rows = jnp.concatenate([o, before, context.valid[..., None]], axis=-1)
     width = gru["b"].size // 3
 
     def read(h, row):
@@ -361,7 +358,7 @@ def _params(arrays: dict[str, np.ndarray], greedy: Any, prefix: str = "") -> Any
     count = 1 + max(int(name.split(".")[1]) for name in mine if name.startswith("layers"))
     params: dict[str, Any] = {
         "layers": [{name: mine[f"layers.{i}.{name}"] for name in "wb"} for i in range(count)],
-        "scale": {name: mine[f"scale.{name}"] for name in ("o_mean", "o_std")},
+        "scale": {name[6:]: x for name, x in mine.items() if name.startswith("scale.")},
         "greedy": np.array(greedy),
     }
     if "gru.w" in mine:

@@ -8,29 +8,24 @@ import numpy as np
 import optax
 
 from worldmodels.config import FitConfig, ModelConfig
+from worldmodels.contexts import observation_scale
 from worldmodels.losses import model_loss
 from worldmodels.model import WorldModel
 from worldmodels.support import reward_support, value_bounds, value_support
 from worldmodels.types import TrainState, Windows
 
 
-def measure_scale(o, change, rewards, terminated, config: ModelConfig, discount: float, is_box):
+def measure_scale(o, change, rewards, terminated, config: ModelConfig, discount: float, is_number):
     """The normalisers of a log: every number the model needs to speak in real units.
 
     `o` [N, O] all observation features, `change` [M, O] one-step changes; `rewards` [T] of each
-    episode, and whether it `terminated`; `is_box` bool [O]: what is no number keeps its 0 and 1.
+    episode, and whether it `terminated`; `is_number` bool [O]: all others keep their 0 and 1.
     `v_range`, the width of the range that values usually take, is the unit of temperatures.
     """
-    mean, std = np.where(is_box, o.mean(0), 0.0), np.where(is_box, o.std(0), 1.0)
-    std = np.where(std > 1e-6, std, 1.0)
-    step = np.where(is_box, np.maximum(change.std(0), 1e-2 * std), 1.0)
     usual = value_bounds(rewards, terminated, discount, window=round(1 / (1 - discount)))
     possible = value_bounds(rewards, terminated, discount)
     r_support = reward_support(np.concatenate(rewards), config.reward_bins)
-    scale = {
-        "o_mean": mean,
-        "o_std": std,
-        "o_step": step,
+    scale = observation_scale(o, change, is_number) | {
         "o_low": o.min(0),
         "o_high": o.max(0),
         "margin": config.clip_margin,

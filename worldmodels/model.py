@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from worldmodels.actions import ActionHead
 from worldmodels.config import ModelConfig
+from worldmodels.contexts import context_rows, row_size
 from worldmodels.networks import Networks, init_params
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.types import Afterstate, History, LatentState, Prediction
@@ -95,10 +96,8 @@ class WorldModel:
 
     def init(self, key, scale: dict):
         """Fresh params with the given normalisers (see `fit.measure_scale`)."""
-        row = self.observation_size + self.action_size
-        shape = (
-            (self.window, row + 1) if self.recurrent else (self.window * row - self.action_size,)
-        )
+        row = row_size(self.window, self.observation_size, self.action_size)
+        shape = (self.window, row) if self.recurrent else (self.window * row,)
         return {"net": init_params(self.networks, shape, key), "scale": scale}
 
     # The protocol
@@ -163,14 +162,9 @@ class WorldModel:
 
     def encode(self, params, o, a, valid) -> Float[Array, "*B D"]:
         """Latents of contexts o [*B, W, O], a [*B, W-1, A], valid [*B, W]."""
-        scale = params["scale"]
-        x = (o - scale["o_mean"]) / scale["o_std"] * valid[..., None]
-        if self.recurrent:
-            before = jnp.concatenate([jnp.zeros_like(x[..., :1, : self.action_size]), a], axis=-2)
-            x = jnp.concatenate([x, before, valid[..., None]], axis=-1)
-        else:
-            flat = lambda u: u.reshape(*u.shape[:-2], u.shape[-2] * u.shape[-1])
-            x = jnp.concatenate([flat(x), flat(a)], axis=-1)
+        x = context_rows(o, a, valid, params["scale"])
+        if not self.recurrent:
+            x = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
         return self.apply(params, "represent", x)
 
     def value(self, params, z: LatentState) -> Float[Array, " B"]:

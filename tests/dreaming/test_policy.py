@@ -27,6 +27,7 @@ from envs.dream import World, start_context
 from envs.dreamfile import write_dream
 from envs.tabular import TabularModel, from_gym, solve
 from envs.types import UserError
+from worldmodels.contexts import row_size
 
 CART = Box(-5, 5, (2,), np.float32)
 DISCOUNT = 0.99
@@ -42,7 +43,7 @@ def mixed_ranks():
 def make_policy(action_space=None, window=1, greedy=True, sharp=100.0, seed=0):
     """A random policy over two numbers; `sharp` makes its preferences clear."""
     actions = Discrete(3) if action_space is None else action_space
-    size = window * 2 + (window - 1) * int(actions.n)
+    size = window * row_size(window, 2, int(actions.n))
     params = init_student(jax.random.key(seed), size, int(actions.n), 8, [1.0, 2.0], [2.0, 0.5])
     params["layers"][-1]["w"] = params["layers"][-1]["w"] * sharp
     params["greedy"] = jnp.array(greedy)
@@ -191,13 +192,21 @@ def test_one_at_a_time_is_what_the_batch_does():
 
 def test_a_policy_with_a_window_sees_past_observations_and_its_own_actions():
     policy, o = make_policy(window=3), observations(4)
-    x = (o - [1, 2]) / [2, 0.5]
-    one_hot, taken = np.eye(3), []
+    x, change = (o - [1, 2]) / [2, 0.5], np.diff(o, axis=0) / [2, 0.5]
+    one_hot, taken, nothing = np.eye(3), [], np.zeros(2 + 2 + 3 + 1)
+
+    def row(age):
+        """o, how it changed, the action in between, whether it is real: nothing but o at first."""
+        if age < 0:
+            return nothing
+        since = (change[age - 1], one_hot[taken[age - 1]]) if age else (np.zeros(2), np.zeros(3))
+        return np.concatenate([x[age], *since, [1.0]])
+
     for t in range(4):
         a = int(policy.act(o[t]))
-        seen = [x[t - k] if t >= k else np.zeros(2) for k in (2, 1, 0)]  # nothing before the start
-        between = [one_hot[taken[t - k]] if t >= k else np.zeros(3) for k in (2, 1)]
-        by_hand = logits_by_hand(policy, np.concatenate([*seen, *between]))
+        rows = [row(age) for age in (t - 2, t - 1, t)]
+        rows[0][2:-1] = 0  # what was before the window is not known
+        by_hand = logits_by_hand(policy, np.concatenate(rows))
         assert a == by_hand.argmax(), t
         taken.append(a)
     first = policy.act(o[0])  # in the middle of an episode
@@ -283,8 +292,11 @@ def gru_by_hand(params, o, a, valid):
     w, b = (np.asarray(params["gru"][name], float) for name in "wb")
     width = b.size // 3
     sigmoid = lambda x: 1 / (1 + np.exp(-x))
-    x = (o - params["scale"]["o_mean"]) / params["scale"]["o_std"] * valid[:, None]
-    rows = np.concatenate([x, np.concatenate([np.zeros((1, a.shape[1])), a]), valid[:, None]], 1)
+    scale = {name: np.asarray(x, float) for name, x in params["scale"].items()}
+    x = (o - scale["o_mean"]) / scale["o_std"] * valid[:, None]
+    change = np.diff(o, axis=0) / scale["o_step"] * valid[:-1, None]
+    after = lambda u: np.concatenate([np.zeros((1, u.shape[1])), u])
+    rows = np.concatenate([x, after(change), after(a), valid[:, None]], 1)
     h = np.zeros(width)
     for row in rows:
         update, reset = np.split(
@@ -296,7 +308,7 @@ def gru_by_hand(params, o, a, valid):
 
 
 def recurrent_policy():
-    params = init_student(jax.random.key(3), 0, 3, 8, [1.0, 2.0], [2.0, 0.5], row_size=2 + 3 + 1)
+    params = init_student(jax.random.key(3), 0, 3, 8, [1.0, 2.0], [2.0, 0.5], [0.5, 0.1], 8)
     params["layers"][-1]["w"] = params["layers"][-1]["w"] * 100
     return Policy(params, CART, Discrete(3), window=4)
 

@@ -1,0 +1,48 @@
+"""What a network sees of a context: one row of features per observation, oldest first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+
+def row_size(window: int, observation_size: int, action_size: int) -> int:
+    """F, features of a row of `context_rows`."""
+    return observation_size if window == 1 else 2 * observation_size + action_size + 1
+
+
+def context_rows(
+    o: Float[Array, "*B W O"],
+    a: Float[Array, "*B V A"],
+    valid: Bool[Array, "*B W"],
+    scale: dict,
+) -> Float[Array, "*B W F"]:
+    """Rows of a context; V = W - 1.
+
+    Each shows its observation (in deviations from the mean), how it changed since the row before
+    (in typical one-step changes), the action in between, and whether it is real; all 0 before the
+    episode. A velocity is the small difference of two large numbers: shown as such it need not be
+    found out. With W = 1 there is the observation alone: F = O.
+    """
+    x = (o - scale["o_mean"]) / scale["o_std"] * valid[..., None]
+    if o.shape[-2] == 1:
+        return x
+    change = (o[..., 1:, :] - o[..., :-1, :]) / scale["o_step"] * valid[..., :-1, None]
+    first = lambda u: jnp.concatenate([jnp.zeros_like(u[..., :1, :]), u], axis=-2)
+    return jnp.concatenate([x, first(change), first(a), valid[..., None]], axis=-1)
+
+
+def observation_scale(
+    o: Float[np.ndarray, "N O"], change: Float[np.ndarray, "M O"], is_number
+) -> dict[str, np.ndarray]:
+    """Mean and deviation of observations `o`, and the deviation of their one-step changes (at
+    least 1 % of the former); 0, 1 and 1 for features that are no numbers."""
+    mean, std = np.where(is_number, o.mean(0), 0.0), np.where(is_number, o.std(0), 1.0)
+    std = np.where(std > 1e-6, std, 1.0)
+    step = np.where(is_number, np.maximum(change.std(0), 1e-2 * std), 1.0)
+    return {"o_mean": mean, "o_std": std, "o_step": step}
