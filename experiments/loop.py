@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -38,7 +39,7 @@ from experiments.record import recording
 from experiments.report import render, to_json
 from experiments.source import named_log
 from experiments.trial import make_certificate, ranking_stage
-from worldmodels.actions import make_head
+from worldmodels.actions import MOST_COMBINATIONS, make_head
 
 SCHEMA_VERSION = 1
 REPORT_SEED = 10 * FIRST_SEED
@@ -149,7 +150,31 @@ def read_log(config: WorldConfig, run_dir: Path, desk: Callable) -> Log:
     observation = Features(schema["observation_space"])
     log = Log(list(store.traces()), observation, action_features(schema["action_space"]))
     check_task(config, log)
+    check_window(config.context.window, log)
+    if hint := factors_hint(log):
+        desk.progress.log(hint)
     return log
+
+
+def check_window(window: int, log: Log) -> None:
+    """Raise `ConfigError` when no episode is long enough to fill a context once."""
+    longest = 1 + max(len(trace) for trace in log.traces)
+    if window > longest:
+        raise ConfigError(
+            f"context.window={window}, but the longest of {len(log.traces)} episodes has "
+            f"{longest} observations; choose at most {longest}"
+        )
+
+
+def factors_hint(log: Log) -> str | None:
+    """A line when there are too many actions to search each of them."""
+    if log.head.kind != "factored":
+        return None
+    count = math.prod(log.head.factors)
+    return (
+        f"{count} combinations of actions are more than {MOST_COMBINATIONS}: they are searched "
+        "factor by factor"
+    )
 
 
 def check_task(config: WorldConfig, log: Log) -> None:

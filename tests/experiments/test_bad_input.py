@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
 
 from dreaming.evaluate import evaluate
+from dreaming.log import Log
 from dreaming.physics import finite
 from envs.traces import TraceStore
-from envs.types import Features, UserError, action_features
+from envs.types import Features, Trace, UserError, action_features
+from experiments.loop import factors_hint
 
 EPISODES, STEPS = 10, 8
 SPACES = {"text": Dict(a=Discrete(2), said=Text(5)), "nothing": Box(0, 1, (0,))}
@@ -209,6 +211,21 @@ def test_a_log_that_is_nowhere_or_empty(fails, place, tmp_path):
 def test_the_log_of_another_task_is_refused_before_it_is_learned_from(store, fails, place):
     words = ["MountainCar-v0 has the observation space", "the log has"]
     fails("dream", f"traces={store}", "env=mountaincar", place, words=words, code=(2,))
+
+
+def test_a_context_longer_than_every_episode(store, fails, place):
+    words = ["context.window=999", "choose at most"]
+    fails("dream", f"traces={store}", "context.window=999", place, words=words, code=(2,))
+
+
+@pytest.mark.parametrize(("factors", "hint"), [([4, 4, 4], None), ([5, 5, 5], "125 combinations")])
+def test_too_many_actions_for_a_product_are_searched_factor_by_factor(factors, hint):
+    a = np.zeros((3, 3), int)
+    trace = Trace(np.zeros((4, 1), np.float32), a, np.zeros(3), False, True)
+    log = Log([trace], Features(Box(-1, 1, (1,))), action_features(MultiDiscrete(factors)))
+    said = factors_hint(log)
+    assert (said is None) == (hint is None) == (log.head.kind == "discrete")
+    assert hint is None or hint in said and "factor by factor" in said
 
 
 MAPPING = """
