@@ -146,10 +146,11 @@ class LearnedPhysics:
     ) -> World:
         """The dream of a fitted state, with the log's own starts."""
         model, _ = self._shape(log)
-        model = dataclasses.replace(model, pessimism=search.pessimism)
+        model = dataclasses.replace(model, pessimism=search.pessimism, loyalty=search.loyalty)
         card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
         card |= {"discount": self.discount, "search": dataclasses.asdict(search)}
-        world = make_world(model, learned.params, log, horizon, card)
+        params = learned.params | {"behaviour": learned.params["net"]["policy"]}
+        world = make_world(model, params, log, horizon, card)
         return dataclasses.replace(world, u_max=figures.get("uncertainty_99", float("inf")))
 
     def _as_judge(self) -> "LearnedPhysics":

@@ -47,6 +47,7 @@ class WorldModel:
     recurrent: bool = False
     grounded: bool = True
     pessimism: float = 0.0
+    loyalty: float = 0.0
 
     @property
     def observation_size(self) -> int:
@@ -148,7 +149,7 @@ class WorldModel:
             r=self._lower(r, y.member),
             continuation=self._pick(continuation, y.member),
             v=self.value(params, z),
-            pi_logits=self.apply(params, "pi_logits", z.latent),
+            pi_logits=self.prior(params, z),
             legal_logits=self.apply(params, "legal_logits", z.latent),
             uncertainty=uncertainty,
         )
@@ -176,7 +177,16 @@ class WorldModel:
     def predict(self, params, z: LatentState):
         """Value [B], prior outputs [B, P] and legality logits [B, A] of a state (MuZero's f)."""
         head = lambda name: self.apply(params, name, z.latent)
-        return self.value(params, z), head("pi_logits"), head("legal_logits")
+        return self.value(params, z), self.prior(params, z), head("legal_logits")
+
+    def prior(self, params, z: LatentState) -> Float[Array, "B P"]:
+        """Outputs of the search prior, and `loyalty` times what the log's behaviour did."""
+        outputs = self.apply(params, "pi_logits", z.latent)
+        if self.loyalty == 0 or "behaviour" not in params or self.head.kind == "box":
+            return outputs
+        net = params["net"] | {"policy": params["behaviour"]}
+        logged = self.networks.apply({"params": net}, z.latent, method="pi_logits")
+        return outputs + self.loyalty * logged
 
     def _decode(self, params, z: LatentState):
         """(observation, how many deviations it lay outside the logged range [B])."""
@@ -239,7 +249,7 @@ class WorldModel:
         """`params` with these heads in place of its own."""
         member = params["net"]["member"] | {"value_net": heads["value"]}
         net = params["net"] | {"member": member, "policy": heads["policy"]}
-        return {"net": net, "scale": params["scale"]}
+        return params | {"net": net}
 
     def fresh_heads(self, params, key):
         """Heads that know nothing: every value 0, no preference.
