@@ -146,7 +146,9 @@ class LearnedPhysics:
     ) -> World:
         """The dream of a fitted state, with the log's own starts."""
         model, _ = self._shape(log)
-        model = dataclasses.replace(model, pessimism=search.pessimism, loyalty=search.loyalty)
+        model = dataclasses.replace(
+            model, pessimism=search.pessimism, behaviour_weight=search.behaviour_weight
+        )
         card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
         card |= {"discount": self.discount, "search": dataclasses.asdict(search)}
         params = learned.params | {"behaviour": learned.params["net"]["policy"]}

@@ -32,6 +32,8 @@ class WorldModel:
     is trained K steps deep, dreams go hundreds: on the encoder's own manifold errors do not
     compound (50 steps of MountainCar: skill 0.99 grounded, below 0 free-running).
     `pessimism` is kappa of mean - kappa * std over members, for rewards and values (0 = mean).
+    `behaviour_weight` is that of the log's own policy (params["behaviour"], where it is known) in
+    the prior. An equally likely action gains nothing by it: only who knew what to do is followed.
     """
 
     parts: tuple[tuple[str, int], ...]  # of an observation: "box", "categorical", "binary"
@@ -47,7 +49,7 @@ class WorldModel:
     recurrent: bool = False
     grounded: bool = True
     pessimism: float = 0.0
-    loyalty: float = 0.0
+    behaviour_weight: float = 0.0
 
     @property
     def observation_size(self) -> int:
@@ -180,13 +182,13 @@ class WorldModel:
         return self.value(params, z), self.prior(params, z), head("legal_logits")
 
     def prior(self, params, z: LatentState) -> Float[Array, "B P"]:
-        """Outputs of the search prior, and `loyalty` times what the log's behaviour did."""
-        outputs = self.apply(params, "pi_logits", z.latent)
-        if self.loyalty == 0 or "behaviour" not in params or self.head.kind == "box":
-            return outputs
+        """Outputs of the search prior: what rehearsal found out, and what was done in the log."""
+        found = self.apply(params, "pi_logits", z.latent)
+        if "behaviour" not in params or self.head.kind == "box":
+            return found
         net = params["net"] | {"policy": params["behaviour"]}
-        logged = self.networks.apply({"params": net}, z.latent, method="pi_logits")
-        return outputs + self.loyalty * logged
+        done = self.apply({"net": net}, "pi_logits", z.latent)
+        return found + self.behaviour_weight * done
 
     def _decode(self, params, z: LatentState):
         """(observation, how many deviations it lay outside the logged range [B])."""
