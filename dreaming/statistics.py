@@ -69,21 +69,20 @@ def studentised_interval(
 ) -> Interval:
     """Bootstrap-t interval of the mean of n >= 2 values; it follows their skewness.
 
-    Resamples without variation have no t value and are left out (Efron & Tibshirani, 1993, 12.5).
-    Those with hardly any have enormous ones (29 episodes alike and 3 that are not), so the
-    interval ends where the values do: a mean does not lie outside them.
+    Resamples are smoothed by one standard error (Polansky & Schucany, 1997): one without variation
+    has no t value, and one with hardly any (31 episodes alike and one that is not) an enormous one.
+    The interval ends where the values do: a mean does not lie outside them.
     """
     x = _values(x)
     low, high = t_interval(x, level=level)  # refuses n = 1
     if low == high:
         return low, high
-    draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    drawn = x[draws]
-    drawn = drawn[np.ptp(drawn, axis=1) > 0]
-    root = np.sqrt(len(x))
+    rng, root = np.random.default_rng(seed), np.sqrt(len(x))
+    error = float(x.std(ddof=1) / root)
+    drawn = x[rng.integers(len(x), size=(resamples, len(x)))]
+    drawn = drawn + error * rng.normal(size=drawn.shape)
     t = (drawn.mean(axis=1) - x.mean()) / (drawn.std(axis=1, ddof=1) / root)
     t_low, t_high = _percentiles(t, level)
-    error = float(x.std(ddof=1) / root)
     low, high = float(x.mean()) - t_high * error, float(x.mean()) - t_low * error
     return max(low, float(x.min())), min(high, float(x.max()))
 

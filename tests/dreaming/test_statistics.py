@@ -97,5 +97,5 @@ def test_the_studentised_interval_follows_the_data():
     assert studentised_interval(np.full(4, 2.5)) == (2.5, 2.5)
     with pytest.raises(ValueError, match="at least 2"):
         studentised_interval(np.array([1.0]))
-    # Of two values only resamples that hold both vary, and those have the mean itself: t = 0.
-    assert studentised_interval(np.array([0.0, 1.0])) == (0.5, 0.5)
+    # Two values say next to nothing: the interval ends where they do.
+    assert studentised_interval(np.array([0.0, 1.0])) == (0.0, 1.0)
