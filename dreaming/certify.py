@@ -85,6 +85,29 @@ def held_out(
     return HeldOut(figures, table, curve, o, squared(step.o), squared(o))
 
 
+def explained(model: Any, params: Any, log: Log, window: int) -> float:
+    """How far a model's policy head foresees what was done on a log that it has not seen.
+
+    McFadden's pseudo-R^2 of the actions against uniform legal ones: 0 where the behaviour is as
+    good as random, 1 where it is foreseen. Not for actions in numbers (0).
+    """
+    head, replay = log.head, log.replay()
+    if head.kind == "box":
+        return 0.0
+
+    @jax.jit
+    def losses(replay, rows):
+        _, pi, _ = model.predict(params, model.root(params, contexts(replay, rows, window)))
+        legal, done = replay.legal[rows], head.target(replay.a[rows])
+        loss = lambda pi: head.imitation(done, head.masked(pi, legal))
+        return loss(pi), loss(jnp.zeros_like(pi))
+
+    starts = np.asarray(replay.starts)[: int(replay.num_starts)]
+    rows = starts[np.linspace(0, len(starts) - 1, CHUNK).astype(int)]
+    ours, uniform = losses(replay, jnp.asarray(rows))
+    return float(np.clip(1 - jnp.sum(ours) / jnp.maximum(jnp.sum(uniform), 1e-9), 0, 1))
+
+
 def _all_steps(model, params, replay, starts, window: int) -> tuple[OneStep, tuple]:
     """`_stepped` of all starts, CHUNK rows at a time so that it compiles once."""
     if len(starts) > CHUNK * CHUNKS:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreaming.certify import held_out, summarise
+from dreaming.certify import explained, held_out, summarise
 from dreaming.config import JudgeConfig, SearchConfig
 from dreaming.judge import Judge
 from dreaming.log import Log
@@ -121,7 +121,9 @@ class LearnedPhysics:
                 tested, jax.random.split(key, len(tested)), strict=True
             )
         ]
-        return summarise(tests, seen, seen.observation.kind == "discrete")
+        figures, skill = summarise(tests, seen, seen.observation.kind == "discrete")
+        known = [explained(*test, window=self.model.window) for test in tested]
+        return figures | {"behaviour_explained": float(np.mean(known))}, skill
 
     def second_opinion(
         self,
@@ -146,9 +148,8 @@ class LearnedPhysics:
     ) -> World:
         """The dream of a fitted state, with the log's own starts."""
         model, _ = self._shape(log)
-        model = dataclasses.replace(
-            model, pessimism=search.pessimism, behaviour_weight=search.behaviour_weight
-        )
+        weight = search.behaviour_weight * figures.get("behaviour_explained", 0.0)
+        model = dataclasses.replace(model, pessimism=search.pessimism, behaviour_weight=weight)
         card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
         card |= {"discount": self.discount, "search": dataclasses.asdict(search)}
         params = learned.params | {"behaviour": learned.params["net"]["policy"]}

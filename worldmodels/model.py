@@ -33,7 +33,7 @@ class WorldModel:
     compound (50 steps of MountainCar: skill 0.99 grounded, below 0 free-running).
     `pessimism` is kappa of mean - kappa * std over members, for rewards and values (0 = mean).
     `behaviour_weight` is that of the log's own policy (params["behaviour"], where it is known) in
-    the prior. An equally likely action gains nothing by it: only who knew what to do is followed.
+    the prior: only who knew what to do is followed.
     """
 
     parts: tuple[tuple[str, int], ...]  # of an observation: "box", "categorical", "binary"

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from scipy import stats
 
 from dreaming import ranking
-from dreaming.certify import held_out, rare_states, sentence, summarise, weak_regions
+from dreaming.certify import explained, held_out, rare_states, sentence, summarise, weak_regions
 from dreaming.collect import behaviour_return, record
 from dreaming.config import SearchConfig
 from dreaming.evaluate import dream_episodes, dream_returns, evaluate
@@ -408,3 +408,38 @@ def test_a_model_that_sees_too_rosy_is_ranked_down(dry):
     tried = ranking.try_policies(policies, *args, lambda n: None)
     figures, _, _ = ranking.rank_figures(list(policies), tried, np.zeros(0), False)
     assert figures["rank_correlation"] < 0.5 < 0.9 < figures["rank_correlation_planner"]
+
+
+class Guesser:
+    """A model whose policy head takes action 1 with probability `p` wherever it is."""
+
+    def __init__(self, p):
+        self.p = p
+
+    def root(self, params, context):
+        return context.o[:, -1]
+
+    def predict(self, params, z):
+        logits = jnp.log(jnp.array([1 - self.p, self.p]))
+        return None, jnp.broadcast_to(logits, (len(z), 2)), None
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [(0.5, 0.0), (0.75, 1 - (0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / np.log(0.5)), (0.2, 0.0)],
+)
+def test_a_behaviour_is_foreseen_in_part(p, expected):
+    """Three of four actions are 1: what is foreseen of that, against a coin."""
+    a = np.tile([1, 1, 1, 0], 100)
+    trace = Trace(np.zeros((401, 1), np.float32), a, np.zeros(400), False, True)
+    log = Log([trace], Features(Box(-1, 1, (1,))), action_features(Discrete(2)))
+    assert explained(Guesser(p), None, log, window=1) == pytest.approx(expected, abs=0.01)
+
+
+def test_what_only_a_mask_decides_is_not_foreseen():
+    masks = np.tile(np.array([[1, 0], [1, 1]], np.int8), (201, 1))[:401]
+    a = np.where(masks[:400, 1] == 0, 0, np.tile([0, 0, 1, 1], 100)[:400])
+    o = np.zeros((401, 1), np.float32)
+    trace = Trace(o, a, np.zeros(400), False, True, action_masks=masks)
+    log = Log([trace], Features(Box(-1, 1, (1,))), action_features(Discrete(2)))
+    assert explained(Guesser(0.5), None, log, window=1) == pytest.approx(0.0, abs=1e-6)
