@@ -29,7 +29,7 @@ class SearchConfig:
     floor: float = 0.01  # least span of the tree's min-max, as a share of the value range
     temperature: float = 0.005  # of the one-step teacher, as a share of the value range
     pessimism: float = 0.0  # kappa: rewards and values enter as mean - kappa * std
-    behaviour_weight: float = 10.0  # of the log's policy in the prior, times how far it is foreseen
+    behaviour_weight: float = 20.0  # of the log's policy in the prior, times how far it is foreseen
     penalty: float = 1.0  # typical rewards that one unit of uncertainty costs (MOPO)
 
 

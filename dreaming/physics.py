@@ -27,6 +27,7 @@ from worldmodels.model import WorldModel, make_model
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
+LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log
 MOST_STARTS = 4096  # contexts that a dream file carries to begin from
 
 
@@ -45,8 +46,12 @@ class LearnedPhysics:
 
     def blank(self, log: Log) -> TrainState:
         """The structure of a fitted state, without its numbers."""
-        model, scale = self._shape(log)
-        return jax.eval_shape(lambda: init_fit(model, self.fit, scale, jax.random.key(0)))
+        (model, scale), config = self._shape(log), self._sized(log)
+        return jax.eval_shape(lambda: init_fit(model, config, scale, jax.random.key(0)))
+
+    def steps(self, log: Log) -> int:
+        """Steps of the fit of a log."""
+        return self.fit.steps or max(LEAST_STEPS, CHUNK * round(PER_STEP * len(log) / CHUNK))
 
     def learn(
         self, log: Log, key: jax.Array, update: Callable, reanalysis: Callable | None = None
@@ -57,17 +62,17 @@ class LearnedPhysics:
 
         Raises `UserError` when a term of the loss stops being finite.
         """
-        model, scale = self._shape(log)
+        (model, scale), config = self._shape(log), self._sized(log)
         bootstrap_key, init_key = jax.random.split(key)
         replay = log.replay(self.model.members, bootstrap_key)
         if reanalysis is not None:
             replay = reanalysis(replay)
-        state = init_fit(model, self.fit, scale, init_key)
-        chunk = math.gcd(CHUNK, self.fit.steps)
+        state = init_fit(model, config, scale, init_key)
+        chunk = math.gcd(CHUNK, config.steps)
         sample = functools.partial(sample_windows, head=log.head, window=self.model.window)
-        fit = make_fit(model, self.fit, sample, chunk)
+        fit = make_fit(model, config, sample, chunk)
         previous = None
-        for _ in range(self.fit.steps // chunk):
+        for _ in range(config.steps // chunk):
             state, metrics = fit(state, replay)
             if previous is not None:  # of the chunk before: the device never waits for the host
                 update(chunk, **finite(previous))
@@ -156,6 +161,9 @@ class LearnedPhysics:
         world = make_world(model, params, log, horizon, card)
         return dataclasses.replace(world, u_max=figures.get("uncertainty_99", float("inf")))
 
+    def _sized(self, log: Log) -> FitConfig:
+        return dataclasses.replace(self.fit, steps=self.steps(log))
+
     def _as_judge(self) -> "LearnedPhysics":
         model = dataclasses.replace(self.model, members=self.judge.members)
         return dataclasses.replace(
@@ -182,11 +190,14 @@ class OraclePhysics:
     params: Any
     discount: float = 0.99
     judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(steps=0))
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=0))
 
     def blank(self, log: Log) -> dict:
         """Nothing is learned."""
         return {}
+
+    def steps(self, log: Log) -> int:
+        """Nothing is learned."""
+        return 0
 
     def learn(self, log: Log, key: jax.Array, update: Callable, reanalysis: Any = None) -> dict:
         """Nothing is learned."""

@@ -76,7 +76,7 @@ def one_round(
     search = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
     searched = search if state.world is not None else None
     learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=searched)
-    learned = once("fit", physics.fit.steps, physics.blank(seen), learn)
+    learned = once("fit", physics.steps(seen), physics.blank(seen), learn)
     second = functools.partial(physics.learn_judges, judged, key_of("judge"))
     judges = once("judge", physics.judge.steps, physics.blank_judges(judged), second)
     fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))

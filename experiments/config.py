@@ -212,6 +212,7 @@ class BenchmarkConfig:
 # The least value of whole numbers; what is not named here must be at least 1.
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
+LEAST |= {"fit.steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),

@@ -65,7 +65,7 @@ def fit_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[st
     # As in dreaming.round, with the same keys: a dream that goes on from here finds it all done.
     seen, judged = split_log(log, physics.judge, key_of("split"))
     learn = functools.partial(physics.learn, seen, key_of("fit"))
-    learned = desk("fit", physics.fit.steps, physics.blank(seen), learn)
+    learned = desk("fit", physics.steps(seen), physics.blank(seen), learn)
     second = functools.partial(physics.learn_judges, judged, key_of("judge"))
     judges = desk("judge", physics.judge.steps, physics.blank_judges(judged), second)
     fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))

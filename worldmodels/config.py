@@ -37,7 +37,7 @@ class LossWeights:
 class FitConfig:
     """One fit of one world model on one log."""
 
-    steps: int = 3000
+    steps: int = 0  # 0 = 3,000, or 0.3 per step of the log where that is more
     batch: int = 64  # windows per step
     unroll_steps: int = 5  # K
     td_steps: int = 1  # n of the value target; 1 or the search value when the log is off-policy

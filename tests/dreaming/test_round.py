@@ -255,3 +255,12 @@ def test_a_log_too_small_for_any_estimate_is_no_evidence(log):
 
 def test_the_round_fits_on_a_page():
     assert len(Path(dreaming.round.__file__).read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize(
+    ("asked", "real_steps", "steps"),
+    [(0, 500, 3000), (0, 10_000, 3000), (0, 20_000, 6000), (50, 20_000, 50)],
+)
+def test_a_long_log_is_fitted_for_longer(asked, real_steps, steps):
+    physics = LearnedPhysics(fit=FitConfig(steps=asked))
+    assert physics.steps(range(real_steps)) == steps

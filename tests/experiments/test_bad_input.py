@@ -318,7 +318,7 @@ def test_a_log_without_a_termination_runs_to_an_honest_verdict(verb, tmp_path):
 
 
 KNOBS = {
-    **dict.fromkeys(["env.real_steps", "fit.steps", "fit.batch", "fit.unroll_steps"], (0, -1)),
+    **dict.fromkeys(["env.real_steps", "fit.batch", "fit.unroll_steps"], (0, -1)),
     **dict.fromkeys(["fit.td_steps", "judge.steps", "judge.members", "model.members"], (0, -1)),
     **dict.fromkeys(["model.window", "model.latent"], (0, -1)),
     **dict.fromkeys(["search.num_simulations", "search.max_considered"], (0, -16)),
@@ -330,6 +330,7 @@ KNOBS = {
     **dict.fromkeys(["fit.learning_rate", "distill.learning_rate"], (0, -1, "nan", "inf")),
     **dict.fromkeys(["search.pessimism", "gate.min_gain", "fit.weight_decay"], (-1, "nan")),
     "model.chance_codes": (-1,),
+    "fit.steps": (-1,),
     "search.uniform_share": (-0.1, 1.1),
     "env.switch": (0, 1.5, -1),
     "env.epsilon": (-0.1, 1.5),

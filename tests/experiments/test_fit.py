@@ -71,7 +71,7 @@ def test_what_cannot_be_fitted(fails, tiny_run, tmp_path):
     place = f"hydra.run.dir={tmp_path}/run"
     fails("fit", f"traces={tmp_path}/nowhere", place, words=["nowhere", "does not exist"])
     fails("fit", "env=none", place, words=["nothing to record"], code=(2,))
-    fails("fit", "fit.steps=0", place, words=["fit.steps must be at least 1"], code=(2,))
+    fails("fit", "fit.steps=-1", place, words=["fit.steps must be at least 0"], code=(2,))
     fails("fit", "tracker=mlflow", place, words=["tracker=mlflow", "wandb"], code=(2,))
     before = (tiny_run / "result.json").read_bytes()
     fails("fit", f"hydra.run.dir={tiny_run}", words=[tiny_run, "whole run"], code=(2,))
