@@ -1,0 +1,235 @@
+"""The networks of EfficientZero for images (flax linen), NHWC.
+
+The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a learned
+plane per action in place of a constant one, and two parts of our own: the probability that the task
+goes on, and a decoder. MuZero's h, g, f are represent, dynamics and predict. Latent states are
+[B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# name -> width of the encoder's first stage, C, M, width of the heads, P (projection), its predictor
+SIZES = {
+    "nano": (8, 16, 32, 32, 64, 32),
+    "small": (16, 32, 128, 32, 256, 128),
+    "base": (32, 64, 512, 32, 1024, 512),
+}
+REDUCED = 16  # channels that a head flattens
+
+
+class Norm(nn.Module):
+    """LayerNorm over a whole image or vector, scale and bias per channel; float32 inside."""
+
+    @nn.compact
+    def __call__(self, x):
+        axes = tuple(range(-min(x.ndim - 1, 3), 0))
+        normed = nn.LayerNorm(reduction_axes=axes, feature_axes=-1, dtype=jnp.float32)(x)
+        return normed.astype(x.dtype)
+
+
+def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> nn.Conv:
+    """A convolution that keeps the image size, or halves it."""
+    pad = (size // 2, size // 2)
+    return nn.Conv(features, (size, size), (stride, stride), (pad, pad), use_bias=bias)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a skip, activated after the sum; with a stride the skip is one too."""
+
+    features: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(Norm()(conv(self.features, self.stride)(x)))
+        y = Norm()(conv(self.features)(y))
+        skip = x if self.stride == 1 else conv(self.features, self.stride)(x)
+        return nn.relu(y + skip)
+
+
+def halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """Average pooling, 3x3 with stride 2."""
+    return nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+class Encoder(nn.Module):
+    """Frames in [0, 1] to a latent of a sixteenth of their size: 96x96 to 6x6."""
+
+    first: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(Norm()(conv(self.first, 2)(x)))
+        x = Residual(self.first)(x)
+        x = Residual(self.features, 2)(x)
+        x = Residual(self.features)(x)
+        x = Residual(self.features)(halve(x))
+        return Residual(self.features)(halve(x))
+
+
+class Dynamics(nn.Module):
+    """The next latent; what is added to the last one keeps the gradient alive over an unroll."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, z, plane):
+        x = Norm()(conv(self.features)(jnp.concatenate([z, plane], -1)))
+        return Residual(self.features)(nn.relu(x + z))
+
+
+class Flat(nn.Module):
+    """A latent as a vector of REDUCED channels."""
+
+    @nn.compact
+    def __call__(self, z):
+        x = nn.relu(Norm()(conv(REDUCED, size=1, bias=True)(z)))
+        return x.reshape(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])
+
+
+class Head(nn.Module):
+    """A hidden layer and the output, which starts at zero: value and reward 0, policy uniform."""
+
+    width: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(Norm()(nn.Dense(self.width)(x)))
+        zeros = nn.initializers.zeros_init()
+        return nn.Dense(self.size, kernel_init=zeros, dtype=jnp.float32)(x)
+
+
+class ValuePrefix(nn.Module):
+    """Logits of the rewards since the last reset, read by an LSTM from latent to latent."""
+
+    memory: int
+    width: int
+    size: int
+
+    @nn.compact
+    def __call__(self, z, h):
+        h, x = nn.OptimizedLSTMCell(self.memory)(h, Flat()(z))
+        return h, Head(self.width, self.size)(nn.relu(Norm()(x)))
+
+
+class Project(nn.Module):
+    """What consistency compares."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, z):
+        x = z.reshape(z.shape[0], z.shape[1] * z.shape[2] * z.shape[3])
+        for _ in range(2):
+            x = nn.relu(Norm()(nn.Dense(self.size)(x)))
+        return Norm()(nn.Dense(self.size)(x))
+
+
+class PredictProjection(nn.Module):
+    """The predictor on top of a projection: what keeps it from collapsing."""
+
+    width: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.size)(nn.relu(Norm()(nn.Dense(self.width)(x))))
+
+
+class Decoder(nn.Module):
+    """The newest frame of a latent, every doubling by nearest neighbours; logits of [0, 1]."""
+
+    features: int
+    shape: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self, z):
+        height, width, channels = self.shape
+        sizes = [(-(-height // k), -(-width // k)) for k in (8, 4, 2, 1)]
+        x = z
+        for k, size in enumerate(sizes):
+            x = jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "nearest")
+            x = nn.relu(Norm()(conv(max(self.features >> k, 8))(x)))
+        return conv(channels, bias=True)(x)
+
+
+class ImageNetworks(nn.Module):
+    """Everything learned, behind methods that take and return arrays."""
+
+    size: str
+    num_actions: int
+    reward_bins: int
+    value_bins: int
+    frame: tuple[int, int, int]
+
+    def setup(self):
+        first, features, memory, width, projection, predictor = SIZES[self.size]
+        self.encoder = Encoder(first, features)
+        self.dynamics = Dynamics(features)
+        self.trunk = Residual(features)
+        self.value_net, self.policy_net = Flat(), Flat()
+        self.value_head = Head(width, self.value_bins)
+        self.policy_head = Head(width, self.num_actions)
+        self.prefix = ValuePrefix(memory, width, self.reward_bins)
+        self.goes_on_net, self.goes_on_head = Flat(), Head(width, 1)
+        self.projector = Project(projection)
+        self.predictor = PredictProjection(predictor, projection)
+        self.decoder = Decoder(features, self.frame)
+        height, columns, _ = self.latent_shape
+        self.planes = self.param(
+            "planes", nn.initializers.normal(1.0), (self.num_actions, height * columns)
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of a latent."""
+        height, width, _ = self.frame
+        return -(-height // 16), -(-width // 16), SIZES[self.size][1]
+
+    def represent(self, x: Float[Array, "B H W F"]):
+        """Latents of stacked frames in [0, 1]."""
+        return self.encoder(x)
+
+    def step(self, z, a: Float[Array, "B A"]):
+        """The latents that one-hot actions lead to."""
+        height, width, _ = self.latent_shape
+        plane = (a @ self.planes).reshape(-1, height, width, 1).astype(z.dtype)
+        return self.dynamics(z, plane)
+
+    def value_prefix(self, z, h):
+        """(memory, logits of the value prefix) after reaching `z`."""
+        return self.prefix(z, h)
+
+    def predict(self, z):
+        """Logits of the value [B, S] and of the policy [B, A]."""
+        x = self.trunk(z)
+        return self.value_head(self.value_net(x)), self.policy_head(self.policy_net(x))
+
+    def continuation(self, z):
+        """Logit [B] of the probability that the task goes on."""
+        return self.goes_on_head(self.goes_on_net(z))[:, 0] + 3.0
+
+    def project(self, z):
+        """Consistency embedding [B, P]."""
+        return self.projector(z)
+
+    def predict_projection(self, p):
+        """The predictor on top of a projection."""
+        return self.predictor(p)
+
+    def decode(self, z):
+        """Logits of the newest frame [B, H, W, F / stack]."""
+        return self.decoder(z)
+
+    def __call__(self, x, a, h: Any):
+        z = self.represent(x)
+        after = self.step(z, a)
+        heads = self.predict(after), self.value_prefix(after, h), self.continuation(after)
+        return heads, self.decode(after), self.predict_projection(self.project(after))
