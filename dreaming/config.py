@@ -29,7 +29,6 @@ class SearchConfig:
     floor: float = 0.01  # least span of the tree's min-max, as a share of the value range
     temperature: float = 0.005  # of the one-step teacher, as a share of the value range
     pessimism: float = 0.0  # kappa: rewards and values enter as mean - kappa * std
-    behaviour_weight: float = 20.0  # of the log's policy in the prior, times how far it is foreseen
     penalty: float = 1.0  # typical rewards that one unit of uncertainty costs (MOPO)
 
 
@@ -43,6 +42,7 @@ class RehearseConfig:
     taught: int = 512  # states per iteration at which the teacher looks ahead
     lam: float = 0.95  # TD(lambda) of the value target
     sampling: str = "mixture"  # physics of a walk: another member at every step
+    loyalty: float = 10.0  # uncertainty per nat less likely to the log's policy, if it is foreseen
 
 
 @dataclass

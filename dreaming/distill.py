@@ -1,6 +1,7 @@
 """Distillation: the teacher's whole distribution becomes the student's, and the model's own heads
 learn what the rehearsal found, so that the next search starts from there."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +93,7 @@ def practise(
     `incumbent` are the parameters of a student to begin from and to stay near, or None.
     `update(iterations, **metrics)` is called after each chunk.
     """
-    model, discount = world.model, world.card["discount"]
+    model, discount = loyal(world, rehearse.loyalty), world.card["discount"]
     head = log.head
     teach = make_teacher(model, head, search, discount)
     walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty)
@@ -118,6 +119,18 @@ def practise(
         previous = metrics
     update(chunk, **finite(previous))
     return state
+
+
+def loyal(world: World, loyalty: float) -> Any:
+    """The model of a world, for which actions are uncertain that the log's behaviour avoided.
+
+    By `loyalty` a nat, times how far that behaviour can be foreseen on episodes nobody fitted: one
+    that knew what it did is left where there is a reason, a random one does not count.
+    """
+    known = world.card.get("fidelity", {}).get("behaviour_explained", 0.0)
+    if loyalty * known == 0:
+        return world.model
+    return dataclasses.replace(world.model, strangeness=loyalty * known)
 
 
 def make_distill(

@@ -153,8 +153,7 @@ class LearnedPhysics:
     ) -> World:
         """The dream of a fitted state, with the log's own starts."""
         model, _ = self._shape(log)
-        weight = search.behaviour_weight * figures.get("behaviour_explained", 0.0)
-        model = dataclasses.replace(model, pessimism=search.pessimism, behaviour_weight=weight)
+        model = dataclasses.replace(model, pessimism=search.pessimism)
         card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
         card |= {"discount": self.discount, "search": dataclasses.asdict(search)}
         params = learned.params | {"behaviour": learned.params["net"]["policy"]}

@@ -85,8 +85,9 @@ def fresh_student(
     change = np.concatenate([np.diff(x, axis=0) for x in o])
     scale = observation_scale(np.concatenate(o), change, log.is_number)
     row = row_size(window, log.observation.size, log.action.size)
-    rows = row if recurrent else None
-    return init_student(key, window * row, log.head.num_outputs, width, *scale.values(), rows)
+    scales = scale["o_mean"], scale["o_std"], scale["o_step"]
+    gru_row = row if recurrent else None
+    return init_student(key, window * row, log.head.num_outputs, width, *scales, gru_row)
 
 
 def mixture(old: Any, new: Any, share: float) -> Any:

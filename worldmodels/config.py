@@ -46,5 +46,6 @@ class FitConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
     target_decay: float = 0.99  # of the slow copy that bootstraps values
+    noise: float = 0.03  # in what windows of 2 and more show, in typical one-step changes
     gradient_scale: float = 1.0  # of the gradient entering each earlier unroll step; MuZero 0.5
     weights: LossWeights = field(default_factory=LossWeights)

@@ -92,8 +92,14 @@ def make_fit(
     def fit_step(state: TrainState, replay):
         key, sample_key = jax.random.split(jax.random.wrap_key_data(state.key))
         batch = sample(replay, sample_key, config.batch, length)
+        noise_key = jax.random.fold_in(sample_key, 1)
         loss_of = lambda net: model_loss(
-            {"net": net, "scale": state.params["scale"]}, state.target_params, model, batch, config
+            {"net": net, "scale": state.params["scale"]},
+            state.target_params,
+            model,
+            batch,
+            config,
+            noise_key,
         )
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params["net"])
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params["net"])

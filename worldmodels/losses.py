@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -147,11 +148,29 @@ def state_terms(model: WorldModel, params, zs, row, weights):
     }
 
 
-def model_loss(params, target_params, model: WorldModel, batch: Windows, config: FitConfig):
-    """Loss of windows [B] and its terms, unrolled K = `config.unroll_steps` steps."""
+def disturbed(model: WorldModel, o, step, noise: float, key) -> Float[Array, "B L W O"]:
+    """Windows whose numbers are off by `noise` typical one-step changes (deviation).
+
+    In a dream a window shows what was decoded, and every error of that comes back as a wrong
+    velocity; who learned from windows that were a little wrong does not build on it
+    (Sanchez-Gonzalez et al., 2020). With W = 1 there is no velocity: nothing is changed.
+    """
+    if model.window == 1 or noise == 0:
+        return o
+    kinds, sizes = zip(*model.parts, strict=True)
+    numbers = np.repeat([kind == "box" for kind in kinds], sizes)
+    return o + noise * step * numbers * jax.random.normal(key, o.shape)
+
+
+def model_loss(
+    params, target_params, model: WorldModel, batch: Windows, config: FitConfig, key: jax.Array
+):
+    """Loss of windows [B] and its terms, unrolled K = `config.unroll_steps` steps; `key` draws
+    what windows are disturbed by."""
     K, weights = config.unroll_steps, config.weights
     rows, steps = slice(0, K + 1), slice(0, K)
-    z_real = model.encode(params, batch.o[:, rows], batch.a_past[:, rows], batch.valid[:, rows])
+    seen = disturbed(model, batch.o[:, rows], params["scale"]["o_step"], config.noise, key)
+    z_real = model.encode(params, seen, batch.a_past[:, rows], batch.valid[:, rows])
     known = batch.is_real_o | batch.is_absorbing
     time_first = lambda x: jnp.moveaxis(x, 1, 0)
     row = {

@@ -32,8 +32,8 @@ class WorldModel:
     is trained K steps deep, dreams go hundreds: on the encoder's own manifold errors do not
     compound (50 steps of MountainCar: skill 0.99 grounded, below 0 free-running).
     `pessimism` is kappa of mean - kappa * std over members, for rewards and values (0 = mean).
-    `behaviour_weight` is that of the log's own policy (params["behaviour"], where it is known) in
-    the prior: only who knew what to do is followed.
+    `strangeness` is the uncertainty per nat by which an action is less likely than the likeliest to
+    the log's own policy (params["behaviour"]).
     """
 
     parts: tuple[tuple[str, int], ...]  # of an observation: "box", "categorical", "binary"
@@ -49,7 +49,7 @@ class WorldModel:
     recurrent: bool = False
     grounded: bool = True
     pessimism: float = 0.0
-    behaviour_weight: float = 0.0
+    strangeness: float = 0.0
 
     @property
     def observation_size(self) -> int:
@@ -122,6 +122,8 @@ class WorldModel:
         each = jax.nn.softmax(logits)
         probabilities = self._pick(each, z.member)
         disagreement = jnp.sum(jnp.std(each, axis=0), axis=-1)
+        if self.strangeness:
+            disagreement += self.strangeness * self._surprise(params, z, a)
         offered, codes = jax.lax.top_k(probabilities, self.num_codes)
         history = z.history
         if history is not None:
@@ -151,7 +153,7 @@ class WorldModel:
             r=self._lower(r, y.member),
             continuation=self._pick(continuation, y.member),
             v=self.value(params, z),
-            pi_logits=self.prior(params, z),
+            pi_logits=self.apply(params, "pi_logits", z.latent),
             legal_logits=self.apply(params, "legal_logits", z.latent),
             uncertainty=uncertainty,
         )
@@ -179,16 +181,7 @@ class WorldModel:
     def predict(self, params, z: LatentState):
         """Value [B], prior outputs [B, P] and legality logits [B, A] of a state (MuZero's f)."""
         head = lambda name: self.apply(params, name, z.latent)
-        return self.value(params, z), self.prior(params, z), head("legal_logits")
-
-    def prior(self, params, z: LatentState) -> Float[Array, "B P"]:
-        """Outputs of the search prior: what rehearsal found out, and what was done in the log."""
-        found = self.apply(params, "pi_logits", z.latent)
-        if "behaviour" not in params or self.head.kind == "box":
-            return found
-        net = params["net"] | {"policy": params["behaviour"]}
-        done = self.apply({"net": net}, "pi_logits", z.latent)
-        return found + self.behaviour_weight * done
+        return self.value(params, z), head("pi_logits"), head("legal_logits")
 
     def _decode(self, params, z: LatentState):
         """(observation, how many deviations it lay outside the logged range [B])."""
@@ -264,6 +257,13 @@ class WorldModel:
         zero = scalar_to_support(jnp.float32(0), params["scale"]["value_support"])
         layer = heads["value"][last] | {"bias": heads["value"][last]["bias"] + 6.0 * zero}
         return heads | {"value": heads["value"] | {last: layer}}
+
+    def _surprise(self, params, z: LatentState, a: Float[Array, "B A"]) -> Float[Array, " B"]:
+        """Nats by which the log's policy finds an action less likely than its likeliest one."""
+        net = params["net"] | {"policy": params["behaviour"]}
+        pi = self.apply({"net": net}, "pi_logits", z.latent)
+        taken = self.head.imitation(self.head.target(a), pi)
+        return taken + self.head.best(self.head.log_probs(pi))
 
     def _each(self, x):
         return jnp.broadcast_to(x, (self.num_members, *x.shape))

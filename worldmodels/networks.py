@@ -53,7 +53,11 @@ class Recurrent(nn.Module):
 
 
 class Member(nn.Module):
-    """The physics of one member."""
+    """The physics of one member.
+
+    What changes is a linear map of latent and action plus what a small network adds: much of
+    physics is nearly linear, and a log of a few hundred steps does not say so twice.
+    """
 
     width: int
     latent: int
@@ -67,22 +71,25 @@ class Member(nn.Module):
         self.code = nn.Dense(self.width, use_bias=False)
         self.body = nn.Dense(self.width)
         self.change = nn.Dense(self.latent, kernel_init=small)
+        self.drift = nn.Dense(self.latent, kernel_init=small, use_bias=False)
         self.reward = nn.Dense(self.reward_bins, kernel_init=small)
         self.goes_on = nn.Dense(1, kernel_init=small, bias_init=nn.initializers.constant(3.0))
         self.value_net = Mlp((self.width, self.width, self.value_bins))
 
     def afterstate(self, z: Float[Array, "B D"], a: Float[Array, "B A"]):
-        """Hidden afterstate [B, H] and the logits of the chance codes [B, C]."""
-        hidden = nn.silu(self.action(jnp.concatenate([z, a], -1)))
-        return hidden, self.code_logits(hidden)
+        """Hidden afterstate [B, H + D], its linear part last, and logits of the codes [B, C]."""
+        x = jnp.concatenate([z, a], -1)
+        hidden = nn.silu(self.action(x))
+        return jnp.concatenate([hidden, self.drift(x)], -1), self.code_logits(hidden)
 
     def outcome(self, z, hidden, code: Float[Array, "B C"]):
         """Next latent [B, D], reward logits [B, S], continuation logit [B]."""
+        hidden, drift = hidden[..., : self.width], hidden[..., self.width :]
         x = self.body(hidden)
         if self.chance_codes > 1:
             x = x + self.code(code)
         x = nn.silu(x)
-        return z + self.change(x), self.reward(x), self.goes_on(x)[..., 0]
+        return z + drift + self.change(x), self.reward(x), self.goes_on(x)[..., 0]
 
     def value(self, z):
         """Value logits [B, S]."""

@@ -225,7 +225,7 @@ def test_too_many_actions_for_a_product_are_searched_factor_by_factor(factors, h
     log = Log([trace], Features(Box(-1, 1, (1,))), action_features(MultiDiscrete(factors)))
     said = factors_hint(log)
     assert (said is None) == (hint is None) == (log.head.kind == "discrete")
-    assert hint is None or hint in said and "factor by factor" in said
+    assert said is None or f"{hint}" in said and "factor by factor" in said
 
 
 MAPPING = """

@@ -89,7 +89,7 @@ def test_the_slow_copy_moves_a_share_of_the_way(fitting):
 
 def test_only_kernels_decay(tiny):
     _, params = tiny()
-    config = FitConfig(learning_rate=0.1, weight_decay=0.5)
+    config = FitConfig(steps=100, learning_rate=0.1, weight_decay=0.5)
     optimiser = make_optimiser(config)
     still = jax.tree.map(jnp.zeros_like, params["net"])
 

@@ -1,5 +1,6 @@
 """Each term of the loss against its equation; no gradient where there must be none."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from worldmodels.losses import (
     chance_terms,
     consistency_loss,
     decode_loss,
+    disturbed,
     model_loss,
     outcome_terms,
     scale_gradient,
@@ -28,7 +30,7 @@ TERMS = {f"fit/{name}_loss" for name in vars(LossWeights())}
 def loss_and_gradient(params, model, batch):
     """Loss, its terms and the gradient of the networks."""
     loss = lambda net: model_loss(
-        {"net": net, "scale": params["scale"]}, params, model, batch, CONFIG
+        {"net": net, "scale": params["scale"]}, params, model, batch, CONFIG, jax.random.key(0)
     )
     (loss, terms), gradient = jax.value_and_grad(loss, has_aux=True)(params["net"])
     return loss, terms, gradient
@@ -239,10 +241,22 @@ def test_jit_equals_no_jit(tiny, windows):
     model, params = tiny(codes=2)
     batch = windows(model)
     with jax.disable_jit():
-        loss, terms = model_loss(params, params, model, batch, CONFIG)
+        loss, terms = model_loss(params, params, model, batch, CONFIG, jax.random.key(0))
     fast_loss, fast_terms, _ = loss_and_gradient(params, model, batch)
     assert set(terms) == TERMS | {"fit/chance_loss"}
     np.testing.assert_allclose(loss, np.sum(list(terms.values())), rtol=1e-5)
     np.testing.assert_allclose(fast_loss, loss, rtol=1e-5)
     for name in terms:
         np.testing.assert_allclose(fast_terms[name], terms[name], rtol=1e-4)
+
+
+def test_only_the_numbers_of_a_window_are_disturbed(tiny):
+    model, params = tiny(window=3)
+    model = dataclasses.replace(model, parts=(("box", 1), ("binary", 1)))
+    step, key = jnp.array([0.5, 1.0]), jax.random.key(0)
+    o = jnp.zeros((40, 5, 3, 2))
+    seen = np.asarray(disturbed(model, o, step, 0.1, key))
+    assert seen[..., 0].std() == pytest.approx(0.05, rel=0.1) and not seen[..., 1].any()
+    for same in (dataclasses.replace(model, window=1), None):
+        noise = 0.1 if same else 0.0
+        np.testing.assert_array_equal(disturbed(same or model, o, step, noise, key), o)

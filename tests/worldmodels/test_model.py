@@ -203,27 +203,26 @@ def test_heads_go_out_and_in_and_begin_at_nothing(tiny, windows):
     np.testing.assert_allclose(jax.nn.softmax(pi_logits), 0.5, atol=0.05)
 
 
-def test_the_prior_follows_the_log_where_the_log_knew_what_to_do(tiny, windows):
-    model, params = tiny(behaviour_weight=2.0)
+def test_what_the_log_avoided_is_uncertain(tiny, windows):
+    model, params = tiny()
     z = root(model, params, windows(model))
-    logits = lambda params: np.asarray(model.predict(params, z)[1])
-    found = logits(params)
     layers = model.fresh_heads(params, jax.random.key(1))["policy"]
     *_, last = sorted(layers)
-    indifferent = layers | {last: jax.tree.map(jnp.zeros_like, layers[last])}
-    decided = layers | {last: indifferent[last] | {"bias": jnp.array([0.0, 1.5])}}
-    np.testing.assert_allclose(logits(params | {"behaviour": indifferent}), found, rtol=1e-5)
-    np.testing.assert_allclose(
-        logits(params | {"behaviour": decided}) - found, [[0, 3.0]] * len(found), atol=1e-5
-    )
-    kept = model.with_heads(params | {"behaviour": decided}, model.heads(params))
-    assert kept["behaviour"] is decided  # rehearsal does not forget it
-    outcome = model.outcome(
-        kept,
-        model.afterstate(kept, z, jnp.eye(2)[jnp.zeros(len(found), int)])[1],
-        jnp.zeros(len(found), int),
-    )
-    np.testing.assert_allclose(outcome[1].pi_logits, model.predict(kept, outcome[0])[1], rtol=1e-5)
+    blank = jax.tree.map(jnp.zeros_like, layers[last])
+    behaviour = layers | {last: blank | {"bias": jnp.array([0.0, 1.5])}}
+    params = params | {"behaviour": behaviour}
+    strange = dataclasses.replace(model, strangeness=2.0)
+
+    def uncertainty(model, action):
+        rows = jnp.zeros(z.latent.shape[0], int)
+        _, y = model.afterstate(params, z, jnp.eye(2)[rows + action])
+        return np.asarray(model.outcome(params, y, rows)[1].uncertainty)
+
+    for action, nats in ((0, 1.5), (1, 0.0)):
+        more = uncertainty(strange, action) - uncertainty(model, action)
+        np.testing.assert_allclose(more, 2.0 * nats, atol=1e-5)
+    kept = model.with_heads(params, model.heads(params))
+    assert kept["behaviour"] is behaviour  # rehearsal does not forget it
 
 
 # Windows
