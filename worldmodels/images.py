@@ -1,8 +1,8 @@
 """The networks of EfficientZero for images (flax linen), NHWC.
 
-The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a learned
-plane per action in place of a constant one, and two parts of our own: the probability that the task
-goes on, and a decoder. MuZero's h, g, f are represent, dynamics and predict. Latent states are
+The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a
+learned plane per action in place of a constant one, and two parts of our own: the probability that
+the task goes on, and a decoder. MuZero's h, g, f are represent, dynamics and predict. Latent states are
 [B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# name -> width of the encoder's first stage, C, M, width of the heads, P (projection), its predictor
+# name -> width of the first stage, C, M, width of the heads, P (projection) and its predictor
 SIZES = {
     "nano": (8, 16, 32, 32, 64, 32),
     "small": (16, 32, 128, 32, 256, 128),
@@ -39,7 +39,7 @@ def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> n
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a skip, activated after the sum; with a stride the skip is one too."""
+    """Two convolutions beside a skip, activated after the sum; with a stride the skip is one."""
 
     features: int
     stride: int = 1

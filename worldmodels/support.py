@@ -80,3 +80,17 @@ def _averages(r: np.ndarray, discount: float, window: int) -> np.ndarray:
     """Discounted averages of r[t : t + window] for all t, or of all r if there are fewer."""
     weights = discount ** np.arange(min(window, len(r)))
     return np.convolve(r, weights[::-1] / weights.sum(), mode="valid")
+
+
+EPSILON = 1e-3  # of the linear part of `squash`; without it there would be no inverse far out
+
+
+def squash(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x (MuZero, appendix F)."""
+    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1) - 1) + EPSILON * x
+
+
+def unsquash(y: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """The inverse of `squash`."""
+    root = jnp.sqrt(1 + 4 * EPSILON * (jnp.abs(y) + 1 + EPSILON))
+    return jnp.sign(y) * (jnp.square((root - 1) / (2 * EPSILON)) - 1)
