@@ -2,8 +2,8 @@
 
 The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a
 learned plane per action in place of a constant one, and two parts of our own: the probability that
-the task goes on, and a decoder. MuZero's h, g, f are represent, dynamics and predict. Latent states are
-[B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
+the task goes on, and a decoder. MuZero's h, g, f are represent, step and predict. Latent states
+are [B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
 """
 
 from typing import Any
