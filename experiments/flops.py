@@ -48,12 +48,16 @@ def _jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
 
 def _of_product(equation: core.JaxprEqn) -> int:
     (contracting, _), _ = equation.params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
-    return 2 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracting)
+    shape = _shape(equation.invars[0])
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(shape[i] for i in contracting)
 
 
 def _of_convolution(equation: core.JaxprEqn) -> int:
-    kernel = equation.invars[1].aval.shape
+    kernel = _shape(equation.invars[1])
     features = equation.params["dimension_numbers"].rhs_spec[0]
     per_output = math.prod(kernel) // kernel[features]
-    return 2 * equation.outvars[0].aval.size * per_output
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

@@ -138,7 +138,7 @@ class ImageModel:
         kept = lambda x: jnp.where(closes.reshape(-1, *(1,) * (x.ndim - 1)), 0, x)
         state = PrefixState(
             latent=latent,
-            memory=jax.tree.map(kept, memory),
+            memory=(kept(memory[0]), kept(memory[1])),
             value_prefix=kept(value_prefix),
             steps=kept(z.steps + 1),
             member=z.member,
@@ -150,4 +150,5 @@ class ImageModel:
         return unsquash(support_to_scalar(logits, self.support))
 
     def _forget(self, rows: int):
-        return (jnp.zeros((rows, SIZES[self.size][2])),) * 2
+        nothing = jnp.zeros((rows, SIZES[self.size][2]))
+        return nothing, nothing

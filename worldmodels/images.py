@@ -54,7 +54,8 @@ class Residual(nn.Module):
 
 def halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     """Average pooling, 3x3 with stride 2."""
-    return nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    padding: Any = ((1, 1), (1, 1))
+    return nn.avg_pool(x, (3, 3), (2, 2), padding)
 
 
 class Encoder(nn.Module):

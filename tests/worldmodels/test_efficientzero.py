@@ -78,7 +78,7 @@ def test_one_per_step_is_backed_up_as_one_per_step(horizon):
     model = Counting(make_head((2,), 2), (32, 32, 1), size="nano", prefix_horizon=horizon)
     z, rewards = model.begin(jnp.zeros((2, 2, 2, 16))), []
     for depth in range(1, 13):
-        z, r = model.outcome(None, model.afterstate(None, z, jnp.zeros((2, 2)))[1], None)
+        z, r = model.outcome(None, model.afterstate(None, z, jnp.zeros((2, 2)))[1], NO_CODE)
         rewards.append(np.asarray(r))
         assert z.steps.tolist() == [depth % horizon] * 2
     np.testing.assert_array_equal(rewards, np.ones((12, 2)))
