@@ -42,7 +42,7 @@ class RehearseConfig:
     taught: int = 512  # states per iteration at which the teacher looks ahead
     lam: float = 0.95  # TD(lambda) of the value target
     sampling: str = "mixture"  # physics of a walk: another member at every step
-    loyalty: float = 10.0  # uncertainty per nat less likely to the log's policy, if it is foreseen
+    behaviour_penalty: float = 10.0  # uncertainty per nat less likely to a foreseen behaviour
 
 
 @dataclass

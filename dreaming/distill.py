@@ -93,7 +93,7 @@ def practise(
     `incumbent` are the parameters of a student to begin from and to stay near, or None.
     `update(iterations, **metrics)` is called after each chunk.
     """
-    model, discount = loyal(world, rehearse.loyalty), world.card["discount"]
+    model, discount = regularised(world, rehearse.behaviour_penalty), world.card["discount"]
     head = log.head
     teach = make_teacher(model, head, search, discount)
     walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty)
@@ -121,16 +121,17 @@ def practise(
     return state
 
 
-def loyal(world: World, loyalty: float) -> Any:
+def regularised(world: World, behaviour_penalty: float) -> Any:
     """The model of a world, for which actions are uncertain that the log's behaviour avoided.
 
-    By `loyalty` a nat, times how far that behaviour can be foreseen on episodes nobody fitted: one
-    that knew what it did is left where there is a reason, a random one does not count.
+    By `behaviour_penalty` a nat, times how far that behaviour can be foreseen on episodes nobody
+    fitted: one that knew what it did is left where there is a reason, a random one does not count
+    (a value penalty, as in BRAC; Wu et al., 2019).
     """
     known = world.card.get("fidelity", {}).get("behaviour_explained", 0.0)
-    if loyalty * known == 0:
+    if behaviour_penalty * known == 0:
         return world.model
-    return dataclasses.replace(world.model, strangeness=loyalty * known)
+    return dataclasses.replace(world.model, behaviour_penalty=behaviour_penalty * known)
 
 
 def make_distill(

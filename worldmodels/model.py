@@ -32,8 +32,8 @@ class WorldModel:
     is trained K steps deep, dreams go hundreds: on the encoder's own manifold errors do not
     compound (50 steps of MountainCar: skill 0.99 grounded, below 0 free-running).
     `pessimism` is kappa of mean - kappa * std over members, for rewards and values (0 = mean).
-    `strangeness` is the uncertainty per nat by which an action is less likely than the likeliest to
-    the log's own policy (params["behaviour"]).
+    `behaviour_penalty` is the uncertainty per nat by which an action is less likely than the
+    likeliest to the log's own policy (params["behaviour"]).
     """
 
     parts: tuple[tuple[str, int], ...]  # of an observation: "box", "categorical", "binary"
@@ -49,7 +49,7 @@ class WorldModel:
     recurrent: bool = False
     grounded: bool = True
     pessimism: float = 0.0
-    strangeness: float = 0.0
+    behaviour_penalty: float = 0.0
 
     @property
     def observation_size(self) -> int:
@@ -122,8 +122,8 @@ class WorldModel:
         each = jax.nn.softmax(logits)
         probabilities = self._pick(each, z.member)
         disagreement = jnp.sum(jnp.std(each, axis=0), axis=-1)
-        if self.strangeness:
-            disagreement += self.strangeness * self._surprise(params, z, a)
+        if self.behaviour_penalty:
+            disagreement += self.behaviour_penalty * self._surprise(params, z, a)
         offered, codes = jax.lax.top_k(probabilities, self.num_codes)
         history = z.history
         if history is not None:

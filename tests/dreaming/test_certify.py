@@ -77,17 +77,14 @@ def student(actions):
     return params | {"layers": layers}
 
 
-def test_of(model, params, log):
+def figures_of(model, params, log):
     """The figures of a model on a log."""
     tested = held_out(model, params, log, jax.random.key(0), discount=DISCOUNT, span=1.0, window=1)
     return summarise([tested], log, log.observation.kind == "discrete")
 
 
-test_of.__test__ = False
-
-
 def test_the_oracle_of_a_task_without_chance_is_perfect(dry):
-    figures, found = test_of(dry.model, dry.model.params, dry.log)
+    figures, found = figures_of(dry.model, dry.model.params, dry.log)
     assert {k: figures[f"skill_{k}"] for k in (1, 5, 15)} == {1: 1, 5: 1, 15: 1}
     for name in ("reward_mae", "termination_brier", "termination_ece", "chance"):
         assert figures[name] == 0, name
@@ -101,7 +98,7 @@ def test_the_oracle_of_a_task_without_chance_is_perfect(dry):
 
 def test_the_oracle_of_a_task_with_chance_knows_its_odds():
     lake = make_lake(True)
-    figures, found = test_of(lake.model, lake.model.params, lake.log)
+    figures, found = figures_of(lake.model, lake.model.params, lake.log)
     assert figures["chance_probability"] == pytest.approx(figures["chance_expected"], abs=0.02)
     assert figures["coverage_set"] > 0.9 and figures["termination_ece"] < 0.02
     # n-step returns scatter around the oracle's mean: nobody foresees more.
@@ -136,7 +133,7 @@ class Wrong:
 def test_a_wrong_model_is_found_out(dry):
     """Each fault in the figure that is for it, and in no other."""
     model, none = Wrong(dry.model), {"reward": 0.0, "blind": False, "noise": 0.0}
-    told = lambda **fault: test_of(model, dry.model.params | none | fault, dry.log)[0]
+    told = lambda **fault: figures_of(model, dry.model.params | none | fault, dry.log)[0]
     right = told()
     own = {
         "reward": ("reward_mae", "value_equivalence", "reward_error"),
@@ -218,11 +215,11 @@ def test_members_that_know_their_ignorance_cover_reality_and_others_do_not():
     random = np.random.default_rng(0)
     scale = 0.1 * random.gamma(2, size=1500)  # some steps are harder than others
     draws = scale * random.normal(size=(6, 1500))
-    honest = test_of(Walk(draws[1:]), {}, walk_log(draws[0]))[0]
+    honest = figures_of(Walk(draws[1:]), {}, walk_log(draws[0]))[0]
     # The second feature is exact and always covered: 95 % is 90 % of the first.
     assert honest["coverage_o"] == pytest.approx(0.95, abs=0.015)
     assert honest["uncertainty_spearman"] > 0.3 and honest["skill_1"] > 0.9
-    proud = test_of(Walk(draws[1:] / 5), {}, walk_log(draws[0]))[0]
+    proud = figures_of(Walk(draws[1:] / 5), {}, walk_log(draws[0]))[0]
     assert proud["coverage_o"] < 0.75
     assert "termination_auroc" not in proud and "reward_error" not in proud
 

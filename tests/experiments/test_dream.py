@@ -15,10 +15,16 @@ from gymnasium.utils.env_checker import check_env
 
 import dreaming
 from dreaming.checkpoint import state_sha256
-from dreaming.config import GateConfig
+from dreaming.collect import record
+from dreaming.config import GateConfig, SearchConfig
+from dreaming.log import Log
+from dreaming.physics import LearnedPhysics
 from envs.traces import TraceStore
+from envs.types import Features, action_features
 from experiments import loop
 from experiments.cli import main
+from worldmodels.config import FitConfig, ModelConfig
+from worldmodels.fit import init_fit
 
 ROOT = Path(__file__).parents[2]
 FILES = {"config.yaml", "metrics.jsonl", "result.json", "report.html", "traces", "world.dream"}
@@ -218,3 +224,20 @@ def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(tiny_run, tiny
     before = (run_dir / "config.yaml").read_text()
     assert dream.main([*tiny, "distill.learning_rate=0.3", f"hydra.run.dir={run_dir}"]) == 1
     assert (run_dir / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_the_strip_of_a_report_begins_at_the_real_start(window):
+    """A world of any window is shown beside the longest episode."""
+    task = gymnasium.make("CartPole-v1")
+    spaces = Features(task.observation_space), action_features(task.action_space)
+    log = Log(list(record("CartPole-v1", "random", 60, 0)), *spaces)
+    physics = LearnedPhysics(ModelConfig(latent=4, width=4, members=2, window=window))
+    model, scale = physics._shape(log)
+    learned = init_fit(model, FitConfig(steps=1), scale, jax.random.key(0))
+    world = physics.world(log, learned, 500, SearchConfig(), {})
+    strip = loop.dream_strip(world, log)
+    longest = max(log.traces, key=len)
+    assert len(strip["dream"]) == len(strip["real"]) == min(len(longest), 60) + 1
+    np.testing.assert_allclose(strip["dream"][0], longest.observations[0], rtol=1e-6)
+    assert np.isfinite(strip["dream"]).all()

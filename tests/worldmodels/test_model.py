@@ -211,7 +211,7 @@ def test_what_the_log_avoided_is_uncertain(tiny, windows):
     blank = jax.tree.map(jnp.zeros_like, layers[last])
     behaviour = layers | {last: blank | {"bias": jnp.array([0.0, 1.5])}}
     params = params | {"behaviour": behaviour}
-    strange = dataclasses.replace(model, strangeness=2.0)
+    strange = dataclasses.replace(model, behaviour_penalty=2.0)
 
     def uncertainty(model, action):
         rows = jnp.zeros(z.latent.shape[0], int)
