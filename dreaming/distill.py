@@ -17,8 +17,9 @@ from dreaming.log import Log
 from dreaming.physics import finite
 from dreaming.policy import learned_part, network, student_logits, student_of
 from dreaming.rehearse import make_rehearse
+from dreaming.replay import contexts
 from dreaming.search import make_teacher
-from dreaming.types import DistillState, Rehearsal, ReplayState
+from dreaming.types import DistillState, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead
 
@@ -50,7 +51,7 @@ def make_optimiser(config: DistillConfig, iterations: int) -> optax.GradientTran
     )
 
 
-def init_distill(model, params, student, optimiser, key: jax.Array) -> DistillState:
+def init_distill(model, params, student, optimiser, walks: Walks, key) -> DistillState:
     """Before the first rehearsal: heads that know nothing. `key` is a typed key."""
     head_key, key = jax.random.split(key)
     heads = model.fresh_heads(params, head_key)
@@ -58,6 +59,7 @@ def init_distill(model, params, student, optimiser, key: jax.Array) -> DistillSt
         student=student,
         heads=heads,
         slow_heads=heads,
+        walks=walks,
         opt_state=optimiser.init((learned_part(student), heads)),
         key=jax.random.key_data(key),
         iterations=jnp.int32(0),
@@ -73,9 +75,16 @@ def blank_distill(
     def start():
         key = jax.random.key(0)
         student = student_of(log, world.model, config.width, key)
-        return init_distill(world.model, world.params, student, optimiser, key)
+        walks = no_walks(log, world.model, rehearse)
+        return init_distill(world.model, world.params, student, optimiser, walks, key)
 
     return jax.eval_shape(start)
+
+
+def no_walks(log: Log, model: Any, rehearse: RehearseConfig) -> Walks:
+    """None that could be gone on with."""
+    first = contexts(log.replay(), jnp.zeros(rehearse.dreams, jnp.int32), model.window)
+    return Walks(first, jnp.zeros(rehearse.dreams, bool))
 
 
 def practise(
@@ -106,7 +115,8 @@ def practise(
         incumbent = student  # only enumerated probabilities can be mixed: stay near the newest part
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
-    state = init_distill(model, world.params, student, optimiser, key)
+    walks = no_walks(log, model, rehearse)
+    state = init_distill(model, world.params, student, optimiser, walks, key)
     # What the program gives back lies on every device: begin there too, or it compiles twice.
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), "walks"), PartitionSpec())
     place = lambda tree: jax.device_put(tree, everywhere)
@@ -174,12 +184,16 @@ def make_distill(
         key, rehearse_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
         own = model.with_heads(params, state.heads)
         slow = model.with_heads(params, state.slow_heads)
-        walked = rehearse(own, slow, state.student, replay, rehearse_key)
+        walked = rehearse(own, slow, state.student, replay, state.walks, rehearse_key)
         batches = minibatches(walked, order_key, config.minibatches)
         state, metrics = jax.lax.scan(
             lambda carry, batch: gradient_step(carry, batch, params, incumbent), state, batches
         )
-        state = state.replace(key=jax.random.key_data(key), iterations=state.iterations + 1)
+        state = state.replace(
+            walks=walked.walks,
+            key=jax.random.key_data(key),
+            iterations=state.iterations + 1,
+        )
         taught = walked.taught
         pi = student_logits(state.student, walked.taught_context)
         gain = head.gain(taught.pi_search, taught.q, pi)  # of the teacher over the student

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dreaming.certify import explained, held_out, summarise
 from dreaming.config import JudgeConfig, SearchConfig
@@ -28,6 +29,7 @@ from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
 LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log
+CLONE_BATCH, CLONE_STEPS, CLONE_PASSES = 256, 2000, 40  # of the policy head; the fewer steps
 MOST_STARTS = 4096  # contexts that a dream file carries to begin from
 
 
@@ -82,7 +84,7 @@ class LearnedPhysics:
         every = contexts(replay, jnp.arange(rows), self.model.window)
         o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
         params = measure_latents(model, state.params, o, a, valid, self.model.clip_margin)
-        return state.replace(params=params)
+        return state.replace(params=imitate(model, params, replay, jax.random.fold_in(init_key, 1)))
 
     def blank_judges(self, judged: list[tuple[Log, Log]]) -> list[TrainState]:
         """The structure of the fitted judges."""
@@ -179,6 +181,37 @@ class LearnedPhysics:
         o = np.concatenate(o)
         scale = measure_scale(o, change, r, ends, config, self.discount, log.is_number)
         return make_model(config, log.parts, log.head, scale), scale
+
+
+def imitate(model: WorldModel, params: Any, replay: Any, key: jax.Array) -> Any:
+    """`params` whose policy head clones the log's behaviour, on latents that stay as they are.
+
+    In the loss of the model it counts for little, or a random log's noise would bend the latents;
+    what it then knows of a purposeful behaviour is too little to tell what that avoided. Few passes
+    over a short log, or the head would learn it by heart.
+    """
+    passes = CLONE_PASSES * int(replay.num_starts) // CLONE_BATCH
+    steps = min(CLONE_STEPS, max(1, passes))
+    fresh = model.heads(model.init(key, params["scale"]))["policy"]
+    optimiser = optax.adamw(optax.cosine_decay_schedule(3e-3, steps, 0.05), weight_decay=0.1)
+    with_policy = lambda policy: params | {"net": params["net"] | {"policy": policy}}
+
+    def loss_of(policy, rows):
+        context = contexts(replay, rows, model.window)
+        z = model.encode(params, context.o, context.a, context.valid)
+        pi = model.apply(with_policy(policy), "pi_logits", z)
+        return jnp.mean(model.head.imitation(model.head.target(replay.a[rows]), pi))
+
+    def step(carry, key):
+        policy, opt_state = carry
+        rows = replay.starts[jax.random.randint(key, (CLONE_BATCH,), 0, replay.num_starts)]
+        grads = jax.grad(loss_of)(policy, rows)
+        updates, opt_state = optimiser.update(grads, opt_state, policy)
+        return (optax.apply_updates(policy, updates), opt_state), None
+
+    keys = jax.random.split(key, steps)
+    clone = jax.jit(lambda policy, keys: jax.lax.scan(step, (policy, optimiser.init(policy)), keys))
+    return with_policy(clone(fresh, keys)[0][0])
 
 
 @dataclass

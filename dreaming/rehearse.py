@@ -14,7 +14,7 @@ from dreaming.config import RehearseConfig
 from dreaming.policy import student_logits
 from dreaming.replay import contexts
 from dreaming.search import penalised
-from dreaming.types import Rehearsal, ReplayState
+from dreaming.types import Rehearsal, ReplayState, Walks
 from envs.dream import Dream
 from envs.types import Context
 from worldmodels.actions import ActionHead
@@ -29,8 +29,9 @@ def make_rehearse(
     discount: float,
     penalty: float,
 ):
-    """`rehearse(params, slow_params, student, replay, key) -> Rehearsal`, a pure function.
+    """`rehearse(params, slow_params, student, replay, walks, key) -> Rehearsal`, a pure function.
 
+    A share of the walks goes on from where `walks` got to, the others begin at real states.
     Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of a
     walk; `params` serve the teacher. The walks are shared out over all devices: on a CPU with
     virtual devices a search would else use one core, whatever its batch.
@@ -38,12 +39,12 @@ def make_rehearse(
     dream = Dream(model, sampling=config.sampling)
     parts = math.gcd(jax.device_count(), math.gcd(config.dreams, config.taught))
     mesh = Mesh(np.array(jax.devices()[:parts]), "walks")
-    walks, taught = config.dreams // parts, config.taught // parts
+    count, taught = config.dreams // parts, config.taught // parts
 
     def walk(params, student, context: Context, key):
         """The student's own walk: states [H, D] and the last one, rewards and continuations."""
         action_key, dream_key = jax.random.split(key)
-        rows = jax.random.key_data(jax.random.split(dream_key, walks))
+        rows = jax.random.key_data(jax.random.split(dream_key, count))
         state, begun = dream.initial(params, context, rows)
 
         def step(carry, keys):
@@ -53,14 +54,15 @@ def make_rehearse(
             r = penalised(seen, penalty, discount, model.value_span(params))
             return (after, seen.legal), (state.z, state.context, r, seen.continuation)
 
-        step_keys = jax.random.split(action_key, (config.horizon, walks))
+        step_keys = jax.random.split(action_key, (config.horizon, count))
         start = state, begun.legal
         (last, _), walked = jax.lax.scan(step, start, jax.random.key_data(step_keys))
         return last, *walked
 
     def part(params, slow_params, student, context: Context, key) -> Rehearsal:
         """What one device does: its walks, their value targets, and its share of the teaching."""
-        walk_key, pick_key, teach_key = jax.random.split(jax.random.wrap_key_data(key[0]), 3)
+        keys = jax.random.split(jax.random.wrap_key_data(key[0]), 4)
+        walk_key, pick_key, teach_key, end_key = keys
         last, z, seen, r, continuation = walk(params, student, context, walk_key)
         joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), z, last.z)
         v = jax.vmap(lambda z: model.predict(slow_params, _mean(z))[0])(joined)
@@ -77,12 +79,20 @@ def make_rehearse(
             taught_context=at(seen),
             taught_weight=weight[picked],
             taught=teach(params, at(z), teach_key, model.value_span(params)),
+            walks=Walks(
+                last=last.context,
+                goes_on=jax.random.bernoulli(end_key, jnp.prod(continuation, axis=0)),
+            ),
         )
 
-    def rehearse(params, slow_params, student, replay: ReplayState, key) -> Rehearsal:
-        start_key, key = jax.random.split(key)
+    def rehearse(params, slow_params, student, replay: ReplayState, walks: Walks, key) -> Rehearsal:
+        start_key, anew_key, key = jax.random.split(key, 3)
         start = jax.random.randint(start_key, (config.dreams,), 0, replay.num_starts)
         context = contexts(replay, replay.starts[start], model.window)
+        goes_on = walks.goes_on & (jnp.arange(config.dreams) < config.going_on * config.dreams)
+        goes_on &= jax.random.bernoulli(anew_key, 1 - config.restart, goes_on.shape)
+        either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
+        context = jax.tree.map(either, walks.last, context)
         keys = jax.random.key_data(jax.random.split(key, parts))
         if parts == 1:
             return part(params, slow_params, student, context, keys)
@@ -95,6 +105,10 @@ def make_rehearse(
         return jax.lax.with_sharding_constraint(shared, whole)
 
     return rehearse
+
+
+def _column(flag, like):
+    return flag.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _mean(z: Any) -> Any:

@@ -65,6 +65,13 @@ class ChanceNode(struct.PyTreeNode):
     q: Any  # [B, C] r + discount * v of each code, as the model sees it
 
 
+class Walks(struct.PyTreeNode):
+    """Where D walks through a dream got to."""
+
+    last: Context  # [D]
+    goes_on: Bool[Array, " D"]  # the task did not end on the way
+
+
 class Rehearsal(struct.PyTreeNode):
     """D walks of H steps, flattened to N = D * H states, and the teacher's word on T of them."""
 
@@ -75,6 +82,7 @@ class Rehearsal(struct.PyTreeNode):
     taught_context: Context  # [T] what the student saw there
     taught_weight: Float[Array, " T"]
     taught: SearchResult  # [T]
+    walks: Walks
 
 
 class DistillState(struct.PyTreeNode):
@@ -83,6 +91,7 @@ class DistillState(struct.PyTreeNode):
     student: PyTree
     heads: PyTree
     slow_heads: PyTree
+    walks: Walks  # the last ones: some of the next go on from there
     opt_state: optax.OptState
     key: UInt32[Array, " 2"]
     iterations: Int[Array, ""]

@@ -18,8 +18,9 @@ from dreaming.distill import (
 )
 from dreaming.policy import init_student, student_logits
 from dreaming.rehearse import Rehearsal, make_rehearse
-from dreaming.replay import make_replay
+from dreaming.replay import contexts, make_replay
 from dreaming.search import SearchResult, make_teacher
+from dreaming.types import Walks
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor
 from envs.types import Context, Features, Trace
@@ -190,6 +191,7 @@ def test_minibatches_hold_each_state_once():
         taught_context=jax.tree.map(jnp.asarray, context),
         taught_weight=2 * numbers,
         taught=taught,
+        walks=Walks(jax.tree.map(jnp.asarray, context), jnp.zeros(t, bool)),
     )
     batches = minibatches(walked, KEY, 3)
     assert batches["z"].shape == (3, 4) and batches["taught_z"].shape == (3, 2)
@@ -215,7 +217,8 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     practise: Any = make_distill(ORACLE, HEAD, rehearse, config, walks.iterations, chunk=10)
     student = init_student(KEY, SIZE, 2, config.width, np.zeros(SIZE), np.ones(SIZE))
     optimiser = make_optimiser(config, walks.iterations)
-    state = init_distill(ORACLE, ORACLE.params, student, optimiser, KEY)
+    nowhere = Walks(contexts(replay, jnp.zeros(16, int), 1), jnp.zeros(16, bool))
+    state = init_distill(ORACLE, ORACLE.params, student, optimiser, nowhere, KEY)
     programs = []
     for calls in (1, 2, 3, 4):
         state, metrics = practise(state, ORACLE.params, replay, None)

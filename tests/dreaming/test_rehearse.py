@@ -8,8 +8,9 @@ from gymnasium.spaces import Discrete
 
 from dreaming.config import RehearseConfig, SearchConfig
 from dreaming.rehearse import make_rehearse
-from dreaming.replay import make_replay
+from dreaming.replay import contexts, make_replay
 from dreaming.search import make_teacher
+from dreaming.types import Walks
 from envs.tabular import TabularModel, corridor, solve
 from envs.types import Features, Trace
 from worldmodels.actions import make_head
@@ -26,19 +27,19 @@ def rehearse():
     """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
     log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
     replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
-    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0)
+    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0, restart=0.0)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
     function = jax.jit(make_rehearse(ORACLE, HEAD, teach, config, DISCOUNT, 0.0))
 
-    def run(go_right, seed=0, **slow):
-        """A rehearsal of a student that goes right with certainty, or never."""
+    def run(go_right, seed=0, walks=None, **slow):
+        """A rehearsal of a student that goes right with certainty, or never; `walks` before it."""
         bias = jnp.array([-50.0, 50.0]) * (1 if go_right else -1)
         layers = [{"w": jnp.zeros((SIZE, 2)), "b": bias}]
         student = {"layers": layers, "scale": {"o_mean": jnp.zeros(SIZE), "o_std": jnp.ones(SIZE)}}
         with jax.numpy_rank_promotion("allow"):
-            return function(
-                ORACLE.params, ORACLE.params | slow, student, replay, jax.random.key(seed)
-            )
+            nowhere = Walks(contexts(replay, jnp.zeros(WALKS, int), 1), jnp.zeros(WALKS, bool))
+            args = student, replay, walks or nowhere, jax.random.key(seed)
+            return function(ORACLE.params, ORACLE.params | slow, *args)
 
     return run
 
@@ -90,3 +91,24 @@ def test_a_rehearsal_repeats_itself_and_seeds_differ(rehearse):
     assert (one == again).all() and (one != other).any()
     picked = [np.asarray(rehearse(True, seed).taught_z.s) for seed in (1, 2)]
     assert (picked[0] != picked[1]).any()
+
+
+def test_half_of_the_walks_go_on_where_the_last_ones_got_to(rehearse):
+    """Going left from 1 or 2 they are all at 0 in the end, where no logged state is."""
+    before = rehearse(go_right=False)
+    np.testing.assert_array_equal(before.walks.last.o[:, -1].argmax(-1), 0)
+    assert before.walks.goes_on.all()
+    after = rehearse(go_right=True, walks=before.walks)
+    s, ended = np.asarray(after.z.s), np.asarray(after.z.ended)
+    assert (s[~ended] == 0).sum() == WALKS // 2  # each of them leaves it once
+    assert (s[~ended] == 3).sum() == WALKS
+
+
+def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
+    """Going right all walks end; the next ones begin at logged states, none of which is 0."""
+    before = rehearse(go_right=True)
+    assert not before.walks.goes_on.any()
+    after = rehearse(go_right=False, walks=before.walks)
+    assert set(np.asarray(after.z.s)) == {0, 1, 2} and not after.z.ended.any()
+    starts = rehearse(go_right=True, walks=before.walks)
+    assert 0 not in set(np.asarray(starts.z.s))
