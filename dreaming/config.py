@@ -39,9 +39,9 @@ class RehearseConfig:
     iterations: int = 1000  # a plateau before the jump is normal: budget by iterations, not by gain
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
-    going_on: float = 0.5  # share of the walks that go on where the last ones got to: where a
-    # student ends up in the long run is not where the log has been
-    restart: float = 0.125  # probability that such a walk begins anew
+    going_on: float = 0.5  # share of the walks that go on where the last ones got to, if episodes
+    # of the log are long: where a student ends up in the long run is not where the log has been
+    restart: float = 0.125  # least probability that such a walk begins anew
     taught: int = 512  # states per iteration at which the teacher looks ahead
     lam: float = 0.95  # TD(lambda) of the value target
     sampling: str = "mixture"  # physics of a walk: another member at every step

@@ -23,6 +23,7 @@ from dreaming.types import DistillState, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead
 
+LONG = 4  # walks in a logged episode, from which on some are gone on with
 CHUNK = 20  # rehearsals per compiled call, and per progress line
 
 
@@ -82,9 +83,15 @@ def blank_distill(
 
 
 def no_walks(log: Log, model: Any, rehearse: RehearseConfig) -> Walks:
-    """None that could be gone on with."""
+    """None that could be gone on with. Those to come last as long as a logged episode on average.
+
+    Where that is hardly longer than a walk, none is gone on with: walks from logged states cover
+    what there is, and a student's long run would rest on a model that short episodes taught.
+    """
     first = contexts(log.replay(), jnp.zeros(rehearse.dreams, jnp.int32), model.window)
-    return Walks(first, jnp.zeros(rehearse.dreams, bool))
+    walks = len(log) / len(log.traces) / rehearse.horizon  # that an episode takes
+    restart = max(rehearse.restart, 1 / walks) if walks >= LONG else 1.0
+    return Walks(first, jnp.zeros(rehearse.dreams, bool), jnp.float32(restart))
 
 
 def practise(
@@ -190,7 +197,7 @@ def make_distill(
             lambda carry, batch: gradient_step(carry, batch, params, incumbent), state, batches
         )
         state = state.replace(
-            walks=walked.walks,
+            walks=state.walks.replace(last=walked.last, goes_on=walked.goes_on),
             key=jax.random.key_data(key),
             iterations=state.iterations + 1,
         )

@@ -79,10 +79,8 @@ def make_rehearse(
             taught_context=at(seen),
             taught_weight=weight[picked],
             taught=teach(params, at(z), teach_key, model.value_span(params)),
-            walks=Walks(
-                last=last.context,
-                goes_on=jax.random.bernoulli(end_key, jnp.prod(continuation, axis=0)),
-            ),
+            last=last.context,
+            goes_on=jax.random.bernoulli(end_key, jnp.prod(continuation, axis=0)),
         )
 
     def rehearse(params, slow_params, student, replay: ReplayState, walks: Walks, key) -> Rehearsal:
@@ -90,7 +88,7 @@ def make_rehearse(
         start = jax.random.randint(start_key, (config.dreams,), 0, replay.num_starts)
         context = contexts(replay, replay.starts[start], model.window)
         goes_on = walks.goes_on & (jnp.arange(config.dreams) < config.going_on * config.dreams)
-        goes_on &= jax.random.bernoulli(anew_key, 1 - config.restart, goes_on.shape)
+        goes_on &= jax.random.bernoulli(anew_key, 1 - walks.restart, goes_on.shape)
         either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
         context = jax.tree.map(either, walks.last, context)
         keys = jax.random.key_data(jax.random.split(key, parts))

@@ -70,6 +70,7 @@ class Walks(struct.PyTreeNode):
 
     last: Context  # [D]
     goes_on: Bool[Array, " D"]  # the task did not end on the way
+    restart: Float[Array, ""]  # probability that one begins anew all the same
 
 
 class Rehearsal(struct.PyTreeNode):
@@ -82,7 +83,8 @@ class Rehearsal(struct.PyTreeNode):
     taught_context: Context  # [T] what the student saw there
     taught_weight: Float[Array, " T"]
     taught: SearchResult  # [T]
-    walks: Walks
+    last: Context  # [D] where each walk got to
+    goes_on: Bool[Array, " D"]  # the task did not end on the way
 
 
 class DistillState(struct.PyTreeNode):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from gymnasium.spaces import Discrete
 
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
@@ -15,7 +16,9 @@ from dreaming.distill import (
     make_distill,
     make_optimiser,
     minibatches,
+    no_walks,
 )
+from dreaming.log import Log
 from dreaming.policy import init_student, student_logits
 from dreaming.rehearse import Rehearsal, make_rehearse
 from dreaming.replay import contexts, make_replay
@@ -23,7 +26,7 @@ from dreaming.search import SearchResult, make_teacher
 from dreaming.types import Walks
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor
-from envs.types import Context, Features, Trace
+from envs.types import Context, Features, Trace, action_features
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.fit import measure_scale
@@ -191,7 +194,8 @@ def test_minibatches_hold_each_state_once():
         taught_context=jax.tree.map(jnp.asarray, context),
         taught_weight=2 * numbers,
         taught=taught,
-        walks=Walks(jax.tree.map(jnp.asarray, context), jnp.zeros(t, bool)),
+        last=context,
+        goes_on=jnp.zeros(t, bool),
     )
     batches = minibatches(walked, KEY, 3)
     assert batches["z"].shape == (3, 4) and batches["taught_z"].shape == (3, 2)
@@ -217,7 +221,8 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     practise: Any = make_distill(ORACLE, HEAD, rehearse, config, walks.iterations, chunk=10)
     student = init_student(KEY, SIZE, 2, config.width, np.zeros(SIZE), np.ones(SIZE))
     optimiser = make_optimiser(config, walks.iterations)
-    nowhere = Walks(contexts(replay, jnp.zeros(16, int), 1), jnp.zeros(16, bool))
+    first = contexts(replay, jnp.zeros(16, int), 1)
+    nowhere = Walks(first, jnp.zeros(16, bool), jnp.float32(0.5))
     state = init_distill(ORACLE, ORACLE.params, student, optimiser, nowhere, KEY)
     programs = []
     for calls in (1, 2, 3, 4):
@@ -229,3 +234,13 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     assert (pi[:4, 1] > 0.9).all()
     assert metrics["distill/student_loss"] < 0.1 and metrics["rehearse/search_gain"] < 0.05
     np.testing.assert_array_equal(state.student["scale"]["o_std"], 1)  # normalisers stay
+
+
+@pytest.mark.parametrize(
+    ("steps", "restart"), [(8, 1.0), (31, 1.0), (40, 8 / 40), (200, 0.125)]
+)  # at 8 steps a walk: short episodes; 40 and 200 steps to go on for, 64 at most
+def test_walks_go_on_for_as_long_as_a_logged_episode(steps, restart):
+    trace = Trace(np.zeros(steps + 1, int), np.zeros(steps, int), np.zeros(steps), False, True)
+    log = Log([trace, trace], Features(Discrete(SIZE)), action_features(Discrete(2)))
+    walks = no_walks(log, ORACLE, RehearseConfig(dreams=4, horizon=8))
+    assert float(walks.restart) == pytest.approx(restart) and not walks.goes_on.any()

@@ -27,7 +27,7 @@ def rehearse():
     """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
     log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
     replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
-    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0, restart=0.0)
+    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
     function = jax.jit(make_rehearse(ORACLE, HEAD, teach, config, DISCOUNT, 0.0))
 
@@ -37,8 +37,9 @@ def rehearse():
         layers = [{"w": jnp.zeros((SIZE, 2)), "b": bias}]
         student = {"layers": layers, "scale": {"o_mean": jnp.zeros(SIZE), "o_std": jnp.ones(SIZE)}}
         with jax.numpy_rank_promotion("allow"):
-            nowhere = Walks(contexts(replay, jnp.zeros(WALKS, int), 1), jnp.zeros(WALKS, bool))
-            args = student, replay, walks or nowhere, jax.random.key(seed)
+            nowhere = contexts(replay, jnp.zeros(WALKS, int), 1), jnp.zeros(WALKS, bool)
+            before = Walks(*(walks or nowhere), jnp.float32(0))
+            args = student, replay, before, jax.random.key(seed)
             return function(ORACLE.params, ORACLE.params | slow, *args)
 
     return run
@@ -96,9 +97,9 @@ def test_a_rehearsal_repeats_itself_and_seeds_differ(rehearse):
 def test_half_of_the_walks_go_on_where_the_last_ones_got_to(rehearse):
     """Going left from 1 or 2 they are all at 0 in the end, where no logged state is."""
     before = rehearse(go_right=False)
-    np.testing.assert_array_equal(before.walks.last.o[:, -1].argmax(-1), 0)
-    assert before.walks.goes_on.all()
-    after = rehearse(go_right=True, walks=before.walks)
+    np.testing.assert_array_equal(before.last.o[:, -1].argmax(-1), 0)
+    assert before.goes_on.all()
+    after = rehearse(go_right=True, walks=(before.last, before.goes_on))
     s, ended = np.asarray(after.z.s), np.asarray(after.z.ended)
     assert (s[~ended] == 0).sum() == WALKS // 2  # each of them leaves it once
     assert (s[~ended] == 3).sum() == WALKS
@@ -107,8 +108,8 @@ def test_half_of_the_walks_go_on_where_the_last_ones_got_to(rehearse):
 def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
     """Going right all walks end; the next ones begin at logged states, none of which is 0."""
     before = rehearse(go_right=True)
-    assert not before.walks.goes_on.any()
-    after = rehearse(go_right=False, walks=before.walks)
+    assert not before.goes_on.any()
+    after = rehearse(go_right=False, walks=(before.last, before.goes_on))
     assert set(np.asarray(after.z.s)) == {0, 1, 2} and not after.z.ended.any()
-    starts = rehearse(go_right=True, walks=before.walks)
+    starts = rehearse(go_right=True, walks=(before.last, before.goes_on))
     assert 0 not in set(np.asarray(starts.z.s))
