@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from dreaming.config import (
     BaselineConfig,
     CertifyConfig,
+    CollectConfig,
     DistillConfig,
     GateConfig,
     JudgeConfig,
@@ -97,18 +98,32 @@ class DreamConfig(WorldConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        taught = self.rehearse.taught
-        states = self.rehearse.dreams * self.rehearse.horizon
-        if taught > states or taught % self.distill.minibatches:
-            raise ValueError(
-                f"rehearse.taught={taught} must be a multiple of distill.minibatches and at most "
-                f"rehearse.dreams * rehearse.horizon = {states}"
-            )
-        if states % self.distill.minibatches:
-            raise ValueError(
-                f"distill.minibatches={self.distill.minibatches} must divide "
-                f"rehearse.dreams * rehearse.horizon = {states}"
-            )
+        _check_rehearsal(self.rehearse, self.distill)
+
+
+@dataclass
+class OnlineConfig:
+    """Learning while collecting: real steps and rounds take turns."""
+
+    experiment: str = "online"  # names the run directory
+    seed: int = 0  # everything random follows from it
+    env: EnvConfig = field(default_factory=EnvConfig)
+    teacher: str = "search"  # search, or one_step: no tree, every action and outcome once
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    rehearse: RehearseConfig = field(default_factory=RehearseConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    budget_minutes: float = 0.0  # save and stop after so long, to go on later; 0 = no limit
+    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+    tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
+
+    def __post_init__(self):
+        _check(self)
+        _check_rehearsal(self.rehearse, self.distill)
 
 
 @dataclass
@@ -224,6 +239,7 @@ POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search
 SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
 CLOSED = (
     "env.epsilon",
+    "collect.epsilon",
     "search.uniform_share",
     "rehearse.lam",
     "fit.target_decay",
@@ -244,6 +260,21 @@ def _check(config: Any) -> None:
             _check_real(name, value)
         elif (least := LEAST.get(name, 1)) is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_rehearsal(rehearse: RehearseConfig, distill: DistillConfig) -> None:
+    """Raise `ValueError` when what was rehearsed cannot be shared out."""
+    states = rehearse.dreams * rehearse.horizon
+    if rehearse.taught > states or rehearse.taught % distill.minibatches:
+        raise ValueError(
+            f"rehearse.taught={rehearse.taught} must be a multiple of distill.minibatches and at "
+            f"most rehearse.dreams * rehearse.horizon = {states}"
+        )
+    if states % distill.minibatches:
+        raise ValueError(
+            f"distill.minibatches={distill.minibatches} must divide "
+            f"rehearse.dreams * rehearse.horizon = {states}"
+        )
 
 
 def _check_real(name: str, value: float) -> None:

@@ -179,7 +179,7 @@ def test_a_sampled_policy_draws_by_its_probabilities_and_a_seed_fixes_the_draw()
     assert drawn == [int(policy.act(o, seed=seed)) for seed in range(2000)]
     frequency = np.bincount(drawn, minlength=3) / 2000
     assert np.abs(frequency - p).max() < 4 * np.sqrt(0.25 / 2000)
-    taken, propensity = policy.propensity(o, None, np.random.default_rng(0))
+    taken, propensity = policy.behaviour()(o, None, np.random.default_rng(0))
     assert propensity == pytest.approx(p[int(taken)], rel=1e-4)
 
 
@@ -356,4 +356,4 @@ def test_a_policy_over_numbers_acts_inside_the_box():
     a = policy.act(observations(1)[0])
     assert space.contains(a) and a.dtype == np.float32
     np.testing.assert_allclose(a, [1.0, 0.0], atol=0.05)  # half way up; below the lowest
-    assert policy.propensity(observations(1)[0], None, np.random.default_rng(0))[1] is None
+    assert policy.behaviour()(observations(1)[0], None, np.random.default_rng(0))[1] is None
