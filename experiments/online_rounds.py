@@ -131,28 +131,29 @@ class Collector:
     def collect(self, student: Any, number: int, until: int, once: Callable) -> Log:
         """The log of `until` real steps; those that are missing are taken by `student`."""
 
-        def fill(update: Callable) -> dict[str, Any]:
+        def fill(update: Callable) -> str:
             if number == 0:
                 shutil.rmtree(self.folder, ignore_errors=True)  # of an attempt that was cut
             store = TraceStore(self.folder, **self.spaces)
             if store.num_steps < until:
                 store.extend(self.episodes(student, number, until - store.num_steps, update))
-            return {"episodes": len(store), "digest": store.digest()}
+            return digest(self.traces(until))
 
         start = plan(self.config)[number - 1] if number else 0
-        like = {"episodes": 0, "digest": ""}
-        done = once("collect", until, like, fill, start)
-        store = TraceStore(self.folder)
-        if len(store) < done["episodes"] or (
-            len(store) == done["episodes"] and store.digest() != done["digest"]
-        ):
+        expected, traces = once("collect", until, "", fill, start), self.traces(until)
+        if digest(traces) != expected:
             raise TraceError(
                 f"{self.folder} changed since it was collected; delete {self.folder.parent} and "
                 "start again"
             )
-        traces = list(itertools.islice(store.traces(), done["episodes"]))
         most = 2 * self.config.env.real_steps  # rows there can be: all rounds share their shapes
         return Log(traces, self.observation, self.action, -(-most // MULTIPLE) * MULTIPLE)
+
+    def traces(self, until: int) -> list[Trace]:
+        """The episodes of the first `until` steps."""
+        store = TraceStore(self.folder)
+        ends = np.cumsum(np.array(store.index()["rows"]) - 1)
+        return list(itertools.islice(store.traces(), int(np.searchsorted(ends, until)) + 1))
 
     def episodes(self, student: Any, number: int, steps: int, update: Callable) -> Iterator[Trace]:
         """New episodes of `steps` steps in all."""
@@ -175,6 +176,11 @@ class Collector:
             self.policy = Policy(params, **self.spaces, window=self.config.model.window)
         self.policy.params = params
         return self.policy.behaviour
+
+
+def digest(traces: list[Trace]) -> str:
+    """SHA-256 over what was observed, done and earned."""
+    return state_sha256([(trace.observations, trace.actions, trace.rewards) for trace in traces])
 
 
 def play_round(

@@ -348,6 +348,16 @@ def test_a_mask_is_respected_by_greedy_and_by_sampled_students():
         policy.act(o, action_mask=[1, 0])
 
 
+def test_a_recorder_is_answered_as_one_who_asks_act_and_every_episode_begins_anew():
+    policy, o = make_policy(window=3), observations(4)
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        answer = policy.behaviour()
+        recorded = [int(answer(x, None, random)[0]) for x in o]
+        policy.reset()
+        assert recorded == [int(policy.act(x)) for x in o]
+
+
 def test_a_policy_over_numbers_acts_inside_the_box():
     space = Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     params = init_student(jax.random.key(0), 2, 4, 8, np.zeros(2), np.ones(2))
