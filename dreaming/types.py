@@ -120,13 +120,24 @@ class RingState(struct.PyTreeNode):
     truncated: Bool[Array, " N"]
     has_step: Bool[Array, " N"]  # False for the last observation of an episode
     elapsed: Int[Array, " N"]  # steps since its episode began
-    episode: Int[Array, " N"]  # counted within its environment
+    episode: Int[Array, " N"]  # the number of its episode, from 1 in each environment
     pi_search: Float[Array, "N A"]
     v_search: Float[Array, " N"]
     v: Float[Array, " N"]
     version: Int[Array, " N"]  # of the target params that searched here; -1 = the actor's
     priority: Float[Array, " N"]  # 0 = no observation yet
     added: Int[Array, ""]  # observations so far; the next one goes to slot added mod N
+
+
+class Cut(struct.PyTreeNode):
+    """Which slots L consecutive rows are, and what of them is real (as in `Windows`); M = L - 1."""
+
+    slots: Int[Array, "B L"]
+    r: Float[Array, "B M"]  # 0 where no step is real
+    terminated: Bool[Array, "B M"]
+    is_real_step: Bool[Array, "B M"]
+    is_real_o: Bool[Array, "B L"]
+    is_absorbing: Bool[Array, "B L"]
 
 
 class Acted(struct.PyTreeNode):

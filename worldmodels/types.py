@@ -79,13 +79,11 @@ class ImageWindows(struct.PyTreeNode):
     o: Num[Array, "B K1 W H V F"]  # stacks of W frames, 0 to 255, oldest first
     a: Float[Array, "B K A"]
     r: Float[Array, "B K"]
-    terminated: Bool[Array, "B K"]
     is_real_step: Bool[Array, "B K"]
     is_real_o: Bool[Array, "B K1"]
-    is_absorbing: Bool[Array, "B K1"]
+    is_absorbing: Bool[Array, "B K1"]  # the episode terminated by this row
     v: Float[Array, "B K1"]  # value target in reward units; 0 where absorbing
-    pi: Float[Array, "B K1 A"]  # policy target
-    has_pi: Bool[Array, "B K1"]
+    pi: Float[Array, "B K1 A"]  # policy target; none where absorbing or not real
     weight: Float[Array, " B"]  # importance weight of the draw
 
 
