@@ -52,3 +52,15 @@ class FitConfig:
     noise: float = 0.03  # in what windows of 2 and more show, in typical one-step changes
     gradient_scale: float = 1.0  # of the gradient entering each earlier unroll step; MuZero 0.5
     weights: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass
+class ImageLossWeights:
+    """Weights of the terms of the loss for images, as in EfficientZero; the last two are ours."""
+
+    value_prefix: float = 1.0
+    value: float = 0.25
+    policy: float = 1.0
+    consistency: float = 2.0
+    continuation: float = 1.0
+    decode: float = 0.0  # of the newest frame, from latents it cannot change; 0 = not computed
