@@ -16,6 +16,8 @@ class CollectConfig:
     first: int = 500  # steps by env.behaviour, before anything is learned
     steps: int = 750  # by the newest student, before every further round
     epsilon: float = 0.05  # of them are uniformly random, beside what the student itself draws
+    ticks: int = 4  # images: decisions of every environment until it gets newer params
+    save_every: int = 2000  # images: real steps between two checkpoints
 
 
 @dataclass

@@ -106,8 +106,9 @@ class LearnedPhysics:
     ) -> tuple[dict[str, float], dict[str, list]]:
         """(figures, open-loop error by k and weak regions) on episodes the tested model never saw.
 
-        Nothing is said when no judge was asked. With an episode set held out the planner itself is tested; else each judge is, on the
-        half that the other one was fitted on, and the figures are averaged.
+        With an episode set held out the planner itself is tested; else each judge is, on the
+        half that the other one was fitted on, and the figures are averaged. Without a judge there
+        are none.
         """
         if not judged:
             return {}, {}

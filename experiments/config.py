@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dreaming.agent_config import AgentConfig
 from dreaming.config import (
     BaselineConfig,
     CertifyConfig,
@@ -116,14 +117,32 @@ class OnlineConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     rehearse: RehearseConfig = field(default_factory=RehearseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)  # images: the agent for frames
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     budget_minutes: float = 0.0  # save and stop after so long, to go on later; 0 = no limit
+    platform: str = "auto"  # cpu, gpu or tpu; auto = the best there is
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
     tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
 
     def __post_init__(self):
         _check(self)
         _check_rehearsal(self.rehearse, self.distill)
+        agent, capacity = self.agent, self.agent.replay.capacity
+        if agent.replay.batch > agent.learn_after:
+            raise ValueError(
+                f"agent.learn_after={agent.learn_after} must be at least "
+                f"agent.replay.batch={agent.replay.batch}: nothing else can be drawn by then"
+            )
+        if capacity % agent.envs or capacity < 2 * agent.envs:
+            raise ValueError(
+                f"agent.replay.capacity={capacity} must be a multiple of agent.envs={agent.envs}, "
+                "and at least twice it"
+            )
+        if agent.target.every % agent.updates_per_call:
+            raise ValueError(
+                f"agent.target.every={agent.target.every} must be a multiple of "
+                f"agent.updates_per_call={agent.updates_per_call}"
+            )
 
 
 @dataclass
@@ -231,6 +250,7 @@ LEAST |= {"fit.steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
+    "platform": ("auto", "cpu", "gpu", "tpu"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
 }

@@ -8,9 +8,14 @@ when it is started again. Examples:
   dreaming online env=mountaincar seed=1
   dreaming online env=gym env.id=Acrobot-v1 env.real_steps=10000 collect.steps=2000
   dreaming online budget_minutes=1              saves, stops, goes on next time
+Where observations are frames, the agent of `agent=` acts by search and learns
+from a replay of single frames, while its environments run beside it:
+  dreaming online env=catch                     nano, on a CPU
+  dreaming online env=gym env.id=... agent=base platform=gpu env.real_steps=100000
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +34,9 @@ def run(config: OnlineConfig, run_dir: Path) -> int:
         progress.track(open_tracker(config, run_dir))
         from experiments import runtime
 
-        runtime.configure(devices=config.devices)
-        from experiments.online_rounds import learn_online
-
+        runtime.configure(devices=config.devices, platform=config.platform)
         try:
-            result = learn_online(config, run_dir, progress, stop)
+            result = chosen(config)(config, run_dir, progress, stop)
         except Stopped as reason:
             progress.log(f"stopped, {reason}; the same command goes on where {run_dir} ends")
             return 0
@@ -42,12 +45,32 @@ def run(config: OnlineConfig, run_dir: Path) -> int:
     return 0
 
 
+def chosen(config: OnlineConfig) -> Callable:
+    """How to learn: in rounds or, where observations are frames, by the agent for images."""
+    from dreaming.actors import is_image
+    from dreaming.errors import ConfigError
+    from envs.real import make_real
+
+    if config.env.id == "none":
+        raise ConfigError("env=none has nothing to collect; name a task with env= or env.id=")
+    task = make_real(config.env.id, **config.env.options)
+    space = task.observation_space
+    task.close()
+    if is_image(space):
+        from experiments.online_images import learn_from_images
+
+        return learn_from_images
+    from experiments.online_rounds import learn_online
+
+    return learn_online
+
+
 def summary(result: dict[str, Any], run_dir: Path) -> str:
     """What a run says at its end."""
     figure = lambda x: f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
     lines = ["", f"real return after {result['real_steps']} real steps (mean, 95% interval):"]
     rows = [("first, random steps", "behaviour_return"), ("deployed", "deployed_return")]
-    lines += [f"  {name:<24}{figure(result[key])}" for name, key in rows if result[key]]
+    lines += [f"  {name:<24}{figure(result[key])}" for name, key in rows if result.get(key)]
     lines += [f"report: {run_dir / 'report.html'}"]
     return "\n".join(lines)
 

@@ -96,10 +96,8 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
         rest += f" What is deployed now was scored in {number(deployed['episodes'])} fresh episodes"
         rest += f" of the real task; the 95% interval of the mean is {low} to {high}."
     if "rounds" in result:
-        return (
-            f"A policy for {task} was learned while it collected; it earns {mean('deployed_return')}.",
-            rest,
-        )
+        learned = f"A policy for {task} was learned while it collected"
+        return f"{learned}; it earns {mean('deployed_return')}.", rest
     if "verdict" not in result:
         return f"A world was fitted to a log of {task}; no policy has rehearsed in it.", rest
     if result.get("verdict") == "accept" and not deployed:
