@@ -107,7 +107,8 @@ class Run:
                 )
                 if collected.returns:
                     metrics["collect/return"] = float(np.mean(collected.returns))
-                shown.update(collected.real_steps, **metrics)
+                if collected.real_steps:  # a resumed run tells lines by their step
+                    shown.update(collected.real_steps, **metrics)
                 if (before + collected.real_steps) // every > before // every:
                     self.save(shown)
                 try:
@@ -116,9 +117,7 @@ class Run:
                     self.save(shown)
                     raise
             updates = int(self.state.updates)
-            self.state, metrics = learn_due(self.agent, config, self.state)
-            if metrics:
-                shown.update(0, **metrics)
+            self.state, _ = learn_due(self.agent, config, self.state)
             if int(self.state.updates) > updates or not self.desk.stages.done(NAME):
                 self.save(shown)
         self.desk.seconds[NAME] = self.desk.stages.info(NAME)["seconds"]
