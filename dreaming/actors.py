@@ -146,7 +146,7 @@ class Actors:
         real_steps = sum(not actor.ended for actor in self.each)
         stepped = self.pool.map(Actor.step, self.each, np.asarray(a).tolist())
         r, terminated, truncated, closed = zip(*stepped, strict=True)
-        rows = Rows(
+        arrays: dict[str, Any] = dict(
             o=o,
             a=np.asarray(a, np.int32),
             r=np.array(r, np.float32),
@@ -156,7 +156,8 @@ class Actors:
             v_search=v_search,
             v=v,
         )
-        return rows, real_steps, [earned for earned in closed if earned is not None]
+        returns = [earned for earned in closed if earned is not None]
+        return Rows(**arrays), real_steps, returns
 
     def saved(self) -> list[dict[str, Any]]:
         """What `restore` needs, as JSON."""
