@@ -28,8 +28,8 @@ def is_image(space: gymnasium.Space) -> bool:
 
 def frame_shape(space: gymnasium.Space) -> tuple[int, int, int]:
     """(H, V, F) of frames."""
-    height, width, *channels = space.shape or ()
-    return height, width, (channels or [1])[0]
+    shape = (*(space.shape or ()), 1)
+    return shape[0], shape[1], shape[2]
 
 
 def episode_seed(seed: int, row: int, episode: int) -> int:
