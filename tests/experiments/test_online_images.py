@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -12,6 +14,7 @@ import pytest
 from experiments import online, online_images
 from tests.experiments.conftest import as_users_run
 
+ROOT = Path(__file__).parents[2]
 TINY = [
     "env=catch",
     "env.real_steps=160",
@@ -149,6 +152,15 @@ def test_a_loss_that_is_no_number_stops_in_one_line_and_keeps_the_last_good_stat
     [line] = capsys.readouterr().err.splitlines()
     assert "not finite by update" in line
     assert units(tmp_path / "run")  # what was saved before it
+
+
+@pytest.mark.slow
+def test_kills_at_random_instants_change_nothing():
+    """kill -9 of a real process, restarted; see `kill_runs` for twenty."""
+    command = [sys.executable, "-m", "tests.experiments.kill_runs", "verb=online", "kills=2", *TINY]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert ran.stdout.splitlines()[-1] == "2 of 2 agree"
 
 
 @pytest.mark.parametrize(
