@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium
 import pytest
 
+from dreaming import turns
 from experiments import online, online_images
 from tests.experiments.conftest import as_users_run
 
@@ -115,6 +117,22 @@ def test_sigterm_saves_at_once_and_the_same_command_goes_on(
     monkeypatch.undo()
     assert go_on(tmp_path / "run") == 0
     assert "goes on after" in capsys.readouterr().out
+    assert_same_end(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("slow", ["environments", "learner"])
+def test_a_slow_part_changes_nothing(slow, finished, tmp_path, monkeypatch):
+    class Slow(gymnasium.Wrapper):
+        def step(self, action):
+            time.sleep(0.002)
+            return self.env.step(action)
+
+    make, learn = online_images.make_real, turns.learn_due
+    if slow == "environments":
+        monkeypatch.setattr(online_images, "make_real", lambda *a, **k: Slow(make(*a, **k)))
+    else:
+        monkeypatch.setattr(turns, "learn_due", lambda *a: (time.sleep(0.05), learn(*a))[1])
+    assert go_on(tmp_path / "run") == 0
     assert_same_end(tmp_path / "run", finished)
 
 
