@@ -27,7 +27,7 @@ def record(
     *,
     switch: float = 0.1,
     epsilon: float = 0.5,
-    policy: Behaviour | None = None,
+    policy: Callable[[], Behaviour] | None = None,
     progress: Callable[[int], None] | None = None,
     env_options: dict | None = None,
 ) -> Iterator[Trace]:
@@ -35,7 +35,8 @@ def record(
 
     `behaviour` is `random`, `sticky_random` (a new uniform action with probability `switch`, and
     at reset), `half_random` (the task's own heuristic; a uniform action with probability
-    `epsilon`) or the name under which `policy` is recorded. Of actions that the task's
+    `epsilon`) or the name under which `policy` is recorded, which makes a behaviour for
+    every episode. Of actions that the task's
     `info["action_mask"]` forbids none is drawn, and the masks are recorded. `progress` is told
     the steps so far after each episode. Raises `ConfigError` before, and `TraceError` while
     recording.
@@ -46,7 +47,7 @@ def record(
 
     def fresh() -> Behaviour:
         if policy is not None:
-            return policy
+            return policy()
         if behaviour == "random":
             return random(action)
         if behaviour == "sticky_random":

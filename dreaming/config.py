@@ -1,9 +1,23 @@
-"""The knobs of the loop, one comment each with its reason. No JAX here, so that help stays fast."""
+"""The knobs of the loop, one comment each with its reason. No JAX here, so that help stays fast.
+
+Nobody writes to a config: those with a hash name the compiled programs that they are part of.
+"""
 
 import math
 from dataclasses import dataclass, field
 
 FIRST_SEED = 1_000_000  # of gate episodes; those of the report begin at ten times this
+
+
+@dataclass
+class CollectConfig:
+    """How real steps and rounds take turns online; env.real_steps says how many in all."""
+
+    first: int = 500  # steps by env.behaviour, before anything is learned
+    steps: int = 750  # by the newest student, before every further round
+    epsilon: float = 0.05  # of them are uniformly random, beside what the student itself draws
+    ticks: int = 4  # images: decisions of every environment until it gets newer params
+    save_every: int = 2000  # images: real steps between two checkpoints
 
 
 @dataclass
@@ -16,7 +30,7 @@ class JudgeConfig:
     members: int = 2
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class SearchConfig:
     """How a teacher looks ahead."""
 
@@ -32,7 +46,7 @@ class SearchConfig:
     penalty: float = 1.0  # typical rewards that one unit of uncertainty costs (MOPO)
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class RehearseConfig:
     """How much is rehearsed, and from where."""
 
@@ -48,7 +62,7 @@ class RehearseConfig:
     behaviour_penalty: float = 10.0  # uncertainty per nat less likely to a foreseen behaviour
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class DistillConfig:
     """How the rehearsed is learned."""
 
@@ -104,10 +118,14 @@ class CertifyConfig:
 
 @dataclass
 class RoundConfig:
-    """The parts of a round that are not physics."""
+    """The parts of a round that are not physics.
+
+    Without a gate every candidate is deployed, and nothing that only serves a verdict is done: no
+    episodes are held out, nobody judges, no baselines are trained.
+    """
 
     search: SearchConfig = field(default_factory=SearchConfig)
     rehearse: RehearseConfig = field(default_factory=RehearseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
-    gate: GateConfig = field(default_factory=GateConfig)
+    gate: GateConfig | None = field(default_factory=GateConfig)

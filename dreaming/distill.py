@@ -2,6 +2,7 @@
 learn what the rehearsal found, so that the next search starts from there."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -111,15 +112,15 @@ def practise(
     """
     model, discount = regularised(world, rehearse.behaviour_penalty), world.card["discount"]
     head = log.head
-    teach = make_teacher(model, head, search, discount)
-    walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty)
     chunk = math.gcd(CHUNK, rehearse.iterations)
-    advance = make_distill(model, head, walk, config, rehearse.iterations, chunk)
+    advance = compiled_distill(model, head, search, rehearse, config, discount, chunk)
     student_key, key = jax.random.split(key)
     fresh = student_of(log, model, config.width, student_key)
     student = fresh if incumbent is None else network(incumbent)
     if incumbent is not None and head.kind != "discrete":
         incumbent = student  # only enumerated probabilities can be mixed: stay near the newest part
+    if config.anchor == 0:
+        incumbent = None
     student = student | {"greedy": jnp.array(True)}
     optimiser = make_optimiser(config, rehearse.iterations)
     walks = no_walks(log, model, rehearse)
@@ -149,6 +150,22 @@ def regularised(world: World, behaviour_penalty: float) -> Any:
     if behaviour_penalty * known == 0:
         return world.model
     return dataclasses.replace(world.model, behaviour_penalty=behaviour_penalty * known)
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_distill(
+    model: Any,
+    head: ActionHead,
+    search: SearchConfig,
+    rehearse: RehearseConfig,
+    config: DistillConfig,
+    discount: float,
+    chunk: int,
+) -> Callable:
+    """`make_distill` with its teacher and its walks; the next round uses the same program."""
+    teach = make_teacher(model, head, search, discount)
+    walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty)
+    return make_distill(model, head, walk, config, rehearse.iterations, chunk)
 
 
 def make_distill(

@@ -7,6 +7,7 @@ __all__ = [
     "ConfigError",
     "DreamFileError",
     "EnvError",
+    "LossError",
     "SpaceError",
     "TraceError",
     "UserError",
@@ -19,3 +20,7 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """Saved state that is damaged, or that belongs to another configuration."""
+
+
+class LossError(UserError):
+    """A loss or a gradient that is not a finite number."""

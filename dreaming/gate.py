@@ -128,6 +128,11 @@ def interval(difference: np.ndarray, level: float, seed: int) -> tuple[float, fl
     return min(low, boot_low), max(high, boot_high)
 
 
+def ungated(*_: Any) -> tuple[Verdict, int]:
+    """The verdict where nobody asked for one: the candidate goes on to collect."""
+    return Verdict(True, -np.inf, np.inf, np.nan, ("deployed without a test: the gate is off",)), 0
+
+
 def no_evidence(why: str) -> Verdict:
     """The verdict without a real task on a log too small to ask instead: nothing is accepted."""
     reason = f"no evidence: there is no real environment to test in, {why}"

@@ -25,6 +25,7 @@ class Log:
     traces: Sequence[Trace]
     observation: Features
     action: Features
+    multiple: int = MULTIPLE  # its replay is padded to a multiple of so many rows
 
     def __len__(self) -> int:
         return sum(len(trace) for trace in self.traces)
@@ -72,7 +73,7 @@ class Log:
     def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
         """All of it as arrays on the device."""
         spaces = self.observation, self.action, self.head
-        return make_replay(self.traces, *spaces, members=members, key=key, multiple=MULTIPLE)
+        return make_replay(self.traces, *spaces, members=members, key=key, multiple=self.multiple)
 
 
 def split_log(log: Log, config: JudgeConfig, key: jax.Array) -> tuple[Log, list[tuple[Log, Log]]]:

@@ -71,8 +71,7 @@ class LearnedPhysics:
             replay = reanalysis(replay)
         state = init_fit(model, config, scale, init_key)
         chunk = math.gcd(CHUNK, config.steps)
-        sample = functools.partial(sample_windows, head=log.head, window=self.model.window)
-        fit = make_fit(model, config, sample, chunk)
+        fit = compiled_fit(model, config, log.head, self.model.window, chunk)
         previous = None
         for _ in range(config.steps // chunk):
             state, metrics = fit(state, replay)
@@ -110,8 +109,11 @@ class LearnedPhysics:
         """(figures, open-loop error by k and weak regions) on episodes the tested model never saw.
 
         With an episode set held out the planner itself is tested; else each judge is, on the
-        half that the other one was fitted on, and the figures are averaged.
+        half that the other one was fitted on, and the figures are averaged. Without a judge there
+        are none.
         """
+        if not judged:
+            return {}, {}
         if len(judged) == 1 and judged[0][0] is judged[0][1] and judged[0][0] is not seen:
             tested = [(self._shape(seen)[0], learned.params, judged[0][1])]
         else:
@@ -258,6 +260,14 @@ class OraclePhysics:
         card = {"discount": self.discount, "search": dataclasses.asdict(search)}
         card["value_span"] = float(self.model.value_span(self.params))
         return make_world(self.model, self.params, log, horizon, card)
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_fit(model: Any, config: FitConfig, head: Any, window: int, chunk: int) -> Callable:
+    """`make_fit` on windows of a log; the next round of the same shape uses the same program."""
+    return make_fit(
+        model, config, functools.partial(sample_windows, head=head, window=window), chunk
+    )
 
 
 def finite(metrics: Any) -> dict[str, float]:

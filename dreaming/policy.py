@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,12 +249,7 @@ class Policy:
         is drawn. `action_mask` says which actions are legal now. Raises `UserError` for what is no
         observation of the task, and when a search has no world.
         """
-        o = self._features(observation)
-        row = np.array([0])
-        if self._last is None:
-            self._buffer.reset(row, o)
-        else:
-            self._buffer.push(row, self._last, o)
+        self._see(observation)
         random = self._random if seed is None else np.random.default_rng(seed)
         if search:
             self._last = self._search(world, random)
@@ -261,13 +257,23 @@ class Policy:
             self._last, _ = self._draw(random, action_mask)
         return self._action.row(self._action.unflatten(self._last), 0)
 
-    def propensity(
-        self, observation: Any, legal: Any, random: np.random.Generator
-    ) -> tuple[Any, float | None]:
-        """(action, its probability): how a recorder asks, for windows of one observation."""
-        self._buffer.reset(np.array([0]), self._features(observation))
-        a, p = self._draw(random, legal)
-        return self._action.row(self._action.unflatten(a), 0), p
+    def behaviour(self) -> Callable:
+        """How a recorder asks in one episode: `(o, legal, random) -> (action, its probability)`."""
+        self.reset()
+
+        def answer(observation: Any, legal: Any, random: np.random.Generator):
+            self._see(observation)
+            self._last, p = self._draw(random, legal)
+            return self._action.row(self._action.unflatten(self._last), 0), p
+
+        return answer
+
+    def _see(self, observation: Any) -> None:
+        o, row = self._features(observation), np.array([0])
+        if self._last is None:
+            self._buffer.reset(row, o)
+        else:
+            self._buffer.push(row, self._last, o)
 
     def _features(self, observation: Any) -> Float[np.ndarray, "1 O"]:
         try:

@@ -1,5 +1,9 @@
 """Reanalysis: a search at every real state of the log, once per world, cached beside its rows."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,16 +27,7 @@ def reanalyze(
     Reanalyse). Every row is searched but the terminal ones, which are worth nothing. `key` is a
     typed key.
     """
-    model = world.model
-    teach = make_teacher(model, head, search, world.card["discount"])
-    span = model.value_span(world.params)
-
-    @jax.jit
-    def searched(params, replay, rows, key):
-        z = model.root(params, contexts(replay, rows, model.window))
-        result = teach(params, z, key, span)
-        return result.pi_search, result.v_search
-
+    searched = compiled_searches(world.model, head, search, world.card["discount"])
     count = replay.o.shape[0]
     parts = -(-count // ROWS)
     rows = jnp.minimum(jnp.arange(parts * ROWS), count - 1).reshape(parts, ROWS)
@@ -50,3 +45,19 @@ def reanalyze(
         v_search=jnp.where(ended, 0.0, v),
         searched=jnp.asarray(~ended),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_searches(
+    model: Any, head: ActionHead, search: SearchConfig, discount: float
+) -> Callable:
+    """`searched(params, replay, rows, key) -> (pi_search, v_search)`, the same in every round."""
+    teach = make_teacher(model, head, search, discount)
+
+    @jax.jit
+    def searched(params, replay, rows, key):
+        z = model.root(params, contexts(replay, rows, model.window))
+        result = teach(params, z, key, model.value_span(params))
+        return result.pi_search, result.v_search
+
+    return searched

@@ -1,7 +1,8 @@
 """One round: from a log of real episodes to a dream, a student that rehearsed in it, a verdict.
 
-log -> reanalyze -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Only `physics`
-knows where the model comes from. Every stage draws from a key of its own name, so that a stage
+log -> reanalyze -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Online the gate
+is off: no judge and no clone, and every candidate is deployed. Only `physics` knows where the
+model comes from. Every stage draws from a key of its own name, so that a stage
 which was already done changes nothing for those after it.
 """
 
@@ -18,7 +19,7 @@ from flax import struct
 from dreaming.baselines import blank_baselines, fit_baselines
 from dreaming.config import RoundConfig
 from dreaming.distill import DistillState, blank_distill, practise
-from dreaming.gate import Verdict, improvable, real_gate
+from dreaming.gate import Verdict, improvable, real_gate, ungated
 from dreaming.log import Log, split_log
 from dreaming.offline import offline_gate
 from dreaming.reanalyze import reanalyze
@@ -71,20 +72,23 @@ def one_round(
     made by `work(update)` and committed; `like` has its structure.
     """
     key_of = functools.partial(stage_key, key)
-    seen, judged = split_log(log, physics.judge, key_of("split"))
+    is_gated = config.gate is not None
+    seen, judged = split_log(log, physics.judge, key_of("split")) if is_gated else (log, [])
 
     search = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
     searched = search if state.world is not None else None
     learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=searched)
     learned = once("fit", physics.steps(seen), physics.blank(seen), learn)
     second = functools.partial(physics.learn_judges, judged, key_of("judge"))
-    judges = once("judge", physics.judge.steps, physics.blank_judges(judged), second)
+    blank = physics.blank_judges(judged)
+    judges = once("judge", physics.judge.steps, blank, second) if is_gated else blank
     fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))
     world = physics.world(seen, learned, horizon, config.search, fidelity)
 
     clone = functools.partial(fit_baselines, log, world, config.baselines, key_of("clone"))
-    baselines = once("clone", 2, blank_baselines(log, world, config.baselines), clone)
-    incumbent = state.incumbent or baselines["behaviour_cloning"]
+    blank = blank_baselines(log, world, config.baselines)
+    baselines = once("clone", 2, blank, clone) if is_gated else {}
+    incumbent = state.incumbent or baselines.get("behaviour_cloning")
 
     args = world, config.search, config.rehearse, config.distill
     rehearse = functools.partial(practise, log, *args, state.incumbent, key_of("rehearse"))
@@ -94,11 +98,13 @@ def one_round(
     params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
     world = dataclasses.replace(world, params=params)
 
-    witness = baselines["behaviour_cloning"], horizon, key_of("opinion")
+    witness = baselines.get("behaviour_cloning"), horizon, key_of("opinion")
     judge = physics.second_opinion(judges, judged, seen, *witness)
     fidelity = fidelity | judge.figures(candidate, incumbent)
 
-    if real is None:
+    if not is_gated:
+        trial = ungated
+    elif real is None:
         evidence = log, world.model.window, physics.discount, judge, key_of("gate")
         trial = functools.partial(offline_gate, *evidence)
     else:

@@ -28,6 +28,8 @@ def make_teacher(
     """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
 
     `head` says what actions are; actions that the model holds to be illegal are never taken.
+    `key` is one typed key or, for a head without proposals, a key of each row: what a search says
+    then does not depend on which states are searched together.
 
     `gumbel_scale` is 1 to explore in rehearsal, 0 to act as well as the search knows.
     `value_span` is the width of the range of values; floors and temperatures are shares of it.
@@ -155,7 +157,7 @@ def _tree_search(
         normalise = lambda tree, node: _normalised(
             tree, node, _edge_values(tree, has_chance), config, value_span
         )
-        gumbel = gumbel_scale * jax.random.gumbel(gumbel_key, prior.shape)
+        gumbel = gumbel_scale * _gumbel(gumbel_key, prior.shape)
         tree = _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance)
         visits = tree.children_visits[:, 0]
         v_search, edges = jax.vmap(lambda tree: _greedy_values(tree, has_chance))(tree)
@@ -177,6 +179,13 @@ def _tree_search(
         )
 
     return teach
+
+
+def _gumbel(key, shape: tuple[int, int]) -> Float[Array, "B W"]:
+    """Gumbel noise of one key, or of a key for each row."""
+    if key.ndim == 0:
+        return jax.random.gumbel(key, shape)
+    return jax.vmap(lambda k: jax.random.gumbel(k, shape[1:]))(key)
 
 
 def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance) -> Any:

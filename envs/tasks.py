@@ -1,4 +1,4 @@
-"""Small real tasks whose optimum is known: histories, masks, dicts and factored actions.
+"""Small real tasks whose optimum is known: histories, masks, dicts, factored actions, images.
 
 Registered as `dreaming/<name>-v0` by `import dreaming`. They need NumPy and Gymnasium alone.
 """
@@ -17,6 +17,7 @@ TASKS = {  # class -> step limit
     "Recall": None,
     "MaskedRooms": 20,
     "TwoCoordinates": 20,
+    "Catch": None,
 }
 
 
@@ -141,3 +142,39 @@ class TwoCoordinates(gymnasium.Env):
         """Move in both coordinates."""
         self._at = np.clip(self._at + np.asarray(action) - 1, 0, self.SIZE - 1)
         return self._seen(), -1.0, bool((self._at == self._goal).all()), False, {}
+
+
+class Catch(gymnasium.Env):
+    """A ball falls from any column of a grid; the paddle on the bottom row must be below it.
+
+    Frames are (40, 40, 1) of bytes, 4 pixels to a cell; ball and paddle are white. Actions: 0
+    left, 1 stay, 2 right. Caught is 1, missed -1, and the episode is over after 9 steps. The
+    optimum is 1: from the middle every column can be reached in time. One frame tells everything.
+    """
+
+    CELLS, PIXELS = 10, 4
+
+    def __init__(self):
+        size = self.CELLS * self.PIXELS
+        self.observation_space = Box(0, 255, (size, size, 1), np.uint8)
+        self.action_space = Discrete(3)
+
+    def _seen(self) -> np.ndarray:
+        grid = np.zeros((self.CELLS, self.CELLS, 1), np.uint8)
+        grid[self._row, self._ball] = grid[-1, self._paddle] = 255
+        return grid.repeat(self.PIXELS, axis=0).repeat(self.PIXELS, axis=1)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """A new ball at the top."""
+        super().reset(seed=seed)
+        self._row, self._ball = 0, int(self.np_random.integers(self.CELLS))
+        self._paddle = self.CELLS // 2
+        return self._seen(), {}
+
+    def step(self, action: Any):
+        """Move the paddle; the ball falls by one row."""
+        self._row += 1
+        self._paddle = min(max(self._paddle + int(action) - 1, 0), self.CELLS - 1)
+        over = self._row == self.CELLS - 1
+        r = (1.0 if self._paddle == self._ball else -1.0) if over else 0.0
+        return self._seen(), r, over, False, {}

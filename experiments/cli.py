@@ -27,6 +27,7 @@ from typing import Any
 
 VERBS = (
     "dream",
+    "online",
     "record",
     "inspect-traces",
     "fit",

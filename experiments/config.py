@@ -11,9 +11,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dreaming.agent_config import AgentConfig
 from dreaming.config import (
     BaselineConfig,
     CertifyConfig,
+    CollectConfig,
     DistillConfig,
     GateConfig,
     JudgeConfig,
@@ -97,17 +99,49 @@ class DreamConfig(WorldConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        taught = self.rehearse.taught
-        states = self.rehearse.dreams * self.rehearse.horizon
-        if taught > states or taught % self.distill.minibatches:
+        _check_rehearsal(self.rehearse, self.distill)
+
+
+@dataclass
+class OnlineConfig:
+    """Learning while collecting: real steps and rounds take turns."""
+
+    experiment: str = "online"  # names the run directory
+    seed: int = 0  # everything random follows from it
+    env: EnvConfig = field(default_factory=EnvConfig)
+    teacher: str = "search"  # search, or one_step: no tree, every action and outcome once
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    rehearse: RehearseConfig = field(default_factory=RehearseConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)  # images: the agent for frames
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    budget_minutes: float = 0.0  # save and stop after so long, to go on later; 0 = no limit
+    platform: str = "auto"  # cpu, gpu or tpu; auto = the best there is
+    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+    tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
+
+    def __post_init__(self):
+        _check(self)
+        _check_rehearsal(self.rehearse, self.distill)
+        agent, capacity = self.agent, self.agent.replay.capacity
+        if agent.replay.batch > agent.learn_after:
             raise ValueError(
-                f"rehearse.taught={taught} must be a multiple of distill.minibatches and at most "
-                f"rehearse.dreams * rehearse.horizon = {states}"
+                f"agent.learn_after={agent.learn_after} must be at least "
+                f"agent.replay.batch={agent.replay.batch}: nothing else can be drawn by then"
             )
-        if states % self.distill.minibatches:
+        if capacity % agent.envs or capacity < 2 * agent.envs:
             raise ValueError(
-                f"distill.minibatches={self.distill.minibatches} must divide "
-                f"rehearse.dreams * rehearse.horizon = {states}"
+                f"agent.replay.capacity={capacity} must be a multiple of agent.envs={agent.envs}, "
+                "and at least twice it"
+            )
+        if agent.target.every % agent.updates_per_call:
+            raise ValueError(
+                f"agent.target.every={agent.target.every} must be a multiple of "
+                f"agent.updates_per_call={agent.updates_per_call}"
             )
 
 
@@ -216,6 +250,7 @@ LEAST |= {"fit.steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
+    "platform": ("auto", "cpu", "gpu", "tpu"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
 }
@@ -224,6 +259,7 @@ POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search
 SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
 CLOSED = (
     "env.epsilon",
+    "collect.epsilon",
     "search.uniform_share",
     "rehearse.lam",
     "fit.target_decay",
@@ -244,6 +280,21 @@ def _check(config: Any) -> None:
             _check_real(name, value)
         elif (least := LEAST.get(name, 1)) is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_rehearsal(rehearse: RehearseConfig, distill: DistillConfig) -> None:
+    """Raise `ValueError` when what was rehearsed cannot be shared out."""
+    states = rehearse.dreams * rehearse.horizon
+    if rehearse.taught > states or rehearse.taught % distill.minibatches:
+        raise ValueError(
+            f"rehearse.taught={rehearse.taught} must be a multiple of distill.minibatches and at "
+            f"most rehearse.dreams * rehearse.horizon = {states}"
+        )
+    if states % distill.minibatches:
+        raise ValueError(
+            f"distill.minibatches={distill.minibatches} must divide "
+            f"rehearse.dreams * rehearse.horizon = {states}"
+        )
 
 
 def _check_real(name: str, value: float) -> None:

@@ -20,13 +20,18 @@ class Desk:
         self.progress = progress
         self.seconds: dict[str, float] = {}
 
-    def __call__(self, stage: str, total: int | None, like: Any, work: Callable) -> Any:
-        """The state of `stage`; `work(update)` makes it, `like` has its structure."""
+    def __call__(
+        self, stage: str, total: int | None, like: Any, work: Callable, start: int = 0
+    ) -> Any:
+        """The state of `stage`; `work(update)` makes it, `like` has its structure.
+
+        Its steps are counted from `start` to `total`.
+        """
         if self.stages.done(stage):
             self.progress.log(f"{stage}: done before")
             self.seconds[stage] = self.stages.info(stage)["seconds"]
             return self.stages.load(stage, like)
-        with self.progress.stage(stage, total=total) as shown:
+        with self.progress.stage(stage, total, start) as shown:
             state = work(shown.update)
         self.seconds[stage] = round(self.progress.seconds[stage], 3)
         self.stages.commit(stage, state, {"seconds": self.seconds[stage]})

@@ -31,7 +31,7 @@ from envs.real import horizon as step_limit
 from envs.real import make_real
 from envs.traces import TraceStore
 from envs.types import Features, action_features
-from experiments.config import DreamConfig, EnvConfig, WorldConfig
+from experiments.config import DreamConfig, EnvConfig, OnlineConfig, WorldConfig
 from experiments.desk import Desk
 from experiments.options import config_yaml
 from experiments.progress import Progress
@@ -93,7 +93,7 @@ def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
     return report
 
 
-def root_key(config: DreamConfig) -> jax.Array:
+def root_key(config: DreamConfig | OnlineConfig) -> jax.Array:
     """The key that the keys of all stages come from."""
     return jax.random.key(config.seed % 2**32)
 

@@ -119,6 +119,11 @@ class Stage:
             self.progress.seconds[self.name] = seconds
             self._show(force=True, last=f"done in {duration(seconds)}")
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._began
+
     def update(self, n: int = 1, **metrics: Any) -> None:
         """`n` more steps are done; metrics are numbers, written as `<stage>/<name>`.
 
@@ -128,7 +133,7 @@ class Stage:
         if metrics:
             numbers = {self._flat(name): _number(value) for name, value in metrics.items()}
             self.metrics |= numbers
-            self.progress.write(self.name, self.step, time.monotonic() - self._began, numbers)
+            self.progress.write(self.name, self.step, self.elapsed, numbers)
         self._show()
 
     def _flat(self, name: str) -> str:

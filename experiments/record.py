@@ -95,12 +95,7 @@ def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
         if getattr(policy, name) != space:
             what = f"{behaviour}: its {name.replace('_', ' ')} is {getattr(policy, name)}"
             raise ConfigError(f"{what}, that of the task is {space}; use a policy of this task")
-    if policy.window != 1:
-        raise ConfigError(
-            f"{behaviour}: it looks at {policy.window} observations; only policies of one "
-            "observation can record"
-        )
-    return policy.propensity
+    return policy.behaviour
 
 
 def _stored(path: Path, append: bool) -> int:

@@ -95,6 +95,9 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
         low, high = map(number, deployed["ci"])
         rest += f" What is deployed now was scored in {number(deployed['episodes'])} fresh episodes"
         rest += f" of the real task; the 95% interval of the mean is {low} to {high}."
+    if "rounds" in result:
+        learned = f"A policy for {task} was learned while it collected"
+        return f"{learned}; it earns {mean('deployed_return')}.", rest
     if "verdict" not in result:
         return f"A world was fitted to a log of {task}; no policy has rehearsed in it.", rest
     if result.get("verdict") == "accept" and not deployed:
@@ -113,7 +116,9 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
 
 def _head(result: Mapping[str, Any]) -> str:
     verdict = str(result.get("verdict", ""))
-    word = {"accept": "accepted", "reject": "rejected"}.get(verdict, "no verdict")
+    word = {"accept": "accepted", "reject": "rejected"}.get(
+        verdict, "online" if "rounds" in result else "no verdict"
+    )
     title, rest = headline(result)
     run = f"{result.get('experiment', 'run')} · {_task(result)} · seed {result.get('seed', '?')}"
     reasons = "".join(

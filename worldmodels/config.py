@@ -1,4 +1,7 @@
-"""What a world model is made of, and how it is fitted. One comment per knob, with its reason."""
+"""What a world model is made of, and how it is fitted. One comment per knob, with its reason.
+
+Nobody writes to a config: the hash of a `FitConfig` names the program that it is compiled to.
+"""
 
 from dataclasses import dataclass, field
 
@@ -20,7 +23,7 @@ class ModelConfig:
     clip_margin: float = 1.0  # dreams stay in the logged range widened by so many deviations
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class LossWeights:
     """Weights of the terms of the loss; reward and consistency as in EfficientZero."""
 
@@ -33,7 +36,7 @@ class LossWeights:
     legality: float = 1.0
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class FitConfig:
     """One fit of one world model on one log."""
 
@@ -49,3 +52,15 @@ class FitConfig:
     noise: float = 0.03  # in what windows of 2 and more show, in typical one-step changes
     gradient_scale: float = 1.0  # of the gradient entering each earlier unroll step; MuZero 0.5
     weights: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass
+class ImageLossWeights:
+    """Weights of the terms of the loss for images, as in EfficientZero; the last two are ours."""
+
+    value_prefix: float = 1.0
+    value: float = 0.25
+    policy: float = 1.0
+    consistency: float = 2.0
+    continuation: float = 1.0
+    decode: float = 0.0  # of the newest frame, from latents it cannot change; 0 = not computed

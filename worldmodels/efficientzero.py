@@ -50,6 +50,7 @@ class ImageModel:
     bins: int = 601  # atoms of values and of value prefixes: whole numbers about 0, squashed
     num_codes: int = 1
     num_members: int = 1
+    compute: str = "float32"  # or bfloat16, where that is fast; params and outputs are float32
 
     @cached_property
     def networks(self) -> ImageNetworks:
@@ -62,14 +63,21 @@ class ImageModel:
             frame=self.frame,
         )
 
-    @cached_property
+    @property
     def support(self) -> Float[Array, " S"]:
         """Atoms of squashed scalars."""
         return jnp.arange(self.bins, dtype=jnp.float32) - self.bins // 2
 
     def apply(self, params, method: str, *args) -> Any:
         """One method of the networks under `params`."""
-        return self.networks.apply({"params": params}, *args, method=method)
+        params, args = jax.tree_util.tree_map_with_path(self._lower, (params, args))
+        out = self.networks.apply({"params": params}, *args, method=method)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), out)
+
+    def _lower(self, path, x):
+        """What convolutions and matrices compute with; norms and output layers stay as they are."""
+        names = {getattr(part, "key", None) for part in path}
+        return x if names & {"LayerNorm_0", "output"} else x.astype(self.compute)
 
     def init(self, key: jax.Array):
         """Fresh params; values and rewards begin at 0, the policy uniform."""

@@ -104,7 +104,7 @@ class Head(nn.Module):
     def __call__(self, x):
         x = nn.relu(Norm()(nn.Dense(self.width)(x)))
         zeros = nn.initializers.zeros_init()
-        return nn.Dense(self.size, kernel_init=zeros, dtype=jnp.float32)(x)
+        return nn.Dense(self.size, kernel_init=zeros, dtype=jnp.float32, name="output")(x)
 
 
 class ValuePrefix(nn.Module):

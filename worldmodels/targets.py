@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def n_step_values(
@@ -24,6 +24,46 @@ def n_step_values(
         stepped = r + goes_on * z[..., 1:]
         z = jnp.concatenate([jnp.where(is_real_step, stepped, v[..., :-1]), z[..., -1:]], -1)
     return z[..., : v.shape[-1] - n]
+
+
+def n_step_values_each(
+    r: Float[Array, "B M"],
+    terminated: Bool[Array, "B M"],
+    is_real_step: Bool[Array, "B M"],
+    v: Float[Array, "B L"],
+    discount: float,
+    n: Int[Array, " B"],
+    most: int,
+) -> Float[Array, "B K1"]:
+    """`n_step_values` with an n in 1..most of its own for every window; k in 0..L-most-1."""
+    K1 = v.shape[-1] - most
+    steps = r, terminated, is_real_step, v, discount
+    each = jnp.stack([n_step_values(*steps, i + 1)[:, :K1] for i in range(most)])
+    return jnp.take_along_axis(each, n[None, :, None] - 1, axis=0)[0]
+
+
+def shortened_steps(age: Int[Array, " B"], td_steps: int, per_step: float) -> Int[Array, " B"]:
+    """n = td_steps - floor(age / per_step), at least 1: what old data did is not what would be
+    done now (EfficientZero's off-policy correction; `age` and `per_step` in real steps)."""
+    lost = jnp.floor(age / per_step).astype(age.dtype)
+    return jnp.clip(td_steps - lost, 1, td_steps)
+
+
+def trusts_n_step(
+    age: Int[Array, " B"], real_steps: Int[Array, ""], until: float, newest: float
+) -> Bool[Array, " B"]:
+    """Where the n-step return is the target, rather than the value of a search (EfficientZero
+    V2's mixed target): early, and for the newest data ever after. All in real steps."""
+    return (real_steps < until) | (age < newest)
+
+
+def value_prefixes(r: Float[Array, "*B K"], horizon: int) -> Float[Array, "*B K"]:
+    """Undiscounted sums of rewards from the last restart to each step, included; a restart
+    comes before the steps 0, horizon, 2 horizon, ..."""
+    total = jnp.cumsum(r, axis=-1)
+    before = jnp.concatenate([jnp.zeros_like(r[..., :1]), total], axis=-1)
+    steps = jnp.arange(r.shape[-1])
+    return total - before[..., steps - steps % horizon]
 
 
 def lambda_returns(

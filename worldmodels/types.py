@@ -2,7 +2,7 @@
 
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt32
 
 
 class History(struct.PyTreeNode):
@@ -67,6 +67,24 @@ class Windows(struct.PyTreeNode):
     v_search: Float[Array, "B L"]
     has_search: Bool[Array, "B L"]  # v_search is the value target here
     member_weights: Float[Array, "B E"]  # bootstrap by episode, mean 1
+
+
+class ImageWindows(struct.PyTreeNode):
+    """K unrolled steps cut from the replay of images, with the targets of every row.
+
+    Rows k in 0..K, steps k in 0..K-1; step k leads from row k to row k + 1. Nothing past the end
+    of an episode is real: the masks say what is, as in `Windows`.
+    """
+
+    o: Num[Array, "B K1 W H V F"]  # stacks of W frames, 0 to 255, oldest first
+    a: Float[Array, "B K A"]
+    r: Float[Array, "B K"]
+    is_real_step: Bool[Array, "B K"]
+    is_real_o: Bool[Array, "B K1"]
+    is_absorbing: Bool[Array, "B K1"]  # the episode terminated by this row
+    v: Float[Array, "B K1"]  # value target in reward units; 0 where absorbing
+    pi: Float[Array, "B K1 A"]  # policy target; none where absorbing or not real
+    weight: Float[Array, " B"]  # importance weight of the draw
 
 
 class TrainState(struct.PyTreeNode):

@@ -336,7 +336,7 @@ def test_half_random_needs_a_heuristic():
 
 def test_a_policy_acts_under_its_name():
     policy = lambda o, legal, generator: (int(o[2] > 0), 0.75)
-    traces = log(behaviour="runs/x/policy", policy=policy)
+    traces = log(behaviour="runs/x/policy", policy=lambda: policy)
     assert {trace.policy for trace in traces} == {"runs/x/policy"}
     for trace in traces:
         np.testing.assert_array_equal(trace.actions, trace.observations[:-1, 2] > 0)

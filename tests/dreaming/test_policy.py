@@ -179,7 +179,7 @@ def test_a_sampled_policy_draws_by_its_probabilities_and_a_seed_fixes_the_draw()
     assert drawn == [int(policy.act(o, seed=seed)) for seed in range(2000)]
     frequency = np.bincount(drawn, minlength=3) / 2000
     assert np.abs(frequency - p).max() < 4 * np.sqrt(0.25 / 2000)
-    taken, propensity = policy.propensity(o, None, np.random.default_rng(0))
+    taken, propensity = policy.behaviour()(o, None, np.random.default_rng(0))
     assert propensity == pytest.approx(p[int(taken)], rel=1e-4)
 
 
@@ -348,6 +348,16 @@ def test_a_mask_is_respected_by_greedy_and_by_sampled_students():
         policy.act(o, action_mask=[1, 0])
 
 
+def test_a_recorder_is_answered_as_one_who_asks_act_and_every_episode_begins_anew():
+    policy, o = make_policy(window=3), observations(4)
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        answer = policy.behaviour()
+        recorded = [int(answer(x, None, random)[0]) for x in o]
+        policy.reset()
+        assert recorded == [int(policy.act(x)) for x in o]
+
+
 def test_a_policy_over_numbers_acts_inside_the_box():
     space = Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     params = init_student(jax.random.key(0), 2, 4, 8, np.zeros(2), np.ones(2))
@@ -356,4 +366,4 @@ def test_a_policy_over_numbers_acts_inside_the_box():
     a = policy.act(observations(1)[0])
     assert space.contains(a) and a.dtype == np.float32
     np.testing.assert_allclose(a, [1.0, 0.0], atol=0.05)  # half way up; below the lowest
-    assert policy.propensity(observations(1)[0], None, np.random.default_rng(0))[1] is None
+    assert policy.behaviour()(observations(1)[0], None, np.random.default_rng(0))[1] is None

@@ -110,3 +110,37 @@ def test_two_coordinates_are_moved_at_once():
     assert len(goals) == 24
     assert abs(np.mean(returns) + 5 / 3) < 5 * 0.48 / np.sqrt(500)
     assert play(env, lambda o, info, t: np.array([1, 1])) == (-20, False)
+
+
+def columns(frame, row):
+    """Columns of the 10 x 10 grid that are white in a row."""
+    return np.flatnonzero(frame[4 * row, ::4, 0])
+
+
+def test_catch_can_always_be_won_from_what_is_seen():
+    def follows(o, info, t):
+        return int(np.sign(columns(o, t)[0] - paddle_of(o, t))) + 1
+
+    paddle_of = lambda o, t: columns(o, 9)[0]
+    env, balls = make("Catch"), set()
+    for seed in range(60):
+        frame = env.reset(seed=seed)[0]
+        balls.add(int(columns(frame, 0)[0]))
+        assert columns(frame, 9).tolist() == [5]
+        assert play(env, follows, seed) == (1, True)
+    assert balls == set(range(10))
+    still = [play(env, lambda o, info, t: 1, seed)[0] for seed in range(500)]
+    assert abs(np.mean(still) + 0.8) < 5 * 0.6 / np.sqrt(500)  # caught from 1 column of 10
+
+
+def test_catch_shows_blocks_and_repeats_itself():
+    env = make("Catch")
+    frame = env.reset(seed=7)[0]
+    for t in range(1, 9):
+        after, r, *over, _ = env.step(0)
+        assert r == 0 and over == [False, False]
+        assert columns(after, 9).tolist() == [max(5 - t, 0)]
+        assert columns(after, t).tolist() == columns(frame, t - 1).tolist()
+        assert after.sum() == 2 * 16 * 255 and set(np.unique(after)) == {0, 255}
+        frame = after
+    np.testing.assert_array_equal(env.reset(seed=7)[0], make("Catch").reset(seed=7)[0])

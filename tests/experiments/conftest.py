@@ -40,6 +40,7 @@ TAKES = {
     "record": "env.",
     "fit": ("env.", "model.", "fit.", "judge."),
     "evaluate": "evaluation.",
+    "online": ("env.", "model.", "fit.", "search.", "rehearse.", "distill.", "evaluation."),
 }
 
 

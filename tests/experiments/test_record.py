@@ -103,7 +103,7 @@ def test_a_saved_policy_records_with_its_own_propensities(policy_path, tmp_path)
     for trace in traces[:3]:
         assert trace.policy == str(policy_path) and trace.propensities is not None
         for o, a, p in zip(trace.observations, trace.actions, trace.propensities, strict=False):
-            taken, propensity = policy.propensity(o, None, np.random.default_rng(0))
+            taken, propensity = policy.behaviour()(o, None, np.random.default_rng(0))
             assert propensity is not None
             expected = propensity if taken == a else 1 - propensity
             assert p == pytest.approx(expected, rel=1e-6)
@@ -113,11 +113,3 @@ def test_a_policy_of_another_task_is_refused(policy_path, tmp_path, capsys):
     words = [f"path={tmp_path}/log", f"env.behaviour={policy_path}", "env=mountaincar"]
     assert record(*words) == 2
     assert "its observation space is Box" in capsys.readouterr().err
-    save_policy(
-        tmp_path / "wide",
-        Policy(
-            {**load_policy(policy_path).params}, CART.observation_space, CART.action_space, window=2
-        ),
-    )
-    assert record(f"path={tmp_path}/log", f"env.behaviour={tmp_path}/wide") == 2
-    assert "looks at 2 observations" in capsys.readouterr().err

@@ -1,0 +1,174 @@
+"""Real environments that step together in threads, and can be put back where they were.
+
+What an environment does follows from the seeds of its episodes and the actions taken in them. So a
+saved state holds no emulator, only what the running episodes were told; `restore` repeats it.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from jaxtyping import Float, Int, UInt8
+
+from dreaming.errors import EnvError, SpaceError
+from dreaming.types import Rows
+from envs.real import call_task, task_name
+
+MOST_THREADS = 16
+
+
+def is_image(space: gymnasium.Space) -> bool:
+    """Whether observations are frames: bytes with two axes, or three with channels last."""
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+
+
+def frame_shape(space: gymnasium.Space) -> tuple[int, int, int]:
+    """(H, V, F) of frames."""
+    shape = (*(space.shape or ()), 1)
+    return shape[0], shape[1], shape[2]
+
+
+def episode_seed(seed: int, row: int, episode: int) -> int:
+    """The reset seed of an episode of an environment."""
+    source = np.random.SeedSequence(seed % 2**64, spawn_key=(row, episode))
+    return int(source.generate_state(1)[0])
+
+
+class Actor:
+    """One environment: its newest frames, oldest first, and what its running episode was told."""
+
+    def __init__(self, env: gymnasium.Env, row: int, seed: int, window: int):
+        self.env, self.row, self.seed = env, row, seed
+        self.frame = frame_shape(env.observation_space)
+        self.stack = np.zeros((window, *self.frame), np.uint8)
+        self.first = int(getattr(env.action_space, "start", 0))
+        self.episode, self.actions = -1, list[int]()
+        self.ended = True  # an episode begins at the next step
+        self.earned = 0.0
+
+    def begin(self) -> None:
+        """The next episode."""
+        self.episode, self.actions = self.episode + 1, []
+        self.ended, self.earned = False, 0.0
+        seed = episode_seed(self.seed, self.row, self.episode)
+        o, _ = call_task(self.env, "reset", seed=seed)
+        self.stack[:] = self._seen(o)
+
+    def step(self, action: int) -> tuple[float, bool, bool, float | None]:
+        """(reward, terminated, truncated, the return of an episode that ended here).
+
+        After an end the next episode begins, and the action is not used.
+        """
+        if self.ended:
+            self.begin()
+            return 0.0, False, False, None
+        self.actions.append(action)
+        o, r, terminated, truncated, _ = call_task(self.env, "step", self.first + action)
+        if not np.isfinite(r):
+            raise EnvError(f"{self._where()}: the reward is {r}, expected a finite number")
+        self.stack = np.concatenate([self.stack[1:], self._seen(o)[None]])
+        self.earned += float(r)
+        self.ended = bool(terminated or truncated)
+        closed = self.earned if self.ended else None
+        return float(r), bool(terminated), bool(truncated and not terminated), closed
+
+    def saved(self) -> dict[str, Any]:
+        """What `restore` needs, as JSON."""
+        return {"episode": self.episode, "actions": self.actions.copy(), "sha256": self._sha256()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Repeat what the running episode was told. `EnvError` when other frames are seen."""
+        self.episode = saved["episode"] - 1
+        self.begin()
+        for action in saved["actions"]:
+            self.step(action)
+        if self._sha256() != saved["sha256"]:
+            raise EnvError(
+                f"{self._where()}: the same seed and actions show another frame than before the "
+                "run was stopped, so it cannot go on exactly; start again in another hydra.run.dir"
+            )
+
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.stack.tobytes()).hexdigest()
+
+    def _seen(self, o: Any) -> UInt8[np.ndarray, "H V F"]:
+        frame, expected = np.asarray(o), self.env.observation_space.shape
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise EnvError(
+                f"{self._where()}: the frame is {frame.dtype.name}{list(frame.shape)}, expected "
+                f"uint8{list(expected or ())}; the task must keep to its observation space"
+            )
+        return frame.reshape(self.frame)
+
+    def _where(self) -> str:
+        where = f"episode {self.episode} of environment {self.row}, step {len(self.actions)}"
+        return f"{task_name(self.env)}: {where}"
+
+
+class Actors:
+    """E environments. `stacks` is what they show now: [E, W, H, V, F]."""
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env], num: int, seed: int, window: int):
+        envs = [make_env() for _ in range(num)]
+        space = envs[0].action_space
+        if not (is_image(envs[0].observation_space) and isinstance(space, Discrete)):
+            raise SpaceError(
+                f"{task_name(envs[0])}: shows {envs[0].observation_space} and takes {space}, "
+                "expected frames of bytes and Discrete actions"
+            )
+        self.num_actions = int(space.n)
+        self.frame = frame_shape(envs[0].observation_space)
+        self.each = [Actor(env, row, seed, window) for row, env in enumerate(envs)]
+        self.pool = ThreadPoolExecutor(min(num, MOST_THREADS))
+
+    def begin(self) -> None:
+        """First episodes everywhere."""
+        list(self.pool.map(Actor.begin, self.each))
+
+    @property
+    def stacks(self) -> UInt8[np.ndarray, "E W H V F"]:
+        """The newest frames, oldest first; an episode's first frame repeats before it."""
+        return np.stack([actor.stack for actor in self.each])
+
+    def tick(
+        self,
+        a: Int[np.ndarray, " E"],
+        pi_search: Float[np.ndarray, "E A"],
+        v_search: Float[np.ndarray, " E"],
+        v: Float[np.ndarray, " E"],
+    ) -> tuple[Rows, int, list[float]]:
+        """(one tick as rows, how many real steps it was, returns of episodes that ended)."""
+        o = np.stack([actor.stack[-1] for actor in self.each])
+        real_steps = sum(not actor.ended for actor in self.each)
+        stepped = self.pool.map(Actor.step, self.each, np.asarray(a).tolist())
+        r, terminated, truncated, closed = zip(*stepped, strict=True)
+        arrays: dict[str, Any] = dict(
+            o=o,
+            a=np.asarray(a, np.int32),
+            r=np.array(r, np.float32),
+            terminated=np.array(terminated),
+            truncated=np.array(truncated),
+            pi_search=pi_search,
+            v_search=v_search,
+            v=v,
+        )
+        returns = [earned for earned in closed if earned is not None]
+        return Rows(**arrays), real_steps, returns
+
+    def saved(self) -> list[dict[str, Any]]:
+        """What `restore` needs, as JSON."""
+        return [actor.saved() for actor in self.each]
+
+    def restore(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put every environment back where it was. Raises `EnvError` if one does not repeat."""
+        list(self.pool.map(Actor.restore, self.each, saved))
+
+    def close(self) -> None:
+        """Close all environments."""
+        self.pool.shutdown()
+        for actor in self.each:
+            actor.env.close()

@@ -1,0 +1,224 @@
+"""The online agent for images: act by search, refresh all targets by search, learn from them.
+
+The host owns the environments and the clock; everything here is a function of arrays:
+
+    agent = make_agent(config, frame, num_actions)
+    state = agent.init(key)
+    acted = agent.act(params, state.key, tick, stacks)      # params: a copy of state.params
+    state = agent.add(state, rows)                          # one tick of all environments
+    state = agent.refresh(state)                            # every config.target.every updates
+    state, metrics = agent.learn(state)                     # config.updates_per_call updates
+
+`add`, `refresh` and `learn` donate the state: what was passed in must not be used again.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dreaming.agent_config import AgentConfig
+from dreaming.learner import check_losses, make_optimiser, make_update
+from dreaming.ring import add, filled, init_ring, stacks
+from dreaming.search import make_teacher
+from dreaming.types import Acted, AgentState, Rows
+from worldmodels.actions import make_head
+from worldmodels.efficientzero import ImageModel
+
+__all__ = ["Agent", "check_losses", "make_agent"]
+EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The compiled functions of one configuration."""
+
+    model: ImageModel
+    init: Callable[[jax.Array], AgentState]  # init(typed key)
+    place: Callable[[Any], Any]  # a loaded state (or params) onto the devices
+    act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F]); explores
+    act_greedily: Callable[..., Acted]  # the same without Gumbel noise: for evaluation
+    add: Callable[..., AgentState]  # add(state, rows)
+    refresh: Callable[[AgentState], AgentState]  # copy params to target params, search everything
+    learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
+
+
+def make_agent(
+    config: AgentConfig,
+    frame: tuple[int, int, int],
+    num_actions: int,
+    devices: Sequence[Any] | None = None,
+) -> Agent:
+    """The agent for frames (H, V, F) and so many actions; `devices`, by default all, share the
+    searches and the batch.
+
+    `act` draws from (key, tick) alone, so a tick is the same whenever it is run. `learn` needs at
+    least `config.replay.batch` rows to draw from; its metrics are means over the call, all named
+    learn/*; pass them to `check_losses`.
+    """
+    mesh = make_mesh(devices or jax.devices(), config)
+    model = make_image_model(config, frame, num_actions)
+    explore = make_search(model, config, mesh, gumbel_scale=1.0)
+    everywhere = NamedSharding(mesh, EVERY)
+    init = lambda key: init_agent(model, config, key)
+    spread = lambda batch: jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, EACH))
+    return Agent(
+        model=model,
+        init=jax.jit(init, out_shardings=everywhere),
+        place=lambda state: jax.device_put(state, everywhere),
+        act=make_act(explore),
+        act_greedily=make_act(make_search(model, config, mesh, gumbel_scale=0.0)),
+        add=jax.jit(add_rows, donate_argnums=0, out_shardings=everywhere),
+        refresh=make_refresh(explore, config, everywhere),
+        learn=make_learn(model, config, spread, everywhere),
+    )
+
+
+def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
+    """As many of the devices as share batches evenly."""
+    parts = math.gcd(len(devices), math.gcd(config.replay.batch, config.refresh_batch))
+    return Mesh(np.array(devices[:parts]), "batch")
+
+
+def make_image_model(
+    config: AgentConfig, frame: tuple[int, int, int], num_actions: int
+) -> ImageModel:
+    """The model of a configuration."""
+    fast = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return ImageModel(
+        make_head((num_actions,), num_actions),
+        frame,
+        window=config.window,
+        size=config.size,
+        prefix_horizon=config.prefix_horizon,
+        bins=config.bins,
+        compute=fast if config.compute == "auto" else config.compute,
+    )
+
+
+def init_agent(model: ImageModel, config: AgentConfig, key: jax.Array) -> AgentState:
+    """An agent that has seen nothing; `key` is a typed key."""
+    params = model.init(stream(jax.random.key_data(key), "init", 0))
+    zero = jnp.int32(0)
+    return AgentState(
+        params=params,
+        target_params=params,
+        opt_state=make_optimiser(config.optimiser, config.updates).init(params),
+        ring=init_ring(config.replay.capacity, config.envs, model.frame, model.head.size),
+        key=jax.random.key_data(key),
+        updates=zero,
+        real_steps=zero,
+        version=zero,
+        searches=zero,
+    )
+
+
+def stream(key, name: str, count) -> jax.Array:
+    """The typed key of the count-th time that something of this name is drawn."""
+    named = jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
+    return jax.random.fold_in(named, count)
+
+
+def make_search(
+    model: ImageModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
+) -> Callable[..., Acted]:
+    """`search(params, stacks [B, W, H, V, F], key, rows [B]) -> Acted`, shared out over the mesh.
+
+    Row i draws from `key` and `rows[i]`, whatever is searched beside it.
+    """
+    teach = make_teacher(model, model.head, config.search, config.discount, gumbel_scale)
+
+    def part(params, frames, keys) -> Acted:
+        z = model.begin(model.encode(params, frames))
+        found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
+        v, _, _ = model.predict(params, z)
+        return Acted(found.action, found.pi_search, found.v_search, v)
+
+    def search(params, frames, key, rows) -> Acted:
+        each_key = jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))
+        parts = mesh.size if len(rows) % mesh.size == 0 else 1
+        if parts == 1:
+            return part(params, frames, each_key(rows))
+        return jax.shard_map(
+            part, mesh=mesh, in_specs=(EVERY, EACH, EACH), out_specs=EACH, check_vma=False
+        )(params, frames, each_key(rows))
+
+    return search
+
+
+def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
+    """`act(params, key, tick, stacks)`: a search at what E environments show."""
+
+    @jax.jit
+    def act(params, key, tick, frames):
+        return search(params, frames, stream(key, "act", tick), jnp.arange(len(frames)))
+
+    return act
+
+
+def add_rows(state: AgentState, rows: Rows) -> AgentState:
+    """`state` after one more tick of all environments."""
+    ring = add(state.ring, rows)
+    stepped = jax.lax.dynamic_slice_in_dim(
+        ring.has_step, state.ring.added % ring.a.size, len(rows.a)
+    )
+    return state.replace(ring=ring, real_steps=state.real_steps + jnp.sum(stepped))
+
+
+def make_refresh(
+    search: Callable[..., Acted], config: AgentConfig, everywhere: NamedSharding
+) -> Callable[[AgentState], AgentState]:
+    """`refresh(state)`: new target params, and one search under them at every stored state.
+
+    Unaugmented frames, no gradient. Until the next version all targets are look-ups.
+    """
+    size = config.refresh_batch
+
+    def refresh(state: AgentState) -> AgentState:
+        ring, version = state.ring, state.version + 1
+        key, count = stream(state.key, "refresh", version), filled(ring)
+
+        def search_some(i, cached):
+            slots = jnp.minimum(i * size + jnp.arange(size), count - 1)
+            frames = stacks(ring, slots, config.envs, config.window)
+            found = search(state.params, frames, key, slots)
+            new = found.pi_search, found.v_search, found.v
+            return jax.tree.map(lambda x, y: x.at[slots].set(y), cached, new)
+
+        cached = ring.pi_search, ring.v_search, ring.v
+        pi_search, v_search, v = jax.lax.fori_loop(0, -(-count // size), search_some, cached)
+        is_filled = jnp.arange(ring.a.size) < count
+        ring = ring.replace(
+            pi_search=pi_search,
+            v_search=v_search,
+            v=v,
+            version=jnp.where(is_filled, version, ring.version),
+        )
+        return state.replace(
+            target_params=state.params,
+            ring=ring,
+            version=version,
+            searches=state.searches + count,
+        )
+
+    return jax.jit(refresh, donate_argnums=0, out_shardings=everywhere)
+
+
+def make_learn(
+    model: ImageModel, config: AgentConfig, spread: Callable, everywhere: NamedSharding
+) -> Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]:
+    """`learn(state)`: `config.updates_per_call` updates in one program."""
+    update = make_update(model, config, spread)
+
+    def learn(state: AgentState):
+        step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
+        state, metrics = jax.lax.scan(step, state, length=config.updates_per_call)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(learn, donate_argnums=0, out_shardings=everywhere)

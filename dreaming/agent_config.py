@@ -1,0 +1,78 @@
+"""The knobs of the online agent for images, one comment each with its reason. No JAX here."""
+
+from dataclasses import dataclass, field
+
+from dreaming.config import SearchConfig
+from worldmodels.config import ImageLossWeights
+
+
+def _search() -> SearchConfig:
+    """EfficientZero V2's budget: 16 simulations from the 4 likeliest actions (with noise)."""
+    return SearchConfig(num_simulations=16, max_considered=4, uniform_share=0.0)
+
+
+@dataclass
+class ReplayConfig:
+    """What is kept of the past, and which of it is learned from."""
+
+    capacity: int = 100_000  # observations in the ring; a multiple of `envs`
+    batch: int = 256  # windows per update
+    alpha: float = 0.6  # of the priorities: 0 draws uniformly
+    beta_first: float = 0.4  # of the importance weights at first; rises evenly to
+    beta_last: float = 1.0  # this at the planned end
+
+
+@dataclass
+class TargetConfig:
+    """What values are fitted to."""
+
+    kind: str = "mixed"  # "mixed" (V2), "td" (n-step, shorter for old data: V1) or "search"
+    td_steps: int = 5  # n of the n-step return
+    shorten: float = 0.3  # "td": n falls by 1 per so much of `real_steps` that a row is old
+    td_until: float = 0.3  # "mixed": n-step alone until this share of `real_steps`
+    td_newest: float = 0.05  # "mixed": n-step ever after for the newest rows, in `real_steps`
+    every: int = 200  # updates between two copies of params into the target params
+
+
+@dataclass
+class OptimiserConfig:
+    """How gradients become updates."""
+
+    name: str = "adamw"  # "adamw", or "sgd" with momentum 0.9 (EfficientZero: rate 0.2)
+    learning_rate: float = 7e-4
+    warm_up: float = 0.01  # share of all updates over which the rate rises from 0
+    last: float = 0.1  # share of the rate that is left after a cosine decay
+    weight_decay: float = 1e-4  # of kernels; never of norms and biases
+    clip_norm: float = 5.0
+
+
+@dataclass
+class AgentConfig:
+    """EfficientZero online: collect by search, reanalyze everything, learn from what was stored."""
+
+    size: str = "base"  # of the networks: nano, small or base
+    window: int = 4  # frames that a root sees
+    bins: int = 601  # atoms of values and value prefixes
+    prefix_horizon: int = 5  # steps between resets of the value prefix
+    unroll_steps: int = 5  # K
+    gradient_scale: float = 0.5  # of all that reaches a latent through each unrolled step
+    discount: float = 0.988  # 0.997 ** 4: per decision, four frames
+    value_span: float = 1.0  # in reward units; the search tells values apart from 1 % of it on
+    envs: int = 8  # E, real environments that step together
+    real_steps: int = 100_000  # the planned end: schedules run to it
+    learn_after: int = 2000  # real steps before the first update
+    updates_per_step: float = 1.0  # replay ratio, counted from `learn_after` on
+    updates_per_call: int = 10  # in one compiled program; divides `target.every`
+    refresh_batch: int = 256  # states searched at once after a target copy; thousands on a GPU
+    augment: bool = True  # shift and intensity of what is learned from
+    compute: str = "auto"  # "float32", "bfloat16", or auto: bfloat16 where there is an accelerator
+    search: SearchConfig = field(default_factory=_search)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    weights: ImageLossWeights = field(default_factory=ImageLossWeights)
+
+    @property
+    def updates(self) -> int:
+        """All updates of a run that is not cut short."""
+        return max(1, round((self.real_steps - self.learn_after) * self.updates_per_step))

@@ -1,0 +1,84 @@
+"""Learn while collecting: real steps and short rounds take turns, from scratch.
+
+The first steps are random; then the newest student collects, and each round of
+world model and rehearsal goes on from all that was collected. There is no gate:
+every student goes on to collect. A run that was stopped goes on where it was
+when it is started again. Examples:
+  dreaming online                               CartPole, 2,000 real steps in all
+  dreaming online env=mountaincar seed=1
+  dreaming online env=gym env.id=Acrobot-v1 env.real_steps=10000 collect.steps=2000
+  dreaming online budget_minutes=1              saves, stops, goes on next time
+Where observations are frames, the agent of `agent=` acts by search and learns
+from a replay of single frames, while its environments run beside it:
+  dreaming online env=catch                     nano, on a CPU
+  dreaming online env=gym env.id=... agent=base platform=gpu env.real_steps=100000
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import run_verb
+from experiments.config import OnlineConfig
+from experiments.progress import Progress
+from experiments.stopping import Stopped, Stopping
+
+
+def run(config: OnlineConfig, run_dir: Path) -> int:
+    """Learn; everything that was found is in `run_dir` afterwards."""
+    with Progress(run_dir) as progress, Stopping(config.budget_minutes) as stop:
+        progress.log(f"learning {config.env.id} online, seed {config.seed}, in {run_dir}")
+        from experiments.trackers import final_figures, open_tracker
+
+        progress.track(open_tracker(config, run_dir))
+        from experiments import runtime
+
+        runtime.configure(devices=config.devices, platform=config.platform)
+        try:
+            result = chosen(config)(config, run_dir, progress, stop)
+        except Stopped as reason:
+            progress.log(f"stopped, {reason}; the same command goes on where {run_dir} ends")
+            return 0
+        progress.finish(result["real_steps"], final_figures(result))
+    print(summary(result, run_dir))
+    return 0
+
+
+def chosen(config: OnlineConfig) -> Callable:
+    """How to learn: in rounds or, where observations are frames, by the agent for images."""
+    from dreaming.actors import is_image
+    from dreaming.errors import ConfigError
+    from envs.real import make_real
+
+    if config.env.id == "none":
+        raise ConfigError("env=none has nothing to collect; name a task with env= or env.id=")
+    task = make_real(config.env.id, **config.env.options)
+    space = task.observation_space
+    task.close()
+    if is_image(space):
+        from experiments.online_images import learn_from_images
+
+        return learn_from_images
+    from experiments.online_rounds import learn_online
+
+    return learn_online
+
+
+def summary(result: dict[str, Any], run_dir: Path) -> str:
+    """What a run says at its end."""
+    figure = lambda x: f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
+    lines = ["", f"real return after {result['real_steps']} real steps (mean, 95% interval):"]
+    rows = [("first, random steps", "behaviour_return"), ("deployed", "deployed_return")]
+    lines += [f"  {name:<24}{figure(result[key])}" for name, key in rows if result.get(key)]
+    lines += [f"report: {run_dir / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb(run, argv, config_name="online", schema=OnlineConfig, apart=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

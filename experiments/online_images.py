@@ -1,0 +1,187 @@
+"""Online learning from images: turns of the agent and its environments, saved on the way."""
+
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreaming import statistics
+from dreaming.actors import Actors
+from dreaming.agent import Agent, make_agent
+from dreaming.checkpoint import atomic_write, state_sha256
+from dreaming.evaluate import evaluate
+from dreaming.turns import is_over, learn_due, take_turn
+from dreaming.types import AgentState
+from envs.real import make_real
+from envs.types import Features, action_features
+from experiments.config import OnlineConfig
+from experiments.desk import Desk
+from experiments.loop import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
+from experiments.options import config_yaml
+from experiments.progress import Progress, Stage
+from experiments.report import render, to_json
+from experiments.stopping import Stopped
+
+NAME = "learn"  # of the stage whose state is saved on the way
+
+
+def learn_from_images(
+    config: OnlineConfig, run_dir: Path, progress: Progress, stop: Callable
+) -> dict[str, Any]:
+    """Everything `dreaming online` does where observations are frames; the content of result.json.
+
+    Raises `UserError` for what the user can mend, and `Stopped` when `stop` does, with all saved.
+    """
+    desk = Desk(run_dir, stage_fields(config), progress)
+    if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
+        atomic_write(run_dir / "config.yaml", config_yaml(config))
+    env = config.env
+    make_env = lambda: make_real(env.id, **env.options)
+    actors = Actors(make_env, config.agent.envs, config.seed, config.agent.window)
+    try:
+        agent = make_agent(config.agent, actors.frame, actors.num_actions)
+        run = Run(config, agent, actors, desk)
+        run.resume()
+        run.learn(stop)
+        returns = run.evaluate(make_env, stop)
+    finally:
+        actors.close()
+    result = run.result(returns)
+    figures = {"returns": {"deployed": returns["deployed"].tolist()}}
+    atomic_write(run_dir / "config.yaml", config_yaml(config))
+    atomic_write(run_dir / "figures.json", to_json(figures))
+    atomic_write(run_dir / "result.json", to_json(result))
+    render(run_dir)
+    return result
+
+
+def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
+    """The fields that each stage depends on; a run of other fields is another run."""
+    every = dataclasses.asdict(config)
+    learned = {name: every[name] for name in ("seed", "env", "agent")}
+    learned["ticks"] = config.collect.ticks
+    return {NAME: learned, "evaluate": learned | {"evaluation": every["evaluation"]}}
+
+
+class Run:
+    """A run: the agent's state, its environments, and what was saved of both."""
+
+    def __init__(self, config: OnlineConfig, agent: Agent, actors: Actors, desk: Desk):
+        self.config, self.agent, self.actors, self.desk = config, agent, actors, desk
+        self.state: AgentState
+        self.seconds = 0.0  # of the attempts before this one
+
+    def resume(self) -> None:
+        """Begin, or go on from the newest state that was saved."""
+        stages, key = self.desk.stages, root_key(self.config)
+        if not stages.done(NAME):
+            self.state = self.agent.init(key)
+            self.actors.begin()
+            return
+        info = stages.info(NAME)
+        like = jax.eval_shape(self.agent.init, key)
+        self.state = self.agent.place(stages.load(NAME, like))
+        self.seconds = info["seconds"]
+        if not is_over(self.config.agent, self.state):
+            self.actors.restore(info["actors"])
+        self.desk.progress.log(f"{NAME}: goes on after {int(self.state.real_steps)} real steps")
+
+    def learn(self, stop: Callable) -> None:
+        """Turns until the real steps are used up, and the updates that are due then."""
+        config, start = self.config.agent, int(self.state.real_steps)
+        ticks, every = self.config.collect.ticks, self.config.collect.save_every
+        progress = self.desk.progress
+        with (
+            progress.stage(NAME, config.real_steps, start) as shown,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            while not is_over(config, self.state):
+                before = int(self.state.real_steps)
+                self.state, collected, metrics = take_turn(
+                    self.agent, config, self.actors, self.state, ticks, thread
+                )
+                if collected.returns:
+                    metrics["collect/return"] = float(np.mean(collected.returns))
+                if collected.real_steps:  # a resumed run tells lines by their step
+                    shown.update(collected.real_steps, **metrics)
+                if (before + collected.real_steps) // every > before // every:
+                    self.save(shown)
+                try:
+                    stop()
+                except Stopped:
+                    self.save(shown)
+                    raise
+            updates = int(self.state.updates)
+            self.state, _ = learn_due(self.agent, config, self.state)
+            if int(self.state.updates) > updates or not self.desk.stages.done(NAME):
+                self.save(shown)
+        self.desk.seconds[NAME] = self.desk.stages.info(NAME)["seconds"]
+
+    def save(self, shown: Stage) -> None:
+        """Commit everything that the rest of the run depends on."""
+        seconds = round(self.seconds + shown.elapsed, 3)
+        info = {"actors": self.actors.saved(), "seconds": seconds}
+        self.desk.stages.commit(NAME, jax.device_get(self.state), info)
+
+    def evaluate(self, make_env: Callable, stop: Callable) -> dict[str, np.ndarray]:
+        """Returns of fresh episodes, acting by search without noise."""
+        env, count = make_env(), self.config.evaluation.episodes
+        spaces = Features(env.observation_space), action_features(env.action_space)
+        env.close()
+        params, key, size = self.state.params, self.state.key, self.actors.num_actions
+        done = 0
+
+        def act(context: Any, keys: Any, legal: Any) -> np.ndarray:
+            shape = (*context.o.shape[:2], *self.actors.frame)
+            frames = context.o.reshape(shape).astype(np.uint8)
+            acted = self.agent.act_greedily(params, key, 0, frames)
+            return np.eye(size, dtype=np.float32)[np.asarray(acted.action)]
+
+        def work(update: Callable) -> dict[str, np.ndarray]:
+            def told(finished: int) -> None:
+                nonlocal done
+                update(finished - done)
+                done = finished
+                stop()
+
+            found = evaluate(
+                make_env,
+                act,
+                range(REPORT_SEED, REPORT_SEED + count),
+                observation=spaces[0],
+                action=spaces[1],
+                window=self.config.agent.window,
+                progress=told,
+            )
+            return {"deployed": found.returns, "steps": np.array(found.steps)}
+
+        like = {"deployed": np.zeros(count), "steps": np.array(0)}
+        return self.desk("evaluate", count, like, work)
+
+    def result(self, returns: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The flat object of result.json."""
+        config, state = self.config, self.state
+        updates, simulations = int(state.updates), config.agent.search.num_simulations
+        searches = int(state.searches) + int(state.ring.added)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "experiment": config.experiment,
+            "env": config.env.id,
+            "seed": config.seed,
+            "rounds": int(state.version),
+            "real_steps": int(state.real_steps),
+            "fit_steps": updates,
+            "gate_steps": 0,
+            "evaluation_steps": int(returns["steps"]),
+            "search_steps": searches * simulations,
+            "deployed_return": statistics.summary(returns["deployed"]),
+            "fidelity": {},
+            "seconds": self.desk.seconds,
+            "versions": {name: version(name) for name in VERSIONS},
+            "state_sha256": state_sha256(jax.device_get(state)),
+        }

@@ -1,0 +1,197 @@
+"""Online from images: stopped anywhere, damaged or not, a run ends as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from dreaming import turns
+from experiments import online, online_images
+from tests.experiments.conftest import as_users_run
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "env=catch",
+    "env.real_steps=160",
+    "agent.envs=4",
+    "agent.learn_after=60",
+    "agent.updates_per_call=5",
+    "agent.refresh_batch=64",
+    "agent.search.num_simulations=2",
+    "agent.replay.capacity=80",
+    "agent.replay.batch=8",
+    "agent.target.every=10",
+    "collect.save_every=50",
+    "evaluation.episodes=4",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished run. Copy it before you change anything in it."""
+    run_dir = tmp_path_factory.mktemp("images") / "run"
+    with as_users_run():
+        assert online.main([*TINY, f"hydra.run.dir={run_dir}"]) == 0
+    return run_dir
+
+
+def go_on(run_dir, *words):
+    return online.main([*TINY, *words, f"hydra.run.dir={run_dir}"])
+
+
+def result(run_dir):
+    return json.loads((run_dir / "result.json").read_text())
+
+
+def metrics(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: x for name, x in line.items() if name != "seconds"} for line in lines]
+
+
+def assert_same_end(run_dir, finished):
+    assert result(run_dir)["state_sha256"] == result(finished)["state_sha256"]
+    assert result(run_dir)["deployed_return"] == result(finished)["deployed_return"]
+    assert metrics(run_dir) == metrics(finished)
+
+
+def units(run_dir):
+    return sorted((run_dir / "state" / "learn").iterdir())
+
+
+def test_what_a_run_leaves_behind(finished):
+    found = result(finished)
+    assert 156 < found["real_steps"] <= 160
+    assert found["fit_steps"] == 25  # a quarter of 100, in calls of 5
+    assert found["deployed_return"]["episodes"] == 4 and found["evaluation_steps"] == 36
+    assert (finished / "report.html").exists() and (finished / "config.yaml").exists()
+    assert len(units(finished)) == 2  # the newest, and the one before it
+    told = metrics(finished)
+    assert any("learn/value_loss" in line for line in told)
+    assert any("collect/return" in line for line in told)
+
+
+def stop_after(monkeypatch, turns, how):
+    """`how()` after so many turns."""
+    take, taken = online_images.take_turn, []
+
+    def counted(*args):
+        taken.append(0)
+        found = take(*args)
+        if len(taken) == turns:
+            how()
+        return found
+
+    monkeypatch.setattr(online_images, "take_turn", counted)
+
+
+class Killed(BaseException):
+    """Nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize("turns", [2, 8])
+def test_a_killed_run_ends_as_if_it_had_not_been(turns, finished, tmp_path, monkeypatch):
+    def kill():
+        raise Killed
+
+    stop_after(monkeypatch, turns, kill)
+    with pytest.raises(Killed):
+        go_on(tmp_path / "run")
+    monkeypatch.undo()
+    assert go_on(tmp_path / "run") == 0
+    assert_same_end(tmp_path / "run", finished)
+
+
+def test_sigterm_saves_at_once_and_the_same_command_goes_on(
+    finished, tmp_path, monkeypatch, capsys
+):
+    stop_after(monkeypatch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert go_on(tmp_path / "run") == 0
+    assert "stopped, it was told to" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert go_on(tmp_path / "run") == 0
+    assert "goes on after" in capsys.readouterr().out
+    assert_same_end(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("slow", ["environments", "learner"])
+def test_a_slow_part_changes_nothing(slow, finished, tmp_path, monkeypatch):
+    class Slow(gymnasium.Wrapper):
+        def step(self, action):
+            time.sleep(0.002)
+            return self.env.step(action)
+
+    make, learn = online_images.make_real, turns.learn_due
+    if slow == "environments":
+        monkeypatch.setattr(online_images, "make_real", lambda *a, **k: Slow(make(*a, **k)))
+    else:
+        monkeypatch.setattr(turns, "learn_due", lambda *a: (time.sleep(0.05), learn(*a))[1])
+    assert go_on(tmp_path / "run") == 0
+    assert_same_end(tmp_path / "run", finished)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(finished, tmp_path, capsys):
+    run_dir = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(run_dir / "state" / "evaluate")
+    file = units(run_dir)[-1] / "arrays.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert go_on(run_dir) == 0
+    out = capsys.readouterr().out
+    assert "arrays.safetensors" in out and "earlier state" in out
+    assert_same_end(run_dir, finished)
+
+
+def test_another_configuration_is_refused_in_one_line(finished, tmp_path, capsys):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    assert go_on(run_dir, "agent.discount=0.9") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "agent.discount was 0.99, is 0.9" in line
+
+
+def test_a_loss_that_is_no_number_stops_in_one_line_and_keeps_the_last_good_state(
+    tmp_path, monkeypatch, capsys
+):
+    class Poisoned(gymnasium.Wrapper):
+        def step(self, action):
+            o, _, *rest = self.env.step(action)
+            return o, 3e38, *rest
+
+    make = online_images.make_real
+    monkeypatch.setattr(online_images, "make_real", lambda *a, **k: Poisoned(make(*a, **k)))
+    assert go_on(tmp_path / "run") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "not finite by update" in line
+    assert units(tmp_path / "run")  # what was saved before it
+
+
+@pytest.mark.slow
+def test_kills_at_random_instants_change_nothing():
+    """kill -9 of a real process, restarted; see `kill_runs` for twenty."""
+    command = [sys.executable, "-m", "tests.experiments.kill_runs", "verb=online", "kills=2", *TINY]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert ran.stdout.splitlines()[-1] == "2 of 2 agree"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["agent.learn_after=4"], "agent.learn_after=4 must be at least agent.replay.batch=8"),
+        (["agent.replay.capacity=81"], "agent.replay.capacity=81 must be a multiple"),
+        (["agent.target.every=11"], "agent.target.every=11 must be a multiple"),
+        (["platform=tpu"], "platform=tpu was asked for, but JAX finds only cpu"),
+        (["platform=abacus"], "platform=abacus does not exist"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(words, told, tmp_path, capsys):
+    assert go_on(tmp_path / "run", *words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and told in line, line

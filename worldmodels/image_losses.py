@@ -1,0 +1,136 @@
+"""EfficientZero's loss, with the two terms of our own that make a dream of the model.
+
+L = 1/K sum_k [c_v value + c_pi policy + c_d decode]
+  + 1/K sum_{k>=1} [c_vp value prefix + c_c consistency + c_g continuation],
+
+unrolled K steps from the encoded root, times the importance weight of the draw, averaged over the
+batch. Where an episode terminated, value and reward are 0 ever after and it does not go on; where
+it was cut, nothing is known.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from worldmodels.augment import augment
+from worldmodels.config import ImageLossWeights
+from worldmodels.efficientzero import ImageModel
+from worldmodels.losses import scale_gradient
+from worldmodels.support import scalar_to_support, squash
+from worldmodels.targets import value_prefixes
+from worldmodels.types import ImageWindows
+
+LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
+cross_entropy = optax.losses.softmax_cross_entropy
+binary_cross_entropy = optax.losses.sigmoid_binary_cross_entropy
+
+
+def unroll(model: ImageModel, params, latent, a: Float[Array, "B K A"], gradient_scale: float):
+    """(latents [B, K, h, w, C], logits of the value prefix [B, K, S]) after each action.
+
+    The gradient of all that reaches a latent through its step is scaled, heads included. The
+    memory of the value prefix restarts every `prefix_horizon` steps.
+    """
+
+    def step(carry, x):
+        (latent, memory), (a_k, restarts) = carry, x
+        memory = jax.tree.map(lambda h: jnp.where(restarts, 0.0, h), memory)
+        latent = scale_gradient(model.apply(params, "step", latent, a_k), gradient_scale)
+        memory, logits = model.apply(params, "value_prefix", latent, memory)
+        return (latent, memory), (latent, logits)
+
+    restarts = jnp.arange(a.shape[1]) % model.prefix_horizon == 0
+    start = latent, model.begin(latent).memory
+    _, unrolled = jax.lax.scan(step, start, (jnp.moveaxis(a, 1, 0), restarts))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), unrolled)
+
+
+def over_rows(model: ImageModel, params, method: str, x: Float[Array, "B R ..."]):
+    """A method of the networks at every one of R rows."""
+    B, R = x.shape[:2]
+    out = model.apply(params, method, x.reshape(B * R, *x.shape[2:]))
+    return jax.tree.map(lambda y: y.reshape(B, R, *y.shape[1:]), out)
+
+
+def scalar_loss(
+    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"]
+) -> Float[Array, "B R"]:
+    """Cross-entropy against squashed scalars as two-hot distributions."""
+    return cross_entropy(logits, scalar_to_support(squash(x), model.support))
+
+
+def consistency_loss(model: ImageModel, params, latents, real) -> Float[Array, "B K"]:
+    """1 - cos(P2(P1(latent)), stop_gradient(P1(encoder of the real frames)))."""
+    ours = over_rows(model, params, "project", latents)
+    ours = over_rows(model, params, "predict_projection", ours)
+    theirs = jax.lax.stop_gradient(over_rows(model, params, "project", real))
+    return 1 - optax.losses.cosine_similarity(ours, theirs, epsilon=1e-6)
+
+
+def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, "B K1"]:
+    """Cross-entropy per pixel of decoded frames, 0 to 255; the latents learn nothing from it."""
+    logits = over_rows(model, params, "decode", jax.lax.stop_gradient(latents))
+    return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(2, 3, 4))
+
+
+def image_loss(
+    params,
+    model: ImageModel,
+    batch: ImageWindows,
+    weights: ImageLossWeights,
+    *,
+    gradient_scale: float = 0.5,
+    key: jax.Array | None = None,
+):
+    """(loss, (metrics, priorities [B])): priorities are |v - target| of the roots, in reward units.
+
+    `key` draws augmentations, None = none. Raises `ValueError` for frames of another shape.
+    """
+    B, K = batch.r.shape
+    expected = (B, K + 1, model.window, *model.frame)
+    if batch.o.shape != expected:
+        raise ValueError(f"frames have shape {batch.o.shape}, expected {expected}")
+
+    o = batch.o.reshape(B * (K + 1), *batch.o.shape[2:])
+    o = (augment(o, key) if key is not None else o).reshape(batch.o.shape)
+    root = model.encode(params, o[:, 0])
+    real = over_real(model, params, o[:, 1:])
+    after, prefix_logits = unroll(model, params, root, batch.a, gradient_scale)
+    latents = jnp.concatenate([root[:, None], after], axis=1)
+    v_logits, pi_logits = over_rows(model, params, "predict", latents)
+    goes_on = over_rows(model, params, "continuation", after)
+
+    is_known_step = batch.is_real_step | batch.is_absorbing[:, :-1]
+    is_known_row = batch.is_real_o | batch.is_absorbing
+    r = jnp.where(batch.is_real_step, batch.r, 0.0)
+    has_pi = batch.is_real_o & ~batch.is_absorbing
+    terms = {
+        "value_prefix": is_known_step
+        * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon)),
+        "value": is_known_row * scalar_loss(model, v_logits, batch.v),
+        "policy": has_pi * cross_entropy(pi_logits, batch.pi),
+        "consistency": batch.is_real_o[:, 1:] * consistency_loss(model, params, after, real),
+        "continuation": is_known_step
+        * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
+    }
+    if weights.decode > 0:
+        newest = batch.o[:, :, -1]
+        terms["decode"] = batch.is_real_o * decode_loss(model, params, latents, newest)
+
+    per_window = {}
+    for name, term in terms.items():
+        rows = K if name in ("value_prefix", "consistency", "continuation") else K + 1
+        assert term.shape == (B, rows), (name, term.shape)
+        per_window[name] = getattr(weights, name) * jnp.sum(term, axis=1) / K
+    total = {name: jnp.mean(batch.weight * term) for name, term in per_window.items()}
+    metrics = {f"learn/{name}_loss": term for name, term in total.items()}
+    v = model.scalar(v_logits[:, 0])
+    return sum(total.values()), (metrics, jnp.abs(v - batch.v[:, 0]) + LEAST_PRIORITY)
+
+
+def over_real(model: ImageModel, params, o: Float[Array, "B K W H V F"]):
+    """Latents [B, K, h, w, C] of real stacks; no gradient reaches the encoder."""
+    B, K = o.shape[:2]
+    latents = model.encode(jax.lax.stop_gradient(params), o.reshape(B * K, *o.shape[2:]))
+    return latents.reshape(B, K, *latents.shape[1:])
