@@ -198,21 +198,21 @@ class ReportConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """How fast the parts are on this machine; null = what suits the device (CPU; GPU or TPU)."""
+    """How fast the parts are on this machine. In brackets what null means: on a CPU; elsewhere."""
 
     part: str = "all"  # all, vectors (the main job on CartPole) or images (EfficientZero online)
     seed: int = 0
     repetitions: int = 5  # the median of so many is shown
     path: str | None = None  # JSON file to write the figures to
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
-    size: str | None = None  # images: networks, nano, small or base (null: small; base)
-    batch: int | None = None  # windows per update (null: 32; 256)
-    searches: int | None = None  # states searched at once (null: 64; 2048)
+    size: str | None = None  # networks for images: nano, small or base (small; base)
+    batch: int | None = None  # windows per update (32; 256)
+    searches: int | None = None  # states searched at once (64; 2048)
     num_simulations: int = 16  # of each search
-    refresh_batch: int | None = None  # states searched at once in a refresh (null: 64; 2048)
-    capacity: int | None = None  # observations in the ring (null: 256; 100,000)
-    dreams: int | None = None  # image dreams stepped at once (null: 64; 4096)
-    updates_per_call: int | None = None  # updates in one program (null: 2; 10)
+    refresh_batch: int | None = None  # states searched at once in a refresh (64; 2048)
+    capacity: int | None = None  # observations in the ring (256; 100,000)
+    dreams: int | None = None  # image dreams stepped at once (64; 4096)
+    updates_per_call: int | None = None  # updates in one program (2; 10)
     unroll_steps: int = 5  # of every window
     envs: int = 8  # real environments that step together
     frame: list[int] = field(default_factory=lambda: [96, 96, 3])  # height, width, channels
