@@ -232,15 +232,34 @@ class ReportConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """How fast the parts are on this machine; the shapes are those of the main job."""
+    """How fast the parts are on this machine. In brackets what null means: on a CPU; elsewhere."""
 
+    part: str = "all"  # all, vectors (the main job on CartPole) or images (EfficientZero online)
     seed: int = 0
     repetitions: int = 5  # the median of so many is shown
     path: str | None = None  # JSON file to write the figures to
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+    size: str | None = None  # networks for images: nano, small or base (small; base)
+    batch: int | None = None  # windows per update (32; 256)
+    searches: int | None = None  # states searched at once (64; 2048)
+    num_simulations: int = 16  # of each search
+    refresh_batch: int | None = None  # states searched at once in a refresh (64; 2048)
+    capacity: int | None = None  # observations in the ring (256; 100,000)
+    dreams: int | None = None  # image dreams stepped at once (64; 4096)
+    updates_per_call: int | None = None  # updates in one program (2; 10)
+    unroll_steps: int = 5  # of every window
+    envs: int = 8  # real environments that step together
+    frame: list[int] = field(default_factory=lambda: [96, 96, 3])  # height, width, channels
+    window: int = 4  # frames that a root sees
+    num_actions: int = 18
+    bins: int = 601  # atoms of values and value prefixes
+    compute: str = "auto"  # float32 or bfloat16; auto = bfloat16 where there is an accelerator
+    real_steps: int = 100_000  # of the game whose minutes are predicted
 
     def __post_init__(self):
         _check(self)
+        if len(self.frame) != 3 or min(self.frame) < 1:
+            raise ValueError(f"frame={self.frame} must be [height, width, channels]")
 
 
 # The least value of whole numbers; what is not named here must be at least 1.
@@ -253,6 +272,9 @@ CHOICES = {
     "platform": ("auto", "cpu", "gpu", "tpu"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
+    "part": ("all", "vectors", "images"),
+    "size": ("nano", "small", "base"),
+    "compute": ("auto", "float32", "bfloat16"),
 }
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
@@ -271,7 +293,7 @@ CLOSED = (
 def _check(config: Any) -> None:
     """Raise `ValueError` for the first option that lies where no run can work."""
     for name, value in _flat(config):
-        if name in CHOICES and value not in CHOICES[name]:
+        if name in CHOICES and value is not None and value not in CHOICES[name]:
             choices = " or ".join(CHOICES[name])
             raise ValueError(f"{name}={value} does not exist; choose {choices}")
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,7 +1,8 @@
 """Floating-point operations of a program, counted from its jaxpr: 2 for a multiply-add.
 
-Matrix products and convolutions count in full, padding included, as the literature does; everything
-else is left out. Loops count as often as they run; of a branch the dearer side counts.
+Matrix products and convolutions count in full, padding included, as the literature does, but not
+the zeros that the gradient of a stride puts between its inputs; everything else is left out. Loops
+count as often as they run; of a branch the dearer side counts.
 """
 
 import math
@@ -56,7 +57,8 @@ def _of_convolution(equation: core.JaxprEqn) -> int:
     kernel = _shape(equation.invars[1])
     features = equation.params["dimension_numbers"].rhs_spec[0]
     per_output = math.prod(kernel) // kernel[features]
-    return 2 * math.prod(_shape(equation.outvars[0])) * per_output
+    spread = math.prod(equation.params["lhs_dilation"])
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output // spread
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

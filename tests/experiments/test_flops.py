@@ -28,6 +28,8 @@ def convolved(x):
         (lambda x: jax.lax.fori_loop(0, 5, lambda _, x: x @ W, x), X, 5 * 96),
         (jax.grad(lambda x: jnp.sum(x @ W)), X, 96 + 96),
         (convolved, jnp.zeros((1, 2, 8, 8)), 2 * (5 * 4 * 4) * (2 * 3 * 3)),
+        # Backward as dear as forward, whatever the stride.
+        (jax.grad(lambda x: jnp.sum(convolved(x))), jnp.zeros((1, 2, 8, 8)), 2 * 2 * 80 * 18),
     ],
 )
 def test_by_hand(function, x, expected):
