@@ -40,6 +40,7 @@ class LearnedPhysics:
     model: ModelConfig = field(default_factory=ModelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    imitates: bool = True  # the policy head clones the log once the rest is fitted
 
     @property
     def discount(self) -> float:
@@ -83,7 +84,9 @@ class LearnedPhysics:
         every = contexts(replay, jnp.arange(rows), self.model.window)
         o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
         params = measure_latents(model, state.params, o, a, valid, self.model.clip_margin)
-        return state.replace(params=imitate(model, params, replay, jax.random.fold_in(init_key, 1)))
+        if self.imitates:
+            params = imitate(model, params, replay, jax.random.fold_in(init_key, 1))
+        return state.replace(params=params)
 
     def blank_judges(self, judged: list[tuple[Log, Log]]) -> list[TrainState]:
         """The structure of the fitted judges."""

@@ -190,7 +190,7 @@ def play_round(
         state,
         jax.random.fold_in(root_key(config), number),
         log=log,
-        physics=LearnedPhysics(config.model, config.fit),
+        physics=LearnedPhysics(config.model, config.fit, imitates=False),
         config=RoundConfig(**parts, gate=None),
         horizon=task_limit(config.env) or max(len(trace) for trace in log.traces),
         real=None,
