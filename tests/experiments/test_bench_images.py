@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -147,3 +148,19 @@ def test_shapes_follow_the_device_and_can_all_be_set(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     shapes = make_case(BenchmarkConfig()).shapes()
     assert (shapes["size"], shapes["batch"], shapes["compute"]) == ("base", 256, "bfloat16")
+
+
+def test_rates_and_operations_of_a_learner_that_is_known():
+    """A stand-in whose update is one product of 8x8 matrices; a batch of 4, 2 updates a call."""
+    learn = jax.jit(lambda x: (x @ x @ x, {}), donate_argnums=0)
+    agent = SimpleNamespace(learn=learn, refresh=jax.jit(lambda x: x * 1, donate_argnums=0))
+    case: Any = SimpleNamespace(agent=agent, config=make_case(TINY).config, repetitions=1)
+    start: Any = jnp.eye(8)
+    state, refreshed = bench_images.refresh_figures(case, start)
+    state, figures = bench_images.learn_figures(case, state, peak=1e9)
+    np.testing.assert_array_equal(np.asarray(state), np.eye(8))
+    assert figures["learn/gflops_per_update"] == pytest.approx(2 * 8**3 / 1e9)
+    assert figures["learn/samples_per_s"] == pytest.approx(4 * figures["learn/updates_per_s"])
+    assert figures["learn/mfu"] == pytest.approx(figures["learn/flops_per_s"] / 1e9)
+    assert figures["learn/update_ms"] == pytest.approx(1e3 / figures["learn/updates_per_s"])
+    assert refreshed["refresh/states_per_s"] > 0
