@@ -164,12 +164,13 @@ def filled_state(case: Case) -> AgentState:
     return case.agent.place(jax.jit(fill, donate_argnums=0)(state, case.key("fill")))
 
 
-def passing_on(step: Callable[[AgentState], AgentState], state: AgentState) -> Callable:
-    """`call() -> state`: `step`, which donates, from the last state on; waits until it is done."""
-    last = [state]
+@dataclass
+class PassingOn:
+    """Calls of `step(state) -> state`, which donates, each from the last state on."""
 
-    def call() -> AgentState:
-        last.append(jax.block_until_ready(step(last.pop())))
-        return last[0]
+    step: Callable[[AgentState], AgentState]
+    state: AgentState
 
-    return call
+    def __call__(self) -> None:
+        """Wait until it is done."""
+        self.state = jax.block_until_ready(self.step(self.state))

@@ -14,7 +14,7 @@ from dreaming.agent_config import AgentConfig
 from dreaming.search import make_teacher
 from dreaming.types import AgentState
 from envs.real import make_real
-from experiments.bench_case import Case, filled_state, passing_on
+from experiments.bench_case import Case, PassingOn, filled_state
 from experiments.bench_predict import minutes_per_game
 from experiments.bench_update import update_figures
 from experiments.clock import timed
@@ -196,10 +196,10 @@ def env_figures(case: Case) -> dict[str, float]:
 
 def refresh_figures(case: Case, state: AgentState) -> tuple[AgentState, dict[str, float]]:
     """Encode and search everything that is stored."""
-    call = passing_on(case.agent.refresh, state)
+    call = PassingOn(case.agent.refresh, state)
     seconds, first = timed(call, case.repetitions)
     rate = case.config.replay.capacity / seconds
-    return call(), {"refresh/states_per_s": rate, "refresh/compile_s": first}
+    return call.state, {"refresh/states_per_s": rate, "refresh/compile_s": first}
 
 
 def learn_figures(
@@ -209,10 +209,10 @@ def learn_figures(
     learn, updates, batch = case.agent.learn, case.config.updates_per_call, case.config.replay.batch
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     flops = count_flops(learn, shapes) / updates
-    call = passing_on(lambda state: learn(state)[0], state)
+    call = PassingOn(lambda state: learn(state)[0], state)
     seconds, first = timed(call, case.repetitions)
     rate = updates / seconds
-    return call(), {
+    return call.state, {
         "learn/updates_per_s": rate,
         "learn/samples_per_s": rate * batch,
         "learn/update_ms": 1e3 / rate,

@@ -24,7 +24,7 @@ IMAGES = {
 }
 # What a figure says, where its name does not.
 WORDS = {
-    "searches_per_s": "states looked ahead from, on all devices",
+    "searches_per_s": "states looked ahead from",
     "simulations_per_s": "steps of the model inside these searches",
     "one_device_searches_per_s": "the same on one device",
     "speedup": "all devices against one",

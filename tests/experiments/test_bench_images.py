@@ -3,14 +3,17 @@
 import io
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dreaming.agent_config import AgentConfig, ReplayConfig
 from experiments import bench_images
-from experiments.bench_case import Case, filled_state, make_case, passing_on
+from experiments.bench_case import Case, PassingOn, filled_state, make_case
 from experiments.bench_predict import minutes_per_game, refreshed_states
 from experiments.config import BenchmarkConfig
 from experiments.flops import count_flops
@@ -125,8 +128,11 @@ def test_the_ring_is_filled_and_every_row_can_be_reached(case):
 
 
 def test_a_donating_function_is_given_its_last_state():
-    call = passing_on(jax.jit(lambda x: x + 1, donate_argnums=0), jnp.int32(0))
-    assert [int(call()) for _ in range(3)] == [1, 2, 3]
+    start: Any = jnp.int32(0)
+    call = PassingOn(jax.jit(lambda x: x + 1, donate_argnums=0), start)
+    for _ in range(3):
+        call()
+    assert np.asarray(call.state) == 3
 
 
 def test_a_peak_is_measured():
@@ -142,3 +148,19 @@ def test_shapes_follow_the_device_and_can_all_be_set(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     shapes = make_case(BenchmarkConfig()).shapes()
     assert (shapes["size"], shapes["batch"], shapes["compute"]) == ("base", 256, "bfloat16")
+
+
+def test_rates_and_operations_of_a_learner_that_is_known():
+    """A stand-in whose update is one product of 8x8 matrices; a batch of 4, 2 updates a call."""
+    learn = jax.jit(lambda x: (x @ x @ x, {}), donate_argnums=0)
+    agent = SimpleNamespace(learn=learn, refresh=jax.jit(lambda x: x * 1, donate_argnums=0))
+    case: Any = SimpleNamespace(agent=agent, config=make_case(TINY).config, repetitions=1)
+    start: Any = jnp.eye(8)
+    state, refreshed = bench_images.refresh_figures(case, start)
+    state, figures = bench_images.learn_figures(case, state, peak=1e9)
+    np.testing.assert_array_equal(np.asarray(state), np.eye(8))
+    assert figures["learn/gflops_per_update"] == pytest.approx(2 * 8**3 / 1e9)
+    assert figures["learn/samples_per_s"] == pytest.approx(4 * figures["learn/updates_per_s"])
+    assert figures["learn/mfu"] == pytest.approx(figures["learn/flops_per_s"] / 1e9)
+    assert figures["learn/update_ms"] == pytest.approx(1e3 / figures["learn/updates_per_s"])
+    assert refreshed["refresh/states_per_s"] > 0
