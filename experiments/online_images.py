@@ -22,12 +22,14 @@ from envs.types import Features, action_features
 from experiments.config import OnlineConfig
 from experiments.desk import Desk
 from experiments.loop import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
+from experiments.memory import agent_knobs, explained
 from experiments.options import config_yaml
 from experiments.progress import Progress, Stage
 from experiments.report import render, to_json
 from experiments.stopping import Stopped
 
 NAME = "learn"  # of the stage whose state is saved on the way
+KNOBS = {x: f"agent.{x}" for x in ("replay.capacity", "replay.batch", "refresh_batch", "size")}
 
 
 def learn_from_images(
@@ -43,12 +45,13 @@ def learn_from_images(
     env = config.env
     make_env = lambda: make_real(env.id, **env.options)
     actors = Actors(make_env, config.agent.envs, config.seed, config.agent.window)
+    shape = config.agent, actors.frame, actors.num_actions
     try:
-        agent = make_agent(config.agent, actors.frame, actors.num_actions)
-        run = Run(config, agent, actors, desk)
-        run.resume()
-        run.learn(stop)
-        returns = run.evaluate(make_env, stop)
+        with explained(lambda: agent_knobs(*shape, KNOBS)):
+            run = Run(config, make_agent(*shape), actors, desk)
+            run.resume()
+            run.learn(stop)
+            returns = run.evaluate(make_env, stop)
     finally:
         actors.close()
     result = run.result(returns)

@@ -172,6 +172,16 @@ def test_a_loss_that_is_no_number_stops_in_one_line_and_keeps_the_last_good_stat
     assert units(tmp_path / "run")  # what was saved before it
 
 
+def test_too_little_memory_names_the_knob_that_lowers_it(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise MemoryError("could not allocate 1.0 MB")
+
+    monkeypatch.setattr(online_images.Run, "resume", full)
+    assert go_on(tmp_path / "run") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "out of memory" in said and "agent." in said and "frees about" in said
+
+
 @pytest.mark.slow
 def test_kills_at_random_instants_change_nothing():
     """kill -9 of a real process, restarted; see `kill_runs` for twenty."""
