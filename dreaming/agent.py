@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreaming.agent_config import AgentConfig
 from dreaming.learner import check_losses, make_optimiser, make_update
+from dreaming.puct import make_puct
 from dreaming.ring import add, filled, init_ring, stacks
 from dreaming.search import make_teacher
 from dreaming.types import Acted, AgentState, Rows
@@ -132,7 +133,11 @@ def make_search(
 
     Row i draws from `key` and `rows[i]`, whatever is searched beside it.
     """
-    teach = make_teacher(model, model.head, config.search, config.discount, gumbel_scale)
+    rules = model, model.head, config.search, config.discount
+    if config.search.teacher == "puct":
+        teach = make_puct(*rules, explore=gumbel_scale > 0)
+    else:
+        teach = make_teacher(*rules, gumbel_scale)
 
     def part(params, frames, keys) -> Acted:
         z = model.begin(model.encode(params, frames))

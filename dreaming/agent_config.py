@@ -7,7 +7,10 @@ from worldmodels.config import ImageLossWeights
 
 
 def _search() -> SearchConfig:
-    """EfficientZero V2's budget: 16 simulations from the 4 likeliest actions (with noise)."""
+    """EfficientZero V2's budget: 16 simulations from the 4 likeliest actions (with noise).
+
+    V1's is teacher "puct" with 50.
+    """
     return SearchConfig(num_simulations=16, max_considered=4, uniform_share=0.0)
 
 

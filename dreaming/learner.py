@@ -33,19 +33,18 @@ def value_targets(
     "search": the value of the search. "td": n-step returns, n by the age of row 0. "mixed": n-step
     returns early and for the newest data, else the value of the search.
     """
-    target, total = config.target, config.real_steps
+    target, share = config.target, lambda x: max(1, round(x * config.real_steps))
     v = jnp.where(rows.is_absorbing, 0.0, ring.v[rows.slots])
     steps = rows.r, rows.terminated, rows.is_real_step, v, config.discount
     old = age(ring, rows.slots[:, 0])
     if target.kind == "td":
-        n = shortened_steps(old, target.td_steps, target.shorten * total)
+        n = shortened_steps(old, target.td_steps, share(target.shorten))
         return n_step_values_each(*steps, n, target.td_steps)
     n_step = n_step_values(*steps, target.td_steps)
     v_search = jnp.where(rows.is_absorbing, 0.0, ring.v_search[rows.slots])[:, : n_step.shape[1]]
     if target.kind == "search":
         return v_search
-    newest = target.td_newest * total
-    trusts = trusts_n_step(old, real_steps, target.td_until * total, newest)
+    trusts = trusts_n_step(old, real_steps, share(target.td_until), share(target.td_newest))
     return jnp.where(trusts[:, None], n_step, v_search)
 
 

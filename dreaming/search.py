@@ -292,13 +292,18 @@ def _completed(tree, node, edge_values) -> Float[Array, " W"]:
     return jnp.where(seen, q, v_mix)
 
 
-def _normalised(tree, node, edge_values, config: SearchConfig, value_span) -> Float[Array, " W"]:
-    """sigma(q) of a node's completed values, min-max over all edges of the tree with a floor."""
+def min_max(tree, node, edge_values, floor) -> Float[Array, " W"]:
+    """A node's completed values in [0, 1], by the range of all edges of the tree, with a floor."""
     seen = tree.children_visits > 0
     if hasattr(tree.embeddings, "is_chance"):
         seen = seen & ~tree.embeddings.is_chance[:, None]
     completed = _completed(tree, node, edge_values)
     low = jnp.minimum(jnp.min(jnp.where(seen, edge_values, jnp.inf)), jnp.min(completed))
     high = jnp.maximum(jnp.max(jnp.where(seen, edge_values, -jnp.inf)), jnp.max(completed))
-    scaled = (completed - low) / jnp.maximum(high - low, config.floor * value_span)
+    return (completed - low) / jnp.maximum(high - low, floor)
+
+
+def _normalised(tree, node, edge_values, config: SearchConfig, value_span) -> Float[Array, " W"]:
+    """sigma(q) of a node's completed values."""
+    scaled = min_max(tree, node, edge_values, config.floor * value_span)
     return (config.c_visit + jnp.max(tree.children_visits[node])) * config.c_scale * scaled

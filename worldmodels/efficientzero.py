@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from worldmodels.actions import ActionHead
 from worldmodels.images import SIZES, ImageNetworks
@@ -122,7 +122,7 @@ class ImageModel:
 
     # What losses need beside it
 
-    def encode(self, params, frames: Float[Array, "B V ..."]) -> Float[Array, "B h w C"]:
+    def encode(self, params, frames: Num[Array, "B V ..."]) -> Float[Array, "B h w C"]:
         """Latents of V = window frames, 0 to 255, flat or not, oldest first."""
         height, width, channels = self.frame
         x = frames.reshape(frames.shape[0], self.window, height, width, channels) / 255.0

@@ -11,7 +11,7 @@ it was cut, nothing is known.
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from worldmodels.augment import augment
 from worldmodels.config import ImageLossWeights
@@ -129,7 +129,7 @@ def image_loss(
     return sum(total.values()), (metrics, jnp.abs(v - batch.v[:, 0]) + LEAST_PRIORITY)
 
 
-def over_real(model: ImageModel, params, o: Float[Array, "B K W H V F"]):
+def over_real(model: ImageModel, params, o: Num[Array, "B K W H V F"]):
     """Latents [B, K, h, w, C] of real stacks; no gradient reaches the encoder."""
     B, K = o.shape[:2]
     latents = model.encode(jax.lax.stop_gradient(params), o.reshape(B * K, *o.shape[2:]))

@@ -42,19 +42,18 @@ def n_step_values_each(
     return jnp.take_along_axis(each, n[None, :, None] - 1, axis=0)[0]
 
 
-def shortened_steps(age: Int[Array, " B"], td_steps: int, per_step: float) -> Int[Array, " B"]:
+def shortened_steps(age: Int[Array, " B"], td_steps: int, per_step: int) -> Int[Array, " B"]:
     """n = td_steps - floor(age / per_step), at least 1: what old data did is not what would be
     done now (EfficientZero's off-policy correction; `age` and `per_step` in real steps)."""
-    lost = jnp.floor(age / per_step).astype(age.dtype)
-    return jnp.clip(td_steps - lost, 1, td_steps)
+    return jnp.maximum(td_steps - age // per_step, 1)
 
 
 def trusts_n_step(
-    age: Int[Array, " B"], real_steps: Int[Array, ""], until: float, newest: float
+    age: Int[Array, " B"], real_steps: Int[Array, ""], until: int, newest: int
 ) -> Bool[Array, " B"]:
     """Where the n-step return is the target, rather than the value of a search (EfficientZero
     V2's mixed target): early, and for the newest data ever after. All in real steps."""
-    return (real_steps < until) | (age < newest)
+    return (age < newest) | jnp.full_like(age, real_steps < until, dtype=bool)
 
 
 def value_prefixes(r: Float[Array, "*B K"], horizon: int) -> Float[Array, "*B K"]:

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worldmodels.targets import lambda_returns, n_step_values
+from worldmodels.targets import (
+    lambda_returns,
+    n_step_values,
+    n_step_values_each,
+    shortened_steps,
+    trusts_n_step,
+    value_prefixes,
+)
 
 NOTHING = [False] * 4
 
@@ -97,3 +104,42 @@ def test_lambda_returns_satisfy_their_equation():
     later = jnp.concatenate([g[1:], v[-1:]])
     expected = r + discount_t * ((1 - lam) * v[1:] + lam * later)
     np.testing.assert_allclose(g, expected, rtol=1e-6)
+
+
+def test_every_window_has_its_own_number_of_steps():
+    r = jnp.array([[1.0, 2.0, 3.0, 4.0]] * 3)
+    v = jnp.array([[10.0, 20.0, 30.0, 40.0, 50.0]] * 3)
+    real, goes_on = jnp.ones((3, 4), bool), jnp.zeros((3, 4), bool)
+    z = n_step_values_each(r, goes_on, real, v, 0.5, jnp.array([1, 2, 3]), 3)
+    by_hand = [
+        [1 + 10.0, 2 + 15.0],
+        [1 + 1 + 7.5, 2 + 1.5 + 10.0],
+        [1 + 1 + 0.75 + 5.0, 2 + 1.5 + 1 + 6.25],
+    ]
+    np.testing.assert_allclose(z, by_hand)
+    ended = goes_on.at[:, 1].set(True)  # nothing counts that comes after
+    z = n_step_values_each(r, ended, real, v, 0.5, jnp.array([1, 2, 3]), 3)
+    np.testing.assert_allclose(z, [[11.0, 2.0], [2.0, 2.0], [2.0, 2.0]])
+    cut = real.at[:, 1:].set(False)  # known up to row 1, whose value stands in
+    z = n_step_values_each(r, goes_on, cut, v, 0.5, jnp.array([1, 2, 3]), 3)
+    np.testing.assert_allclose(z, [[11.0, 20.0]] * 3)
+
+
+def test_old_data_are_followed_for_fewer_steps():
+    ages = jnp.array([0, 29_999, 30_000, 99_999, 1_000_000])
+    assert shortened_steps(ages, 5, 30_000).tolist() == [5, 5, 4, 2, 1]
+
+
+def test_n_step_returns_are_trusted_early_and_for_the_newest():
+    ages = jnp.array([0, 4999, 5000, 50_000])
+    trusts = lambda real_steps: trusts_n_step(ages, jnp.int32(real_steps), 30_000, 5000).tolist()
+    assert trusts(29_999) == [True] * 4
+    assert trusts(30_000) == [True, True, False, False]
+
+
+def test_value_prefixes_restart():
+    r = jnp.array([[1.0, 1, 1, 1, 1, 1, 1], [0.0, 2, -1, 5, 0, 0, 3]])
+    by_hand = [[1, 2, 3, 1, 2, 3, 1], [0, 2, 1, 5, 5, 5, 3]]
+    np.testing.assert_array_equal(value_prefixes(r, 3), by_hand)
+    np.testing.assert_array_equal(value_prefixes(r, 1), r)
+    np.testing.assert_array_equal(value_prefixes(r, 9), np.cumsum(r, 1))

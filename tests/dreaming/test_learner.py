@@ -1,0 +1,105 @@
+"""What is learned from the ring: targets by hand, decay of kernels alone, losses by their names."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dreaming.agent_config import AgentConfig, OptimiserConfig, TargetConfig
+from dreaming.errors import LossError
+from dreaming.learner import check_losses, make_optimiser, value_targets, windows
+from dreaming.ring import cut, init_ring
+
+CONFIG = AgentConfig(
+    envs=1,
+    window=2,
+    unroll_steps=2,
+    discount=0.5,
+    real_steps=10,
+    target=TargetConfig("td", td_steps=2, shorten=0.3, td_until=0.3, td_newest=0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def ring():
+    """Rows 0..3 are an episode that terminated by step 2, rows 4..9 one that goes on."""
+    rows = jnp.arange(12)
+    return init_ring(12, 1, (1, 1, 1), 2).replace(
+        o=rows.astype(jnp.uint8).reshape(12, 1, 1, 1),
+        a=rows % 2,
+        r=jnp.where(rows < 10, 1.0 + rows, 0),
+        terminated=rows == 2,
+        has_step=(rows != 3) & (rows < 10),
+        elapsed=jnp.where(rows < 4, rows, rows - 4),
+        v=10.0 * rows,
+        v_search=100.0 + rows,
+        pi_search=jnp.stack([rows / 12, 1 - rows / 12], 1),
+        added=jnp.int32(10),
+    )
+
+
+def targets(ring, kind, real_steps, slots):
+    """Value targets of rows 0..2 of each window."""
+    config = dataclasses.replace(CONFIG, target=dataclasses.replace(CONFIG.target, kind=kind))
+    return value_targets(ring, cut(ring, jnp.array(slots), 1, 5), jnp.int32(real_steps), config)
+
+
+def test_targets_by_hand(ring):
+    ended = [1 + 0.5 * 2 + 0.25 * 20, 2 + 0.5 * 3, 3]  # r[0..2] = 1, 2, 3; v[2] = 20; then over
+    going = [5 + 0.5 * 6 + 0.25 * 60, 6 + 0.5 * 7 + 0.25 * 70, 7 + 0.5 * 8 + 0.25 * 80]
+    search = [[100.0, 101, 102], [104.0, 105, 106]]
+    # Mixed: n-step early, later for rows younger than 3 alone.
+    np.testing.assert_allclose(targets(ring, "mixed", 2, [0, 4]), [ended, going])
+    np.testing.assert_allclose(targets(ring, "mixed", 3, [0, 4]), search)
+    newest = [8 + 0.5 * 9 + 0.25 * 90, 9 + 0.5 * 90, 90]  # what follows row 9 is not known yet
+    np.testing.assert_allclose(targets(ring, "mixed", 9, [7]), [newest])
+    np.testing.assert_allclose(targets(ring, "search", 0, [0, 4]), search)
+    # A terminal row is worth nothing, and so is all that comes after it.
+    np.testing.assert_allclose(targets(ring, "search", 0, [2]), [[102, 0, 0]])
+    # By age: row 0 is 9 observations old, row 8 is 1 old.
+    shorter = [1 + 0.5 * 10, 2 + 0.5 * 20, 3]
+    np.testing.assert_allclose(targets(ring, "td", 0, [0]), [shorter])
+    np.testing.assert_allclose(targets(ring, "td", 0, [7]), [newest])
+
+
+def test_windows_hold_what_the_ring_holds(ring):
+    weight = jnp.array([1.0, 0.5])
+    found = windows(ring, jnp.array([1, 8]), weight, jnp.int32(0), jax.random.key(0), CONFIG)
+    frames = found.o.reshape(2, 3, 2)
+    assert frames.tolist() == [[[0, 1], [1, 2], [2, 3]], [[7, 8], [8, 9], [8, 9]]]
+    assert jnp.argmax(found.a, -1)[0].tolist() == [1, 0] and found.a[1, 0].tolist() == [1, 0]
+    assert found.r.tolist() == [[2, 3], [9, 0]]
+    assert found.is_absorbing.tolist() == [[False, False, True], [False] * 3]
+    assert found.is_real_o.tolist() == [[True] * 3, [True, True, False]]
+    np.testing.assert_allclose(found.pi[0, :, 0], np.array([1, 2, 3]) / 12)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_only_kernels_decay_and_steps_are_clipped(name):
+    config = OptimiserConfig(
+        name, learning_rate=0.1, warm_up=0, weight_decay=0.5, clip_norm=2.0, last=1.0
+    )
+    optimiser = make_optimiser(config, 10)
+    params = {"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "scale": jnp.ones(2)}
+    state = optimiser.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(2):  # the rate of the first update is 0
+        changes, state = optimiser.update(zero, state, params)
+    decay = {"adamw": 0.5, "sgd": 0.5 + 0.9 * 0.5}[name]  # the momentum of both updates
+    np.testing.assert_allclose(changes["Dense_0"]["kernel"], -0.1 * decay, rtol=1e-5)
+    assert float(optax.tree.norm([changes["Dense_0"]["bias"], changes["scale"]])) == 0
+    if name == "sgd":
+        large = zero | {"scale": jnp.array([300.0, 400.0])}
+        changes, _ = optimiser.update(large, state, params)
+        np.testing.assert_allclose(changes["scale"], [-0.1 * 1.2, -0.1 * 1.6], rtol=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_is_told_by_its_name():
+    good = {"learn/loss": jnp.float32(1), "learn/value_loss": jnp.float32(1)}
+    check_losses(good, 10)
+    bad = {"learn/loss": jnp.float32(jnp.nan), "learn/value_loss": jnp.float32(jnp.nan)}
+    with pytest.raises(LossError, match="^value_loss not finite by update 10; nothing was"):
+        check_losses(bad, 10)

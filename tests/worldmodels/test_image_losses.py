@@ -1,0 +1,159 @@
+"""Each term of the loss for images by hand, and no gradient where there must be none."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodels.actions import make_head
+from worldmodels.config import ImageLossWeights
+from worldmodels.efficientzero import ImageModel
+from worldmodels.image_losses import image_loss, unroll
+from worldmodels.support import scalar_to_support, squash
+from worldmodels.types import ImageWindows
+
+B, K, A = 4, 3, 2
+MODEL = ImageModel(
+    make_head((A,), A), (16, 16, 1), window=2, size="nano", prefix_horizon=2, bins=11
+)
+WEIGHTS = ImageLossWeights(decode=0.5)
+BLANK, OVER, CUT = 0, 1, 2  # windows: all real; terminated by step 1; truncated by step 1
+TERMS = {f"learn/{name}_loss" for name in vars(WEIGHTS)}
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Fresh ones: all values, rewards and policy logits are 0, and so are their kernels."""
+    return MODEL.init(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """A window that goes on, one that terminated, one that was cut, and one of no weight."""
+    random = np.random.default_rng(0)
+    real_step, real_o = np.ones((B, K), bool), np.ones((B, K + 1), bool)
+    absorbing = np.zeros((B, K + 1), bool)
+    for row in (OVER, CUT):
+        real_step[row, 2:], real_o[row, 3:] = False, False
+    absorbing[OVER, 2:] = True
+    return ImageWindows(
+        o=jnp.asarray(random.integers(0, 256, (B, K + 1, 2, 16, 16, 1), np.uint8)),
+        a=jnp.eye(A)[random.integers(A, size=(B, K))],
+        r=jnp.asarray(random.normal(size=(B, K)), jnp.float32),
+        is_real_step=jnp.asarray(real_step),
+        is_real_o=jnp.asarray(real_o),
+        is_absorbing=jnp.asarray(absorbing),
+        v=jnp.where(absorbing, 0.0, jnp.asarray(random.normal(size=(B, K + 1)), jnp.float32)),
+        pi=jnp.full((B, K + 1, A), 0.5),
+        weight=jnp.array([1.0, 1.0, 0.5, 0.0]),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("scale",))
+def loss_and_gradients(params, batch, scale=0.5):
+    """Loss, its parts, the gradient of the loss and that of the decoder's term alone."""
+    both = lambda params: image_loss(params, MODEL, batch, WEIGHTS, gradient_scale=scale)
+    decode = lambda params: both(params)[1][0]["learn/decode_loss"]
+    (loss, aux), gradient = jax.value_and_grad(both, has_aux=True)(params)
+    return loss, aux, gradient, jax.grad(decode)(params)
+
+
+def size(gradient, *modules):
+    """The greatest entry of a gradient in some of the modules."""
+    return max(float(jnp.abs(x).max()) for name in modules for x in jax.tree.leaves(gradient[name]))
+
+
+def test_a_fresh_model_loses_what_can_be_counted(params, batch):
+    loss, (metrics, priorities), _, _ = loss_and_gradients(params, batch)
+    assert set(metrics) == TERMS
+    weight = np.array([1, 1, 0.5, 0])
+    mean = lambda per_window: (weight * per_window).sum() / B / K
+    steps, rows, real_rows = [3, 3, 2, 3], [4, 4, 3, 4], [4, 3, 3, 4]  # known; absorbing count
+    by_hand = {
+        "value_prefix": mean(np.log(11) * np.array(steps)),
+        "value": 0.25 * mean(np.log(11) * np.array(rows)),
+        "policy": mean(np.log(2) * np.array([4, 2, 3, 4])),
+        # The logit of going on starts at 3; two of the steps lead to where it is over.
+        "continuation": mean(np.log1p(np.exp(-3)) * np.array(steps) + np.array([0, 6, 0, 0])),
+    }
+    for name, expected in by_hand.items():
+        np.testing.assert_allclose(metrics[f"learn/{name}_loss"], expected, rtol=1e-5)
+    assert 0 < metrics["learn/consistency_loss"] < 2 * 2 * mean(np.array([3, 2, 2, 3]))
+    assert 0 < metrics["learn/decode_loss"] < 0.5 * 2 * mean(np.array(real_rows))
+    np.testing.assert_allclose(loss, sum(metrics.values()), rtol=1e-5)
+    np.testing.assert_allclose(priorities, np.abs(batch.v[:, 0]) + 1e-6, atol=1e-5)
+
+
+def test_value_prefixes_restart_and_stand_still_where_it_is_over(params, batch):
+    bias = np.random.default_rng(1).normal(size=11).astype(np.float32)
+    head = params["prefix"]["Head_0"]
+    head = head | {"output": head["output"] | {"bias": jnp.asarray(bias)}}
+    biased = params | {"prefix": params["prefix"] | {"Head_0": head}}
+    _, (metrics, _), _, _ = loss_and_gradients(biased, batch)
+    r = np.asarray(batch.r)
+    prefix = np.stack([r[:, 0], r[:, 0] + r[:, 1], r[:, 2]], 1)  # restarted after two steps
+    prefix[OVER, 2] = 0.0  # nothing is earned after the end
+    target = np.asarray(scalar_to_support(squash(jnp.asarray(prefix)), MODEL.support))
+    cross = -(target * np.asarray(jax.nn.log_softmax(bias))).sum(-1)
+    cross[CUT, 2] = 0.0
+    expected = (cross.sum(1) * np.asarray(batch.weight)).sum() / B / K
+    np.testing.assert_allclose(metrics["learn/value_prefix_loss"], expected, rtol=1e-5)
+
+
+def test_gradients_reach_only_what_they_should(params, batch):
+    _, _, gradient, decode = loss_and_gradients(params, batch)
+    learned = "encoder", "dynamics", "planes", "projector", "predictor", "decoder"
+    assert all(size(gradient, name) > 0 for name in learned)
+    assert size(decode, "decoder") > 0
+    assert size(decode, *(set(decode) - {"decoder"})) == 0
+    # Without a way through the dynamics nothing is left: the real frames' branch is stopped, and
+    # the heads' kernels are 0.
+    _, _, gradient, _ = loss_and_gradients(params, batch, scale=0.0)
+    assert size(gradient, "predictor", "projector") > 0
+    assert size(gradient, "encoder", "dynamics", "planes") == 0
+
+
+def test_half_of_the_gradient_enters_each_step(params):
+    latent, a = MODEL.begin(jnp.ones((2, 1, 1, 16))).latent, jnp.eye(A)[None].repeat(2, 0)
+    weight = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
+
+    def gradient(scale, steps):
+        reached = lambda z: unroll(MODEL, params, z, a[:, :steps], scale)[0][:, -1] @ weight
+        return jax.grad(lambda z: reached(z).sum())(latent)
+
+    for steps in (1, 2):
+        half, whole = gradient(0.5, steps), gradient(1.0, steps)
+        assert jnp.abs(whole).max() > 0
+        np.testing.assert_allclose(half, 0.5**steps * whole, rtol=1e-4, atol=1e-7)
+
+
+def test_what_is_not_a_number_is_named_by_its_term(params, batch):
+    bad = lambda metrics: {name for name, x in metrics.items() if not np.isfinite(x)}
+    _, (metrics, _), _, _ = loss_and_gradients(
+        params, batch.replace(r=batch.r.at[0, 0].set(np.nan))
+    )
+    assert bad(metrics) == {"learn/value_prefix_loss"}
+    _, (metrics, _), _, _ = loss_and_gradients(
+        params, batch.replace(v=batch.v.at[0, 1].set(np.inf))
+    )
+    assert bad(metrics) <= {"learn/value_loss"}
+    _, (metrics, _), _, _ = loss_and_gradients(
+        params, batch.replace(v=batch.v.at[0, 1].set(np.nan))
+    )
+    assert bad(metrics) == {"learn/value_loss"}
+
+
+def test_frames_of_another_shape_are_refused(params, batch):
+    with pytest.raises(
+        ValueError, match=r"\(4, 4, 2, 16, 15, 1\), expected \(4, 4, 2, 16, 16, 1\)"
+    ):
+        image_loss(params, MODEL, batch.replace(o=batch.o[:, :, :, :, :15]), WEIGHTS)
+
+
+def test_decoding_of_no_weight_is_not_computed(params, batch):
+    count = lambda weights: len(
+        jax.make_jaxpr(lambda p: image_loss(p, MODEL, batch, weights))(params).jaxpr.eqns
+    )
+    assert count(ImageLossWeights(decode=0.0)) < count(WEIGHTS) - 10
