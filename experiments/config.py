@@ -251,6 +251,11 @@ CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
     "platform": ("auto", "cpu", "gpu", "tpu"),
+    "agent.size": ("nano", "small", "base"),
+    "agent.compute": ("auto", "float32", "bfloat16"),
+    "agent.search.teacher": ("search", "puct"),
+    "agent.target.kind": ("mixed", "td", "search"),
+    "agent.optimiser.name": ("adamw", "sgd"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
 }
