@@ -195,6 +195,7 @@ def test_kills_at_random_instants_change_nothing():
     ("words", "told"),
     [
         (["agent.learn_after=4"], "agent.learn_after=4 must be at least agent.replay.batch=8"),
+        (["agent.search.teacher=pcut"], "agent.search.teacher=pcut does not exist; choose search"),
         (["agent.replay.capacity=81"], "agent.replay.capacity=81 must be a multiple"),
         (["agent.target.every=11"], "agent.target.every=11 must be a multiple"),
         (["platform=tpu"], "platform=tpu was asked for, but JAX finds only cpu"),
