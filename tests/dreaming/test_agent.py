@@ -54,6 +54,10 @@ def lived(agent):
     """The state after ten ticks of two environments of random frames; the fourth step of each
     episode terminates it."""
     random, state = np.random.default_rng(0), agent.init(jax.random.key(3))
+    # Heads begin at zero: all actions tie, and rounding would choose between them.
+    noisy = lambda x: x + random.normal(0, 0.1, x.shape).astype(np.float32)
+    params = jax.tree.map(noisy, jax.device_get(state.params))
+    state = agent.place(state.replace(params=params, target_params=params))
     for tick in range(TICKS):
         rows = Rows(
             o=random.integers(0, 256, (2, 16, 16, 1), np.uint8),
