@@ -38,7 +38,8 @@ def rehearse():
         student = {"layers": layers, "scale": {"o_mean": jnp.zeros(SIZE), "o_std": jnp.ones(SIZE)}}
         with jax.numpy_rank_promotion("allow"):
             nowhere = contexts(replay, jnp.zeros(WALKS, int), 1), jnp.zeros(WALKS, bool)
-            before = Walks(*(walks or nowhere), jnp.float32(0))
+            last, goes_on = walks or nowhere
+            before = Walks(last, goes_on, jnp.float32(0))
             args = student, replay, before, jax.random.key(seed)
             return function(ORACLE.params, ORACLE.params | slow, *args)
 
