@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mctx
 
 from dreaming.config import SearchConfig
-from dreaming.search import min_max
+from dreaming.search import made, min_max, search_edge
 from dreaming.types import SearchResult
 from worldmodels.actions import ActionHead
 
@@ -32,9 +32,7 @@ def make_puct(
         _, y = model.afterstate(params, z, table[action])
         z, p = model.outcome(params, y, jnp.zeros_like(action))
         prior = head.masked(p.pi_logits, p.legal_logits > 0)
-        made: Any = mctx.RecurrentFnOutput
-        fields = {"reward": p.r, "discount": discount * p.continuation, "value": p.v}
-        return made(**fields, prior_logits=prior), z
+        return search_edge(p.r, discount * p.continuation, prior, p.v), z
 
     def teach(params, z, keys, value_span) -> SearchResult:
         v, pi, legal_logits = model.predict(params, z)
@@ -46,19 +44,19 @@ def make_puct(
             )
             prior = (1 - FRACTION) * prior + FRACTION * noise(noise_key)
 
-        def select(key, tree, node, depth=0):
+        def select(key, tree, node, depth: Any = 0):
             q = tree.children_rewards + tree.children_discounts * tree.children_values
             scaled = lambda tree, node: min_max(tree, node, q, config.floor * value_span)
             return mctx.muzero_action_selection(key, tree, node, depth, qtransform=scaled)
 
-        root: Any = mctx.RootFnOutput
-        tree = mctx.search(
+        inside: Any = select  # types of mctx: `depth` has a default there
+        tree: Any = mctx.search(
             params=params,
             rng_key=jax.random.key(0),  # breaks ties alone
-            root=root(prior_logits=jnp.log(prior + 1e-9), value=v, embedding=z),
+            root=made(mctx.RootFnOutput, prior_logits=jnp.log(prior + 1e-9), value=v, embedding=z),
             recurrent_fn=edge,
             root_action_selection_fn=select,
-            interior_action_selection_fn=select,
+            interior_action_selection_fn=inside,
             num_simulations=config.num_simulations,
         )
         visits = tree.children_visits[:, 0]

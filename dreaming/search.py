@@ -121,7 +121,7 @@ def _tree_search(
         _, y = model.afterstate(params, node.z, a)
         z, p = model.outcome(params, y, jnp.zeros_like(choice))
         prior, basis = prior_and_basis(p.pi_logits, p.legal_logits, noise)
-        return _edge(reward(p), discount * p.continuation, prior, p.v), Node(z, basis)
+        return search_edge(reward(p), discount * p.continuation, prior, p.v), Node(z, basis)
 
     def decide_or_chance(params, choice, node: ChanceNode, reward, noise):
         """One edge of a chance tree: a candidate from a state, or a code from an afterstate."""
@@ -130,12 +130,12 @@ def _tree_search(
         p_code = jax.nn.softmax(code_logits)
         q_code = _outcomes(model, params, y, choice.shape[0], discount, reward)
         expected = jnp.sum(p_code * q_code, -1)
-        to_chance = _edge(
+        to_chance = search_edge(
             jnp.zeros_like(expected), jnp.ones_like(expected), pad(code_logits, NEVER), expected
         )
         z, p = model.outcome(params, node.y, jnp.minimum(choice, model.num_codes - 1))
         prior, basis = prior_and_basis(p.pi_logits, p.legal_logits, noise)
-        to_state = _edge(reward(p), discount * p.continuation, prior, p.v)
+        to_state = search_edge(reward(p), discount * p.continuation, prior, p.v)
         child = ChanceNode(~node.is_chance, z, basis, y, p_code, q_code)
         pick = lambda x, y: jnp.where(_column(node.is_chance, x), x, y)
         return jax.tree.map(pick, to_state, to_chance), child
@@ -181,7 +181,7 @@ def _tree_search(
     return teach
 
 
-def _gumbel(key, shape: tuple[int, int]) -> Float[Array, "B W"]:
+def _gumbel(key, shape: tuple[int, ...]) -> Float[Array, "B W"]:
     """Gumbel noise of one key, or of a key for each row."""
     if key.ndim == 0:
         return jax.random.gumbel(key, shape)
@@ -207,7 +207,7 @@ def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chanc
     return mctx.search(
         params=params,
         rng_key=jax.random.key(0),
-        root=_made(mctx.RootFnOutput, prior_logits=prior, value=v, embedding=embedding),
+        root=made(mctx.RootFnOutput, prior_logits=prior, value=v, embedding=embedding),
         recurrent_fn=lambda params, key, action, embedding: step(params, action, embedding),
         root_action_selection_fn=lambda key, tree, node: mctx.gumbel_muzero_root_action_selection(
             key,
@@ -220,17 +220,17 @@ def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chanc
         interior_action_selection_fn=inside,
         num_simulations=config.num_simulations,
         invalid_actions=(prior <= NEVER / 2).astype(prior.dtype),
-        extra_data=_made(mctx.GumbelMuZeroExtraData, root_gumbel=gumbel),
+        extra_data=made(mctx.GumbelMuZeroExtraData, root_gumbel=gumbel),
     )
 
 
-def _edge(reward, discount, prior, value):
-    return _made(
+def search_edge(reward, discount, prior, value):
+    return made(
         mctx.RecurrentFnOutput, reward=reward, discount=discount, prior_logits=prior, value=value
     )
 
 
-def _made(kind: Any, **fields: Any) -> Any:
+def made(kind: Any, **fields: Any) -> Any:
     """An mctx struct; its generated constructor is invisible to type checkers."""
     return kind(**fields)
 

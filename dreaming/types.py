@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8, UInt32
 
 from envs.types import Context
+
+Numbers = jax.Array | np.ndarray
 
 
 class ReplayState(struct.PyTreeNode):
@@ -93,17 +97,17 @@ class Rows(struct.PyTreeNode):
 
     After an end the next row shows the last observation of that episode, and no step leaves it:
     its action and what it earned are ignored (Gymnasium's AutoresetMode.NEXT_STEP). The row after
-    that one begins the next episode.
+    that one begins the next episode. NumPy's arrays will do.
     """
 
-    o: UInt8[Array, "E H V F"]  # the newest frame alone
-    a: Int[Array, " E"]
-    r: Float[Array, " E"]
-    terminated: Bool[Array, " E"]
-    truncated: Bool[Array, " E"]
-    pi_search: Float[Array, "E A"]  # what the actor's search said, until the first refresh
-    v_search: Float[Array, " E"]
-    v: Float[Array, " E"]  # of the network alone
+    o: UInt8[Numbers, "E H V F"]  # the newest frame alone
+    a: Int[Numbers, " E"]
+    r: Float[Numbers, " E"]
+    terminated: Bool[Numbers, " E"]
+    truncated: Bool[Numbers, " E"]
+    pi_search: Float[Numbers, "E A"]  # what the actor's search said, until the first refresh
+    v_search: Float[Numbers, " E"]
+    v: Float[Numbers, " E"]  # of the network alone
 
 
 class RingState(struct.PyTreeNode):
