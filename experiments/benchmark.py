@@ -1,10 +1,11 @@
-"""How fast this machine is: dreams, searches, learning, on vectors and on images.
+"""How fast this machine is: dreams, searches, learning.
 
-`part=vectors` is the main job on CartPole. `part=images` is EfficientZero online: search, acting,
-refresh, learning and its parts, counted operations against the device's measured peak (MFU), and
-the predicted minutes of a game of Atari-100k. Every figure is a median after warm-up; programs are
-compiled anew, without the cache. Options that are null suit the device: below, the first value in
-brackets is that of a CPU, the second that of a GPU or TPU. Examples:
+`part=vectors` is the main job on CartPole, `part=images` EfficientZero online:
+search, acting, refresh, learning and its parts, counted operations against the
+device's measured peak (MFU), and the predicted minutes of a game of Atari-100k.
+Every figure is a median after warm-up; programs are compiled anew, without the
+cache. Options that are null suit the device: below, the first value in brackets
+is that of a CPU, the second that of a GPU or TPU. Examples:
   dreaming benchmark
   dreaming benchmark part=images size=nano path=benchmark.json
   dreaming benchmark part=images size=base batch=32 repetitions=3

@@ -1,17 +1,17 @@
-"""Learn while collecting: real steps and short rounds take turns, from scratch.
+"""Learn while collecting: real steps and rounds take turns.
 
 The first steps are random; then the newest student collects, and each round of
 world model and rehearsal goes on from all that was collected. There is no gate:
 every student goes on to collect. A run that was stopped goes on where it was
 when it is started again. Examples:
-  dreaming online                               CartPole, 2,000 real steps in all
+  dreaming online                         CartPole, 2,000 real steps in all
   dreaming online env=mountaincar seed=1
-  dreaming online env=gym env.id=Acrobot-v1 env.real_steps=10000 collect.steps=2000
-  dreaming online budget_minutes=1              saves, stops, goes on next time
+  dreaming online env=gym env.id=Acrobot-v1 env.real_steps=10000
+  dreaming online budget_minutes=1        saves, stops, goes on next time
 Where observations are frames, the agent of `agent=` acts by search and learns
 from a replay of single frames, while its environments run beside it:
-  dreaming online env=catch                     nano, on a CPU
-  dreaming online env=gym env.id=... agent=base platform=gpu env.real_steps=100000
+  dreaming online env=catch               nano, on a CPU
+  dreaming online env=gym env.id=... agent=base platform=gpu
 """
 
 import sys
