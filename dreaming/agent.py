@@ -218,12 +218,24 @@ def make_refresh(
 def make_learn(
     model: ImageModel, config: AgentConfig, spread: Callable, everywhere: NamedSharding
 ) -> Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]:
-    """`learn(state)`: `config.updates_per_call` updates in one program."""
+    """`learn(state)`: `config.updates_per_call` updates, in one program where there is an accelerator."""
     update = make_update(model, config, spread)
+    step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
+    compiled = lambda f: jax.jit(f, donate_argnums=0, out_shardings=everywhere)
 
-    def learn(state: AgentState):
-        step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
+    def scanned(state: AgentState):
         state, metrics = jax.lax.scan(step, state, length=config.updates_per_call)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return jax.jit(learn, donate_argnums=0, out_shardings=everywhere)
+    if jax.default_backend() != "cpu":
+        return compiled(scanned)
+    once = compiled(lambda state: step(state, None))
+
+    def one_by_one(state: AgentState):  # gradients of convolutions are slow in a CPU's loops
+        told = []
+        for _ in range(config.updates_per_call):
+            state, metrics = once(state)
+            told.append(metrics)
+        return state, jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *told)
+
+    return one_by_one

@@ -147,25 +147,22 @@ class TwoCoordinates(gymnasium.Env):
 class Catch(gymnasium.Env):
     """A ball falls from any column of a grid; the paddle on the bottom row must be below it.
 
-    Frames are (40, 40, 1) of bytes: 10 x 10 cells of 3 pixels, black but for ball and paddle, in
-    grey walls of 5 (wide enough for frames to be shifted by 4 without losing anything). Actions: 0
-    left, 1 stay, 2 right. Caught is 1, missed -1, and the episode is over after 9 steps. The
-    optimum is 1: from the middle every column can be reached in time. One frame tells everything.
+    Frames are (40, 40, 1) of bytes: 10 x 10 cells of 4 pixels, black but for ball and paddle.
+    Actions: 0 left, 1 stay, 2 right. Caught is 1, missed -1, and the episode is over after 9 steps.
+    The optimum is 1: from the middle every column can be reached in time. One frame tells everything.
     """
 
-    CELLS, PIXELS, WALL = 10, 3, 5
+    CELLS, PIXELS = 10, 4
 
     def __init__(self):
-        size = self.CELLS * self.PIXELS + 2 * self.WALL
+        size = self.CELLS * self.PIXELS
         self.observation_space = Box(0, 255, (size, size, 1), np.uint8)
         self.action_space = Discrete(3)
 
     def _seen(self) -> np.ndarray:
         grid = np.zeros((self.CELLS, self.CELLS, 1), np.uint8)
         grid[self._row, self._ball] = grid[-1, self._paddle] = 255
-        field = grid.repeat(self.PIXELS, axis=0).repeat(self.PIXELS, axis=1)
-        margin = (self.WALL, self.WALL)
-        return np.pad(field, (margin, margin, (0, 0)), constant_values=128)
+        return grid.repeat(self.PIXELS, axis=0).repeat(self.PIXELS, axis=1)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """A new ball at the top."""

@@ -167,7 +167,8 @@ def nbytes(tree: Any) -> int:
 
 def _widest(config: AgentConfig, frame) -> float:
     """Input, sum and output of a first layer of the encoder: float32, half the frame's height."""
-    return 3 * 4 * math.prod(frame[:2]) / 4 * SIZES[config.size][0]
+    first, features = SIZES[config.size][:2]
+    return 3 * 4 * math.prod(frame[:2]) / 4 * max(first, features / 4)
 
 
 def _rank(size: str) -> int:

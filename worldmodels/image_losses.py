@@ -42,7 +42,8 @@ def unroll(model: ImageModel, params, latent, a: Float[Array, "B K A"], gradient
 
     restarts = jnp.arange(a.shape[1]) % model.prefix_horizon == 0
     start = latent, model.begin(latent).memory
-    _, unrolled = jax.lax.scan(step, start, (jnp.moveaxis(a, 1, 0), restarts))
+    # Unrolled: gradients of convolutions inside of a loop take a slow path on CPUs.
+    _, unrolled = jax.lax.scan(step, start, (jnp.moveaxis(a, 1, 0), restarts), unroll=True)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), unrolled)
 
 

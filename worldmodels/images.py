@@ -12,13 +12,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# name -> width of the first stage, C, M, width of the heads, P (projection) and its predictor
+# name -> width of the first stage (0: patches in its place), C, M, width of the heads, P
+# (projection) and its predictor
 SIZES = {
-    "nano": (8, 16, 32, 32, 64, 32),
+    "nano": (0, 16, 32, 32, 64, 32),
     "small": (16, 32, 128, 32, 256, 128),
     "base": (32, 64, 512, 32, 1024, 512),
 }
 REDUCED = 16  # channels that a head flattens
+LATENT = 6  # rows and columns that a latent has at most
 
 
 class Norm(nn.Module):
@@ -57,20 +59,38 @@ def halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     return nn.avg_pool(x, (3, 3), (2, 2), padding)
 
 
+def latent_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """What an encoder halves frames to, from a quarter of their size on; last that of latents."""
+    sizes = [(-(-height // 4), -(-width // 4))]
+    while max(sizes[-1]) > LATENT:
+        height, width = sizes[-1]
+        sizes.append((-(-height // 2), -(-width // 2)))
+    return sizes
+
+
 class Encoder(nn.Module):
-    """Frames in [0, 1] to a latent of a sixteenth of their size: 96x96 to 6x6."""
+    """Frames in [0, 1] to a latent of at most 6 x 6, a sixteenth of 96 x 96.
+
+    Without a first stage, what two strided layers would do is one layer of 4 x 4 patches: far
+    cheaper on a CPU, and enough for simple pictures.
+    """
 
     first: int
     features: int
 
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(Norm()(conv(self.first, 2)(x)))
-        x = Residual(self.first)(x)
-        x = Residual(self.features, 2)(x)
+        if self.first:
+            x = nn.relu(Norm()(conv(self.first, 2)(x)))
+            x = Residual(self.first)(x)
+            x = Residual(self.features, 2)(x)
+        else:
+            patches = nn.Conv(self.features, (4, 4), (4, 4), "SAME", use_bias=False)
+            x = nn.relu(Norm()(patches(x)))
         x = Residual(self.features)(x)
-        x = Residual(self.features)(halve(x))
-        return Residual(self.features)(halve(x))
+        while max(x.shape[1:3]) > LATENT:
+            x = Residual(self.features)(halve(x))
+        return x
 
 
 class Dynamics(nn.Module):
@@ -144,7 +164,7 @@ class PredictProjection(nn.Module):
 
 
 def double(x: Float[Array, "B h w C"], height: int, width: int) -> Float[Array, "B H W C"]:
-    """Every pixel four times, cut to `height` x `width`: where strided convolutions took it from.
+    """Every pixel 2 x 2 times, cut to `height` x `width`.
 
     Its gradient is a sum; that of a general resizing scatters, ten times as dear as the rest.
     """
@@ -154,7 +174,8 @@ def double(x: Float[Array, "B h w C"], height: int, width: int) -> Float[Array, 
 
 
 class Decoder(nn.Module):
-    """The newest frame of a latent, doubled four times; logits of [0, 1]."""
+    """The newest frame of a latent, logits of [0, 1]: doubled, and in the end each output makes
+    2 x 2 pixels (sub-pixel convolution; Shi et al., 2016), as nothing else has to be that large."""
 
     features: int
     shape: tuple[int, int, int]
@@ -162,11 +183,15 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z):
         height, width, channels = self.shape
-        sizes = [(-(-height // k), -(-width // k)) for k in (8, 4, 2, 1)]
+        half = -(-height // 2), -(-width // 2)
+        *through, _ = latent_sizes(height, width)
         x = z
-        for k, size in enumerate(sizes):
+        for k, size in enumerate([*reversed(through), half]):
             x = nn.relu(Norm()(conv(max(self.features >> k, 8))(double(x, *size))))
-        return conv(channels, bias=True)(x)
+        x = conv(4 * channels, bias=True)(x)
+        B, h, w, _ = x.shape
+        x = x.reshape(B, h, w, 2, 2, channels).swapaxes(2, 3)
+        return x.reshape(B, 2 * h, 2 * w, channels)[:, :height, :width]
 
 
 class ImageNetworks(nn.Module):
@@ -199,8 +224,8 @@ class ImageNetworks(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, C) of a latent."""
-        height, width, _ = self.frame
-        return -(-height // 16), -(-width // 16), SIZES[self.size][1]
+        height, width = latent_sizes(*self.frame[:2])[-1]
+        return height, width, SIZES[self.size][1]
 
     def represent(self, x: Float[Array, "B H W F"]):
         """Latents of stacked frames in [0, 1]."""

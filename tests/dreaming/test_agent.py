@@ -104,14 +104,17 @@ def test_a_tick_is_the_same_whenever_it_is_acted(agent, state):
     np.testing.assert_allclose(jnp.sum(later.pi_search, -1), 1, rtol=1e-5)
 
 
-def test_learning_needs_few_searches_and_compiles_once(agent, state):
+def test_learning_needs_few_searches_and_compiles_once(agent, state, caplog):
     before = jax.tree.map(np.asarray, state.params)
     state = agent.refresh(state)
     for call in range(CONFIG.target.every // CONFIG.updates_per_call):
-        state, metrics = agent.learn(state)
+        caplog.clear()
+        with jax.log_compiles():
+            state, metrics = agent.learn(state)
         check_losses(metrics, int(state.updates))
         assert state.updates == 5 * (call + 1)
-    assert agent.learn._cache_size() == agent.refresh._cache_size() == 1
+        assert call == 0 or "Compiling" not in caplog.text
+    assert agent.refresh._cache_size() == 1
     # One search per state and version, where one per sampled position is what it replaces.
     positions = CONFIG.target.every * CONFIG.replay.batch * (CONFIG.unroll_steps + 1)
     assert positions >= 5 * int(state.searches)

@@ -114,7 +114,7 @@ def test_two_coordinates_are_moved_at_once():
 
 def columns(frame, row):
     """Columns of the 10 x 10 grid that are white in a row."""
-    return np.flatnonzero(frame[5 + 3 * row, 5:35:3, 0])
+    return np.flatnonzero(frame[4 * row, ::4, 0])
 
 
 def test_catch_can_always_be_won_from_what_is_seen():
@@ -141,7 +141,6 @@ def test_catch_shows_blocks_and_repeats_itself():
         assert r == 0 and over == [False, False]
         assert columns(after, 9).tolist() == [max(5 - t, 0)]
         assert columns(after, t).tolist() == columns(frame, t - 1).tolist()
-        assert after[5:35, 5:35].sum() == 2 * 9 * 255
-        assert (after == 128).sum() == 40**2 - 30**2 and set(np.unique(after)) == {0, 128, 255}
+        assert after.sum() == 2 * 16 * 255 and set(np.unique(after)) == {0, 255}
         frame = after
     np.testing.assert_array_equal(env.reset(seed=7)[0], make("Catch").reset(seed=7)[0])

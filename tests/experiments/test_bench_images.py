@@ -75,21 +75,19 @@ def test_every_figure_is_there_and_they_agree(case):
 
 
 def test_operations_of_an_update_by_hand(case):
-    """`nano` on two frames of 32x32x1: 16x16, 8x8, 4x4, 2x2; 8 channels, then 16."""
+    """`nano` on two frames of 32x32x1: 8x8 patches, halved to 4x4; 16 channels."""
     conv = lambda side, before, after, k=9: 2 * side**2 * k * before * after
     dense = lambda *sizes: sum(2 * a * b for a, b in zip(sizes, sizes[1:], strict=False))
     residual = lambda side, channels: 2 * conv(side, channels, channels)
-    flat = conv(2, 16, 16, k=1)
-    first = conv(16, 2, 8)
-    downwards = 2 * conv(8, 8, 16) + conv(8, 16, 16)
-    encode = first + residual(16, 8) + downwards
-    encode += residual(8, 16) + residual(4, 16) + residual(2, 16)
-    plane = dense(3, 4)
-    step = plane + conv(2, 17, 16) + residual(2, 16)
-    prefix = flat + 4 * (dense(64, 32) + dense(32, 32)) + dense(32, 32, 21)
-    predict = residual(2, 16) + 2 * flat + dense(64, 32, 21) + dense(64, 32, 3)
-    goes_on = flat + dense(64, 32, 1)
-    project, predictor = dense(64, 64, 64, 64), dense(64, 32, 64)
+    flat = conv(4, 16, 16, k=1)
+    first = conv(8, 2, 16, k=16)
+    encode = first + residual(8, 16) + residual(4, 16)
+    plane = dense(3, 16)
+    step = plane + conv(4, 17, 16) + residual(4, 16)
+    prefix = flat + 4 * (dense(256, 32) + dense(32, 32)) + dense(32, 32, 21)
+    predict = residual(4, 16) + 2 * flat + dense(256, 32, 21) + dense(256, 32, 3)
+    goes_on = flat + dense(256, 32, 1)
+    project, predictor = dense(256, 64, 64, 64), dense(64, 32, 64)
     # A gradient costs twice its forward pass; nothing asks for that of frames and actions.
     learned = 3 * encode - first + 2 * (3 * (step + prefix + goes_on + project + predictor) - plane)
     learned += 3 * 3 * predict

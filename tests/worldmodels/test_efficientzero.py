@@ -89,7 +89,7 @@ def test_a_fresh_model_earns_nothing_and_prefers_nothing():
     params = model.init(jax.random.key(0))
     frames = np.random.default_rng(0).integers(0, 256, (4, 2, 40 * 40)).astype(np.float32)
     z = model.begin(model.encode(params, jnp.asarray(frames)))
-    assert isinstance(z, PrefixState) and z.latent.shape == (4, 3, 3, 16)
+    assert isinstance(z, PrefixState) and z.latent.shape == (4, 5, 5, 16)
     z, p = model.outcome(params, ImageAfterstate(z, jnp.eye(3)[jnp.array([0, 1, 2, 0])]), NO_CODE)
     np.testing.assert_allclose(p.r, 0, atol=1e-5)
     np.testing.assert_allclose(p.v, 0, atol=1e-5)

@@ -116,7 +116,7 @@ def test_gradients_reach_only_what_they_should(params, batch):
 
 
 def test_half_of_the_gradient_enters_each_step(params):
-    latent, a = MODEL.begin(jnp.ones((2, 1, 1, 16))).latent, jnp.eye(A)[None].repeat(2, 0)
+    latent, a = MODEL.begin(jnp.ones((2, 4, 4, 16))).latent, jnp.eye(A)[None].repeat(2, 0)
     weight = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
 
     def gradient(scale, steps):
