@@ -45,7 +45,8 @@ class OptimiserConfig:
     learning_rate: float = 7e-4
     warm_up: float = 0.01  # share of all updates over which the rate rises from 0
     last: float = 0.1  # share of the rate that is left after a cosine decay
-    weight_decay: float = 1e-4  # of kernels; never of norms and biases
+    weight_decay: float = 1e-4
+    decayed: str = "kernels"  # "kernels" (no norms, no biases), "encoder" (its own), "all", "none"
     clip_norm: float = 5.0
 
 
@@ -56,6 +57,7 @@ class AgentConfig:
     size: str = "base"  # of the networks: nano, small or base
     window: int = 4  # frames that a root sees
     bins: int = 601  # atoms of values and value prefixes
+    hl_gauss: bool = False  # scalars as Gaussian histograms over the atoms, rather than two-hot
     prefix_horizon: int = 5  # steps between resets of the value prefix
     unroll_steps: int = 5  # K
     gradient_scale: float = 0.5  # of all that reaches a latent through each unrolled step

@@ -76,7 +76,7 @@ def windows(
 
 
 def make_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTransformation:
-    """Global clipping, then AdamW or SGD with momentum; decay of kernels alone."""
+    """Global clipping, then AdamW or SGD with momentum; decay of `config.decayed`."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,
@@ -84,14 +84,22 @@ def make_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTrans
         max(2, updates),
         config.last * config.learning_rate,
     )
-    is_kernel = lambda path, _: path[-1].key in ("kernel", "planes")
-    kernels = lambda params: jax.tree_util.tree_map_with_path(is_kernel, params)
+    decays = lambda path, _: decayed(config.decayed, [part.key for part in path])
+    mask = lambda params: jax.tree_util.tree_map_with_path(decays, params)
     if config.name == "adamw":
-        step = optax.adamw(rate, weight_decay=config.weight_decay, mask=kernels)
+        step = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
     else:
-        decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
+        decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
         step = optax.chain(decay, optax.sgd(rate, momentum=0.9))
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), step)
+
+
+def decayed(which: str, names: list[str]) -> bool:
+    """Whether the weights at `names` in the params decay. "kernels" and "encoder" mean the weights
+    of layers, everywhere or in the encoder; never norms and biases, which "all" means as well."""
+    is_kernel = names[-1] in ("kernel", "planes")
+    chosen = {"kernels": is_kernel, "encoder": is_kernel and names[0] == "encoder"}
+    return (chosen | {"all": True, "none": False})[which]
 
 
 def make_update(
@@ -120,6 +128,7 @@ def make_update(
             spread(batch),
             config.weights,
             gradient_scale=config.gradient_scale,
+            hl_gauss=config.hl_gauss,
             key=augment_key if config.augment else None,
         )
         (loss, (metrics, priorities)), grads = jax.value_and_grad(loss_of, has_aux=True)(

@@ -275,6 +275,7 @@ CHOICES = {
     "agent.search.teacher": ("search", "puct"),
     "agent.target.kind": ("mixed", "td", "search"),
     "agent.optimiser.name": ("adamw", "sgd"),
+    "agent.optimiser.decayed": ("kernels", "encoder", "all", "none"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
     "part": ("all", "vectors", "images"),

@@ -17,7 +17,7 @@ from worldmodels.augment import augment
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
 from worldmodels.losses import scale_gradient
-from worldmodels.support import scalar_to_support, squash
+from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import value_prefixes
 from worldmodels.types import ImageWindows
 
@@ -54,10 +54,11 @@ def over_rows(model: ImageModel, params, method: str, x: Float[Array, "B R ..."]
 
 
 def scalar_loss(
-    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"]
+    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"], hl_gauss: bool
 ) -> Float[Array, "B R"]:
-    """Cross-entropy against squashed scalars as two-hot distributions."""
-    return cross_entropy(logits, scalar_to_support(squash(x), model.support))
+    """Cross-entropy against squashed scalars as Gaussian histograms or as two-hot weights."""
+    spread = scalar_to_histogram if hl_gauss else scalar_to_support
+    return cross_entropy(logits, spread(squash(x), model.support))
 
 
 def consistency_loss(model: ImageModel, params, latents, real) -> Float[Array, "B K"]:
@@ -81,11 +82,13 @@ def image_loss(
     weights: ImageLossWeights,
     *,
     gradient_scale: float = 0.5,
+    hl_gauss: bool = False,
     key: jax.Array | None = None,
 ):
     """(loss, (metrics, priorities [B])): priorities are |v - target| of the roots, in reward units.
 
-    `key` draws augmentations, None = none. Raises `ValueError` for frames of another shape.
+    With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
+    augmentations, None = none. Raises `ValueError` for frames of another shape.
     """
     B, K = batch.r.shape
     expected = (B, K + 1, model.window, *model.frame)
@@ -107,8 +110,8 @@ def image_loss(
     has_pi = batch.is_real_o & ~batch.is_absorbing
     terms = {
         "value_prefix": is_known_step
-        * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon)),
-        "value": is_known_row * scalar_loss(model, v_logits, batch.v),
+        * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon), hl_gauss),
+        "value": is_known_row * scalar_loss(model, v_logits, batch.v, hl_gauss),
         "policy": has_pi * cross_entropy(pi_logits, batch.pi),
         "consistency": batch.is_real_o[:, 1:] * consistency_loss(model, params, after, real),
         "continuation": is_known_step

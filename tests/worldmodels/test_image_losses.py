@@ -10,8 +10,8 @@ import pytest
 from worldmodels.actions import make_head
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
-from worldmodels.image_losses import image_loss, unroll
-from worldmodels.support import scalar_to_support, squash
+from worldmodels.image_losses import image_loss, scalar_loss, unroll
+from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.types import ImageWindows
 
 B, K, A = 4, 3, 2
@@ -150,6 +150,18 @@ def test_frames_of_another_shape_are_refused(params, batch):
         ValueError, match=r"\(4, 4, 2, 16, 15, 1\), expected \(4, 4, 2, 16, 16, 1\)"
     ):
         image_loss(params, MODEL, batch.replace(o=batch.o[:, :, :, :, :15]), WEIGHTS)
+
+
+def test_scalars_as_gaussian_histograms():
+    """Logits that are the histogram itself lose its entropy."""
+    x, support = jnp.array([[0.7]]), MODEL.support
+    histogram = scalar_to_histogram(squash(x), support)
+    entropy = -jnp.sum(histogram * jnp.log(histogram + 1e-30))
+    lost = scalar_loss(MODEL, jnp.log(histogram + 1e-30), x, hl_gauss=True)
+    np.testing.assert_allclose(lost[0, 0], entropy, rtol=1e-5)
+    two_hot = scalar_to_support(squash(x), support)
+    lost = scalar_loss(MODEL, jnp.log(histogram + 1e-30), x, hl_gauss=False)
+    np.testing.assert_allclose(lost, -jnp.sum(two_hot * jnp.log(histogram + 1e-30), -1), rtol=1e-5)
 
 
 def test_decoding_of_no_weight_is_not_computed(params, batch):
