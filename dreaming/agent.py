@@ -4,12 +4,13 @@ The host owns the environments and the clock; everything here is a function of a
 
     agent = make_agent(config, frame, num_actions)
     state = agent.init(key)
-    acted = agent.act(params, state.key, tick, stacks)      # params: a copy of state.params
+    acted = agent.act(params, state.key, tick, stacks, updates)    # a copy of params, their count
     state = agent.add(state, rows)                          # one tick of all environments
     state = agent.refresh(state)                            # every config.target.every updates
+    state = agent.reset(state)                              # where `is_reset_due`
     state, metrics = agent.learn(state)                     # config.updates_per_call updates
 
-`add`, `refresh` and `learn` donate the state: what was passed in must not be used again.
+`add`, `refresh`, `reset` and `learn` donate the state: what was passed in must not be used again.
 """
 
 import math
@@ -26,11 +27,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dreaming.agent_config import AgentConfig
 from dreaming.learner import check_losses, make_optimiser, make_update
 from dreaming.puct import make_puct
+from dreaming.resets import horizon, reset
 from dreaming.ring import add, filled, init_ring, stacks
 from dreaming.search import make_teacher
 from dreaming.types import Acted, AgentState, Rows
 from worldmodels.actions import make_head
 from worldmodels.efficientzero import ImageModel
+from worldmodels.types import Scalar
 
 __all__ = ["Agent", "check_losses", "make_agent"]
 EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
@@ -43,10 +46,11 @@ class Agent:
     model: ImageModel
     init: Callable[[jax.Array], AgentState]  # init(typed key)
     place: Callable[[Any], Any]  # a loaded state (or params) onto the devices
-    act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F]); explores
+    act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F], updates); explores
     act_greedily: Callable[..., Acted]  # the same without Gumbel noise: for evaluation
     add: Callable[..., AgentState]  # add(state, rows)
     refresh: Callable[[AgentState], AgentState]  # copy params to target params, search everything
+    reset: Callable[[AgentState], AgentState]  # shrink and perturb; the targets stay
     learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
 
 
@@ -77,6 +81,7 @@ def make_agent(
         act_greedily=make_act(make_search(model, config, mesh, gumbel_scale=0.0)),
         add=jax.jit(add_rows, donate_argnums=0, out_shardings=everywhere),
         refresh=make_refresh(explore, config, everywhere),
+        reset=make_reset(model, config, everywhere),
         learn=make_learn(model, config, spread, everywhere),
     )
 
@@ -129,23 +134,21 @@ def stream(key, name: str, count) -> jax.Array:
 def make_search(
     model: ImageModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
 ) -> Callable[..., Acted]:
-    """`search(params, stacks [B, W, H, V, F], key, rows [B]) -> Acted`, shared out over the mesh.
+    """`search(params, stacks [B, W, H, V, F], key, rows [B], updates) -> Acted`, shared out over
+    the mesh; `updates` says which discount is due.
 
     Row i draws from `key` and `rows[i]`, whatever is searched beside it.
     """
-    rules = model, model.head, config.search, config.discount
-    if config.search.teacher == "puct":
-        teach = make_puct(*rules, explore=gumbel_scale > 0)
-    else:
-        teach = make_teacher(*rules, gumbel_scale)
 
-    def part(params, frames, keys) -> Acted:
-        z = model.begin(model.encode(params, frames))
-        found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
-        v, _, _ = model.predict(params, z)
-        return Acted(found.action, found.pi_search, found.v_search, v)
+    def search(params, frames, key, rows, updates) -> Acted:
+        teach = make_teach(model, config, horizon(config, updates)[1], gumbel_scale)
 
-    def search(params, frames, key, rows) -> Acted:
+        def part(params, frames, keys) -> Acted:
+            z = model.begin(model.encode(params, frames))
+            found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
+            v, _, _ = model.predict(params, z)
+            return Acted(found.action, found.pi_search, found.v_search, v)
+
         each_key = jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))
         parts = mesh.size if len(rows) % mesh.size == 0 else 1
         if parts == 1:
@@ -157,12 +160,22 @@ def make_search(
     return search
 
 
+def make_teach(
+    model: ImageModel, config: AgentConfig, discount: Scalar, gumbel_scale: float
+) -> Callable:
+    """The teacher of a configuration, as `make_teacher` makes it."""
+    rules = model, model.head, config.search, discount
+    if config.search.teacher == "puct":
+        return make_puct(*rules, explore=gumbel_scale > 0)
+    return make_teacher(*rules, gumbel_scale)
+
+
 def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
-    """`act(params, key, tick, stacks)`: a search at what E environments show."""
+    """`act(params, key, tick, stacks, updates)`: a search at what E environments show."""
 
     @jax.jit
-    def act(params, key, tick, frames):
-        return search(params, frames, stream(key, "act", tick), jnp.arange(len(frames)))
+    def act(params, key, tick, frames, updates):
+        return search(params, frames, stream(key, "act", tick), jnp.arange(len(frames)), updates)
 
     return act
 
@@ -192,7 +205,7 @@ def make_refresh(
         def search_some(i, cached):
             slots = jnp.minimum(i * size + jnp.arange(size), count - 1)
             frames = stacks(ring, slots, config.envs, config.window)
-            found = search(state.params, frames, key, slots)
+            found = search(state.params, frames, key, slots, state.updates)
             new = found.pi_search, found.v_search, found.v
             return jax.tree.map(lambda x, y: x.at[slots].set(y), cached, new)
 
@@ -213,6 +226,18 @@ def make_refresh(
         )
 
     return jax.jit(refresh, donate_argnums=0, out_shardings=everywhere)
+
+
+def make_reset(
+    model: ImageModel, config: AgentConfig, everywhere: NamedSharding
+) -> Callable[[AgentState], AgentState]:
+    """`reset(state)`: part of the params as fresh as `state.key` and `state.updates` draw them."""
+
+    def reset_agent(state: AgentState) -> AgentState:
+        fresh = model.init(stream(state.key, "reset", state.updates))
+        return reset(state, fresh, config.reset.keep)
+
+    return jax.jit(reset_agent, donate_argnums=0, out_shardings=everywhere)
 
 
 def make_learn(

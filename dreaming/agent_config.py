@@ -38,6 +38,17 @@ class TargetConfig:
 
 
 @dataclass
+class ResetConfig:
+    """Starting anew in part while the ring stays, so that more updates per step can be borne."""
+
+    every: int = 0  # updates between two resets; none in the last so many; 0 = never
+    keep: float = 0.5  # share of encoder and dynamics that is left; the rest, and heads, are fresh
+    anneal: int = 0  # updates from the start, and each reset, till n and discount are their own
+    td_steps: int = 10  # n that annealing begins with; it ends with that of `target`
+    discount: float = 0.97  # that annealing begins with; it ends with the agent's
+
+
+@dataclass
 class OptimiserConfig:
     """How gradients become updates."""
 
@@ -74,8 +85,14 @@ class AgentConfig:
     search: SearchConfig = field(default_factory=_search)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
+    reset: ResetConfig = field(default_factory=ResetConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     weights: ImageLossWeights = field(default_factory=ImageLossWeights)
+
+    @property
+    def most_td_steps(self) -> int:
+        """The greatest n that anneals or stays."""
+        return max(self.target.td_steps, self.reset.td_steps if self.reset.anneal else 0)
 
     @property
     def updates(self) -> int:

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from dreaming.agent_config import AgentConfig, OptimiserConfig
 from dreaming.errors import LossError
+from dreaming.resets import horizon
 from dreaming.ring import age, cut, draw, stacks
-from dreaming.types import AgentState, Cut, RingState
+from dreaming.types import AgentState, Cut
 from worldmodels.efficientzero import ImageModel
 from worldmodels.image_losses import image_loss
 from worldmodels.targets import (
@@ -25,40 +26,42 @@ from worldmodels.targets import (
 from worldmodels.types import ImageWindows
 
 
-def value_targets(
-    ring: RingState, rows: Cut, real_steps: Int[Array, ""], config: AgentConfig
-) -> Float[Array, "B K1"]:
+def value_targets(state: AgentState, rows: Cut, config: AgentConfig) -> Float[Array, "B K1"]:
     """What the values of rows 0..K are fitted to, from what the target params said of rows 0..K+n.
 
     "search": the value of the search. "td": n-step returns, n by the age of row 0. "mixed": n-step
     returns early and for the newest data, else the value of the search.
     """
-    target, share = config.target, lambda x: max(1, round(x * config.real_steps))
+    ring, target = state.ring, config.target
+    share = lambda x: max(1, round(x * config.real_steps))
+    n, discount = horizon(config, state.updates)
     v = jnp.where(rows.is_absorbing, 0.0, ring.v[rows.slots])
-    steps = rows.r, rows.terminated, rows.is_real_step, v, config.discount
+    steps = rows.r, rows.terminated, rows.is_real_step, v, discount
     old = age(ring, rows.slots[:, 0])
     if target.kind == "td":
-        n = shortened_steps(old, target.td_steps, share(target.shorten))
-        return n_step_values_each(*steps, n, target.td_steps)
-    n_step = n_step_values(*steps, target.td_steps)
+        n = shortened_steps(old, n, share(target.shorten))
+        return n_step_values_each(*steps, n, config.most_td_steps)
+    if isinstance(n, int):
+        n_step = n_step_values(*steps, n)
+    else:
+        n_step = n_step_values_each(*steps, jnp.full_like(old, n), config.most_td_steps)
     v_search = jnp.where(rows.is_absorbing, 0.0, ring.v_search[rows.slots])[:, : n_step.shape[1]]
     if target.kind == "search":
         return v_search
-    trusts = trusts_n_step(old, real_steps, share(target.td_until), share(target.td_newest))
+    trusts = trusts_n_step(old, state.real_steps, share(target.td_until), share(target.td_newest))
     return jnp.where(trusts[:, None], n_step, v_search)
 
 
 def windows(
-    ring: RingState,
+    state: AgentState,
     slots: Int[Array, " B"],
     weight: Float[Array, " B"],
-    real_steps: Int[Array, ""],
     key: jax.Array,
     config: AgentConfig,
 ) -> ImageWindows:
     """The windows that begin at `slots`, with their targets; `key` draws actions past an end."""
-    K = config.unroll_steps
-    rows = cut(ring, slots, config.envs, K + config.target.td_steps + 1)
+    K, ring = config.unroll_steps, state.ring
+    rows = cut(ring, slots, config.envs, K + config.most_td_steps + 1)
     at, num_actions = rows.slots[:, : K + 1], ring.pi_search.shape[-1]
     random = jax.random.randint(key, (len(slots), K), 0, num_actions)
     a = jnp.where(rows.is_real_step[:, :K], ring.a[at[:, :K]], random)
@@ -69,7 +72,7 @@ def windows(
         is_real_step=rows.is_real_step[:, :K],
         is_real_o=rows.is_real_o[:, : K + 1],
         is_absorbing=rows.is_absorbing[:, : K + 1],
-        v=value_targets(ring, rows, real_steps, config),
+        v=value_targets(state, rows, config),
         pi=ring.pi_search[at],
         weight=weight,
     )
@@ -121,7 +124,7 @@ def make_update(
         slots, weight = draw(
             state.ring, draw_key, replay.batch, alpha=replay.alpha, beta=beta, **limits
         )
-        batch = windows(state.ring, slots, weight, state.real_steps, action_key, config)
+        batch = windows(state, slots, weight, action_key, config)
         loss_of = lambda params: image_loss(
             params,
             model,

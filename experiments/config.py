@@ -143,6 +143,11 @@ class OnlineConfig:
                 f"agent.target.every={agent.target.every} must be a multiple of "
                 f"agent.updates_per_call={agent.updates_per_call}"
             )
+        if agent.reset.every % agent.target.every:
+            raise ValueError(
+                f"agent.reset.every={agent.reset.every} must be a multiple of "
+                f"agent.target.every={agent.target.every}: fresh heads learn from a fresh search"
+            )
 
 
 @dataclass
@@ -265,7 +270,7 @@ class BenchmarkConfig:
 # The least value of whole numbers; what is not named here must be at least 1.
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
-LEAST |= {"fit.steps": 0}
+LEAST |= {"fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
@@ -285,6 +290,7 @@ CHOICES = {
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
 SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
+SHARES += ("agent.reset.discount",)
 CLOSED = (
     "env.epsilon",
     "collect.epsilon",
@@ -293,6 +299,7 @@ CLOSED = (
     "fit.target_decay",
     "distill.target_decay",
     "baselines.target_decay",
+    "agent.reset.keep",
 )
 
 

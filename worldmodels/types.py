@@ -4,6 +4,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt32
 
+Scalar = float | Float[Array, ""]  # one number, known beforehand or traced
+
 
 class History(struct.PyTreeNode):
     """What of a context stays when its oldest observation leaves; V = W - 1."""

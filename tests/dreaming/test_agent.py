@@ -84,7 +84,7 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
     slots = jnp.arange(2 * TICKS)
     direct = jax.jit(make_search(agent.model, CONFIG, make_mesh(jax.devices()[:1], CONFIG), 1.0))
     ring = jax.tree.map(jnp.asarray, ring)
-    found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots)
+    found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots, 0)
     cached = lambda name: np.asarray(getattr(state.ring, name))[: 2 * TICKS]
     for name in ("pi_search", "v_search", "v"):
         np.testing.assert_allclose(cached(name), getattr(found, name), atol=1e-5)
@@ -96,7 +96,7 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
 
 def test_a_tick_is_the_same_whenever_it_is_acted(agent, state):
     frames = np.random.default_rng(1).integers(0, 256, (2, 2, 16, 16, 1), np.uint8)
-    act = lambda tick: agent.act(state.params, state.key, tick, frames)
+    act = lambda tick: agent.act(state.params, state.key, tick, frames, 0)
     one, again, later = act(7), act(7), act(8)
     np.testing.assert_array_equal(one.pi_search, again.pi_search)
     np.testing.assert_array_equal(one.action, again.action)

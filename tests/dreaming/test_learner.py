@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from dreaming.agent_config import AgentConfig, OptimiserConfig, TargetConfig
+from dreaming.agent_config import AgentConfig, OptimiserConfig, ResetConfig, TargetConfig
 from dreaming.errors import LossError
 from dreaming.learner import check_losses, make_optimiser, value_targets, windows
 from dreaming.ring import cut, init_ring
+from dreaming.types import AgentState
 
 CONFIG = AgentConfig(
     envs=1,
@@ -22,6 +23,7 @@ CONFIG = AgentConfig(
     real_steps=10,
     target=TargetConfig("td", td_steps=2, shorten=0.3, td_until=0.3, td_newest=0.3),
 )
+NO_RESET = ResetConfig()
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,20 @@ def ring():
     )
 
 
-def targets(ring, kind, real_steps, slots):
+def state_of(ring, real_steps=0, updates=0):
+    """An agent of which only the ring and the counters are looked at."""
+    nothing: Any = None
+    counts = dict(updates=jnp.int32(updates), real_steps=jnp.int32(real_steps))
+    rest = {name: nothing for name in AgentState.__dataclass_fields__}
+    return AgentState(**rest | counts | {"ring": ring})
+
+
+def targets(ring, kind, real_steps, slots, updates=0, reset=NO_RESET):
     """Value targets of rows 0..2 of each window."""
-    config = dataclasses.replace(CONFIG, target=dataclasses.replace(CONFIG.target, kind=kind))
-    return value_targets(ring, cut(ring, jnp.array(slots), 1, 5), jnp.int32(real_steps), config)
+    target = dataclasses.replace(CONFIG.target, kind=kind)
+    config = dataclasses.replace(CONFIG, target=target, reset=reset)
+    rows = cut(ring, jnp.array(slots), 1, 2 + config.most_td_steps + 1)
+    return value_targets(state_of(ring, real_steps, updates), rows, config)
 
 
 def test_targets_by_hand(ring):
@@ -66,9 +78,24 @@ def test_targets_by_hand(ring):
     np.testing.assert_allclose(targets(ring, "td", 0, [7]), [newest])
 
 
+@pytest.mark.parametrize("kind", ["mixed", "td"])
+def test_targets_anneal_with_the_updates(ring, kind):
+    """n from 3 to 2 and the discount from 0.25 to 0.5 in 10 updates, again after 20."""
+    reset = ResetConfig(every=20, anneal=10, td_steps=3, discount=0.25)
+    at = lambda updates: targets(ring, kind, 2, [4], updates, reset)[0, 0]
+    # The td target is shorter by 1: its row is 5 observations old, and 3 are worth 1.
+    own = {"mixed": 5 + 0.5 * 6 + 0.25 * 60, "td": 5 + 0.5 * 50}
+    np.testing.assert_allclose(at(10), own[kind])
+    np.testing.assert_allclose(at(19), own[kind])
+    first = {"mixed": 5 + 0.25 * 6 + 0.0625 * 7 + 70 / 64, "td": 5 + 0.25 * 6 + 0.0625 * 60}
+    np.testing.assert_allclose(at(0), first[kind])
+    np.testing.assert_allclose(at(20), first[kind])
+
+
 def test_windows_hold_what_the_ring_holds(ring):
     weight = jnp.array([1.0, 0.5])
-    found = windows(ring, jnp.array([1, 8]), weight, jnp.int32(0), jax.random.key(0), CONFIG)
+    state = state_of(ring)
+    found = windows(state, jnp.array([1, 8]), weight, jax.random.key(0), CONFIG)
     frames = found.o.reshape(2, 3, 2)
     assert frames.tolist() == [[[0, 1], [1, 2], [2, 3]], [[7, 8], [8, 9], [8, 9]]]
     assert jnp.argmax(found.a, -1)[0].tolist() == [1, 0] and found.a[1, 0].tolist() == [1, 0]
