@@ -16,7 +16,7 @@ The host owns the environments and the clock; everything here is a function of a
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -52,6 +52,7 @@ class Agent:
     refresh: Callable[[AgentState], AgentState]  # copy params to target params, search everything
     reset: Callable[[AgentState], AgentState]  # shrink and perturb; the targets stay
     learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
+    learn_late: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]  # where `is_late`
 
 
 def make_agent(
@@ -72,6 +73,7 @@ def make_agent(
     explore = make_search(model, config, mesh, gumbel_scale=1.0)
     everywhere = NamedSharding(mesh, EVERY)
     init = lambda key: init_agent(model, config, key)
+    late = replace(config, unroll_steps=config.late_unroll_steps or config.unroll_steps)
     spread = lambda batch: jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, EACH))
     return Agent(
         model=model,
@@ -83,12 +85,14 @@ def make_agent(
         refresh=make_refresh(explore, config, everywhere),
         reset=make_reset(model, config, everywhere),
         learn=make_learn(model, config, spread, everywhere),
+        learn_late=make_learn(model, late, spread, everywhere),
     )
 
 
 def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
     """As many of the devices as share batches evenly."""
-    parts = math.gcd(len(devices), math.gcd(config.replay.batch, config.refresh_batch))
+    sequences = config.replay.batch // config.replay.sequence
+    parts = math.gcd(len(devices), sequences, config.refresh_batch)
     return Mesh(np.array(devices[:parts]), "batch")
 
 

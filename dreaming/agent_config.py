@@ -20,6 +20,7 @@ class ReplayConfig:
 
     capacity: int = 100_000  # observations in the ring; a multiple of `envs`
     batch: int = 256  # windows per update
+    sequence: int = 1  # windows that begin at rows in a row and share their encodings; 1 = none do
     alpha: float = 0.6  # of the priorities: 0 draws uniformly
     beta_first: float = 0.4  # of the importance weights at first; rises evenly to
     beta_last: float = 1.0  # this at the planned end
@@ -71,6 +72,8 @@ class AgentConfig:
     hl_gauss: bool = False  # scalars as Gaussian histograms over the atoms, rather than two-hot
     prefix_horizon: int = 5  # steps between resets of the value prefix
     unroll_steps: int = 5  # K
+    late_unroll_steps: int = 0  # K in the last part of the run, for longer dreams; 0 = the same
+    late_from: float = 0.8  # share of all updates that come before it
     gradient_scale: float = 0.5  # of all that reaches a latent through each unrolled step
     discount: float = 0.988  # 0.997 ** 4: per decision, four frames
     value_span: float = 1.0  # in reward units; the search tells values apart from 1 % of it on
@@ -88,6 +91,10 @@ class AgentConfig:
     reset: ResetConfig = field(default_factory=ResetConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     weights: ImageLossWeights = field(default_factory=ImageLossWeights)
+
+    def is_late(self, updates: int) -> bool:
+        """Whether the next update is one of the last part of the run."""
+        return updates >= self.late_from * self.updates
 
     @property
     def most_td_steps(self) -> int:

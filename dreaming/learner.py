@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int
 from dreaming.agent_config import AgentConfig, OptimiserConfig
 from dreaming.errors import LossError
 from dreaming.resets import horizon
-from dreaming.ring import age, cut, draw, stacks
-from dreaming.types import AgentState, Cut
+from dreaming.ring import age, cut, draw, followed, stacks
+from dreaming.types import AgentState, Cut, RingState
 from worldmodels.efficientzero import ImageModel
 from worldmodels.image_losses import image_loss
 from worldmodels.targets import (
@@ -59,14 +59,18 @@ def windows(
     key: jax.Array,
     config: AgentConfig,
 ) -> ImageWindows:
-    """The windows that begin at `slots`, with their targets; `key` draws actions past an end."""
+    """The windows that begin at `slots`, with their targets; `key` draws actions past an end.
+
+    Each `config.replay.sequence` of the slots follow each other.
+    """
     K, ring = config.unroll_steps, state.ring
     rows = cut(ring, slots, config.envs, K + config.most_td_steps + 1)
     at, num_actions = rows.slots[:, : K + 1], ring.pi_search.shape[-1]
+    frames, shown = frames_at(ring, at, config)
     random = jax.random.randint(key, (len(slots), K), 0, num_actions)
     a = jnp.where(rows.is_real_step[:, :K], ring.a[at[:, :K]], random)
     return ImageWindows(
-        o=stacks(ring, at, config.envs, config.window),
+        o=frames,
         a=jax.nn.one_hot(a, num_actions),
         r=rows.r[:, :K],
         is_real_step=rows.is_real_step[:, :K],
@@ -75,7 +79,28 @@ def windows(
         v=value_targets(state, rows, config),
         pi=ring.pi_search[at],
         weight=weight,
+        shown=shown,
     )
+
+
+def frames_at(ring: RingState, at: Int[Array, "B K1"], config: AgentConfig):
+    """(stacks [G, Q, W, H, V, F], which of them each row shows [B, K1]) for windows whose rows are
+    the slots `at`; None for those that share nothing, G = B and Q = K + 1 then."""
+    T, envs = config.replay.sequence, config.envs
+    if T == 1:
+        return stacks(ring, at, envs, config.window), None
+    first = at[::T, :1]
+    slots = (first + jnp.arange(T + at.shape[1] - 1) * envs) % ring.a.size
+    shown = (at - jnp.repeat(first, T, axis=0)) % ring.a.size // envs
+    return stacks(ring, slots, envs, config.window), shown
+
+
+def told(
+    priority: Float[Array, " N"], slots: Int[Array, " B"], found: Float[Array, " B"]
+) -> Float[Array, " N"]:
+    """`priority` with what was found at `slots`, the most where a slot comes twice; 0 = nothing."""
+    new = jnp.zeros_like(priority).at[slots].max(found)
+    return jnp.where(new > 0, new, priority)
 
 
 def make_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTransformation:
@@ -121,9 +146,10 @@ def make_update(
         done = jnp.minimum(state.updates / config.updates, 1.0)
         beta = replay.beta_first + done * (replay.beta_last - replay.beta_first)
         limits = {"envs": config.envs, "window": config.window}
-        slots, weight = draw(
-            state.ring, draw_key, replay.batch, alpha=replay.alpha, beta=beta, **limits
-        )
+        drawn = replay.batch // replay.sequence
+        slots, weight = draw(state.ring, draw_key, drawn, alpha=replay.alpha, beta=beta, **limits)
+        if replay.sequence > 1:
+            slots, weight = followed(state.ring, slots, weight, replay.sequence, **limits)
         batch = windows(state, slots, weight, action_key, config)
         loss_of = lambda params: image_loss(
             params,
@@ -140,7 +166,7 @@ def make_update(
         norm = optax.tree.norm(grads)
         changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
-        priority = state.ring.priority.at[slots].set(priorities)
+        priority = told(state.ring.priority, slots, jnp.where(weight > 0, priorities, 0.0))
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, old)
         state = state.replace(

@@ -98,7 +98,8 @@ def learn_due(
             state = agent.refresh(state)
         if is_reset_due(config, done):  # what was said before it goes on teaching for a while
             state = agent.reset(state)
-        state, metrics = agent.learn(state)
+        learn = agent.learn_late if config.is_late(done) else agent.learn
+        state, metrics = learn(state)
         done += config.updates_per_call
         told.append(metrics)
     for number, metrics in enumerate(told):

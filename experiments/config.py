@@ -143,6 +143,11 @@ class OnlineConfig:
                 f"agent.target.every={agent.target.every} must be a multiple of "
                 f"agent.updates_per_call={agent.updates_per_call}"
             )
+        if agent.replay.batch % agent.replay.sequence:
+            raise ValueError(
+                f"agent.replay.batch={agent.replay.batch} must be a multiple of "
+                f"agent.replay.sequence={agent.replay.sequence}"
+            )
         if agent.reset.every % agent.target.every:
             raise ValueError(
                 f"agent.reset.every={agent.reset.every} must be a multiple of "
@@ -271,6 +276,7 @@ class BenchmarkConfig:
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
 LEAST |= {"fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
+LEAST |= {"agent.late_unroll_steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
@@ -300,6 +306,7 @@ CLOSED = (
     "distill.target_decay",
     "baselines.target_decay",
     "agent.reset.keep",
+    "agent.late_from",
 )
 
 

@@ -90,15 +90,14 @@ def image_loss(
     With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
     augmentations, None = none. Raises `ValueError` for frames of another shape.
     """
-    B, K = batch.r.shape
-    expected = (B, K + 1, model.window, *model.frame)
+    (B, K), G = batch.r.shape, batch.o.shape[0]
+    expected = (G, B // G + K, model.window, *model.frame)
     if batch.o.shape != expected:
         raise ValueError(f"frames have shape {batch.o.shape}, expected {expected}")
 
-    o = batch.o.reshape(B * (K + 1), *batch.o.shape[2:])
+    o = batch.o.reshape(-1, *batch.o.shape[2:])
     o = (augment(o, key) if key is not None else o).reshape(batch.o.shape)
-    root = model.encode(params, o[:, 0])
-    real = over_real(model, params, o[:, 1:])
+    root, real = encodings(model, params, o, batch)
     after, prefix_logits = unroll(model, params, root, batch.a, gradient_scale)
     latents = jnp.concatenate([root[:, None], after], axis=1)
     v_logits, pi_logits = over_rows(model, params, "predict", latents)
@@ -118,7 +117,7 @@ def image_loss(
         * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
     }
     if weights.decode > 0:
-        newest = batch.o[:, :, -1]
+        newest = of_windows(batch.o[:, :, -1], batch)
         terms["decode"] = batch.is_real_o * decode_loss(model, params, latents, newest)
 
     per_window = {}
@@ -132,8 +131,31 @@ def image_loss(
     return sum(total.values()), (metrics, jnp.abs(v - batch.v[:, 0]) + LEAST_PRIORITY)
 
 
-def over_real(model: ImageModel, params, o: Num[Array, "B K W H V F"]):
-    """Latents [B, K, h, w, C] of real stacks; no gradient reaches the encoder."""
-    B, K = o.shape[:2]
-    latents = model.encode(jax.lax.stop_gradient(params), o.reshape(B * K, *o.shape[2:]))
-    return latents.reshape(B, K, *latents.shape[1:])
+def encodings(model: ImageModel, params, o: Num[Array, "G Q W H V F"], batch: ImageWindows):
+    """Latents [B, h, w, C] of the roots, and [B, K, h, w, C] of the real frames of rows 1..K.
+
+    In a sequence the roots of later windows are real frames of earlier ones, encoded once. The
+    gradient of the roots alone reaches the encoder.
+    """
+    T = batch.r.shape[0] // o.shape[0]
+    roots = encode_rows(model, params, o[:, :T])
+    rest = encode_rows(model, jax.lax.stop_gradient(params), o[:, T:])
+    real = rest
+    if batch.shown is not None:
+        both = jnp.concatenate([jax.lax.stop_gradient(roots), rest], axis=1)
+        real = of_windows(both, batch)[:, 1:]
+    return roots.reshape(-1, *roots.shape[2:]), real
+
+
+def encode_rows(model: ImageModel, params, o: Num[Array, "G R W H V F"]):
+    """Latents [G, R, h, w, C] of stacks."""
+    latents = model.encode(params, o.reshape(-1, *o.shape[2:]))
+    return latents.reshape(*o.shape[:2], *latents.shape[1:])
+
+
+def of_windows(x: Num[Array, "G Q ..."], batch: ImageWindows) -> Num[Array, "B K1 ..."]:
+    """What sequences hold, for every row of every window."""
+    if batch.shown is None:
+        return x
+    sequence = jnp.arange(len(batch.shown)) // (len(batch.shown) // len(x))
+    return x[sequence[:, None], batch.shown]

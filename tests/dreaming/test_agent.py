@@ -13,6 +13,7 @@ from dreaming.config import SearchConfig
 from dreaming.errors import LossError
 from dreaming.ring import stacks
 from dreaming.types import Rows
+from experiments.flops import count_flops
 
 CONFIG = AgentConfig(
     size="nano",
@@ -147,6 +148,18 @@ def test_one_and_two_devices_learn_the_same(agents):
         ends.append(jax.tree.map(np.asarray, (state.params, state.ring, metrics)))
     for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_late_unrolls_and_sequences_cost_what_they_should():
+    """Nothing is compiled: the operations of an update are counted."""
+
+    def counted(name="learn", **fields):
+        agent = make_agent(dataclasses.replace(CONFIG, **fields), (16, 16, 1), 3, jax.devices()[:1])
+        return count_flops(getattr(agent, name), jax.eval_shape(agent.init, jax.random.key(0)))
+
+    plain, late = counted(), counted("learn_late", late_unroll_steps=4)
+    assert counted(unroll_steps=4) == late > 1.4 * plain
+    assert counted(replay=ReplayConfig(capacity=24, batch=4, sequence=2)) < 0.9 * plain
 
 
 def test_the_mesh_takes_as_many_devices_as_share_evenly():

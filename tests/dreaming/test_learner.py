@@ -9,11 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from dreaming.agent_config import AgentConfig, OptimiserConfig, ResetConfig, TargetConfig
+from dreaming.agent_config import (
+    AgentConfig,
+    OptimiserConfig,
+    ReplayConfig,
+    ResetConfig,
+    TargetConfig,
+)
 from dreaming.errors import LossError
-from dreaming.learner import check_losses, make_optimiser, value_targets, windows
-from dreaming.ring import cut, init_ring
+from dreaming.learner import check_losses, make_optimiser, told, value_targets, windows
+from dreaming.ring import cut, followed, init_ring
 from dreaming.types import AgentState
+from worldmodels.image_losses import of_windows
 
 CONFIG = AgentConfig(
     envs=1,
@@ -103,6 +110,30 @@ def test_windows_hold_what_the_ring_holds(ring):
     assert found.is_absorbing.tolist() == [[False, False, True], [False] * 3]
     assert found.is_real_o.tolist() == [[True] * 3, [True, True, False]]
     np.testing.assert_allclose(found.pi[0, :, 0], np.array([1, 2, 3]) / 12)
+
+
+def test_windows_in_sequence_are_the_windows_of_their_rows(ring):
+    """One sequence runs past an end into the next episode, one past what is known yet."""
+    replay = ReplayConfig(capacity=12, batch=8, sequence=4)
+    config = dataclasses.replace(CONFIG, replay=replay)
+    slots = jnp.array([1, 2, 3, 4, 8, 9, 10, 11])
+    both = [
+        windows(state_of(ring), slots, jnp.ones(8), jax.random.key(0), c) for c in (CONFIG, config)
+    ]
+    one, other = both
+    assert one.o.shape[:2] == (8, 3) and other.o.shape[:2] == (2, 6) and one.shown is None
+    frames = of_windows(other.o, other)
+    jax.tree.map(np.testing.assert_array_equal, other.replace(o=frames, shown=None), one)
+
+
+def test_sequences_weigh_as_what_was_drawn_where_a_window_may_begin(ring):
+    found = followed(ring, jnp.array([2, 8]), jnp.array([1.0, 0.5]), 3, envs=1, window=2)
+    assert [x.tolist() for x in found] == [[2, 3, 4, 8, 9, 10], [1, 0, 1, 0.5, 0, 0]]
+
+
+def test_priorities_are_what_was_found_last():
+    found = told(jnp.array([1.0, 2, 3, 4]), jnp.array([2, 0, 2, 3]), jnp.array([0.5, 9, 0.7, 0]))
+    np.testing.assert_allclose(found, [9, 2, 0.7, 4])
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

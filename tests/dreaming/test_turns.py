@@ -68,7 +68,7 @@ class Counting:
     worth: float = 1.0
 
     def __post_init__(self):
-        self.acted, self.refreshed, self.reset_at = [], [], []
+        self.acted, self.refreshed, self.reset_at, self.late_at = [], [], [], []
 
     def init(self):
         zero = jnp.int32(0)
@@ -98,6 +98,10 @@ class Counting:
         assert self.refreshed[-1] == int(state.updates)
         self.reset_at.append(int(state.updates))
         return state
+
+    def learn_late(self, state):
+        self.late_at.append(int(state.updates))
+        return self.learn(state)
 
     def learn(self, state):
         time.sleep(self.learns_in)
@@ -152,6 +156,7 @@ def test_updates_belong_to_real_steps_exactly(undisturbed):
     for before, updates, _, _ in told[:-1]:
         assert updates == updates_due(CONFIG, before)
     assert agent.refreshed == list(range(0, 50, 4))
+    assert agent.late_at == list(range(40, 50, 2))  # after 0.8 of them
 
 
 def test_every_decision_has_the_params_of_a_turn_before(undisturbed):

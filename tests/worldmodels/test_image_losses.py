@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.flops import count_flops
 from worldmodels.actions import make_head
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
-from worldmodels.image_losses import image_loss, scalar_loss, unroll
+from worldmodels.image_losses import encodings, image_loss, of_windows, scalar_loss, unroll
 from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.types import ImageWindows
 
@@ -113,6 +114,49 @@ def test_gradients_reach_only_what_they_should(params, batch):
     _, _, gradient, _ = loss_and_gradients(params, batch, scale=0.0)
     assert size(gradient, "predictor", "projector") > 0
     assert size(gradient, "encoder", "dynamics", "planes") == 0
+
+
+@pytest.fixture(scope="module")
+def sequences(batch):
+    """Two sequences of two windows; the second is over after its second row."""
+    frames = np.random.default_rng(2).integers(0, 256, (2, 2 + K, 2, 16, 16, 1), np.uint8)
+    shown = jnp.array([[0, 1, 2, 3], [1, 2, 3, 4], [0, 1, 1, 1], [1, 1, 1, 1]])
+    return batch.replace(o=jnp.asarray(frames), shown=shown)
+
+
+def separated(sequences):
+    """The same windows, each with frames of its own."""
+    return sequences.replace(o=of_windows(sequences.o, sequences), shown=None)
+
+
+def test_a_sequence_encodes_less_and_sees_the_same(params, sequences):
+    random = np.random.default_rng(3)
+    weights = [jnp.asarray(random.normal(size=(B, *x, 1, 1, 16)), jnp.float32) for x in ((), (K,))]
+
+    @jax.jit
+    def encoded(params, batch):
+        def seen(params):
+            both = encodings(MODEL, params, batch.o, batch)
+            return sum(jnp.sum(x * w) for x, w in zip(both, weights, strict=True)), both
+
+        (_, both), gradient = jax.value_and_grad(seen, has_aux=True)(params)
+        return both, gradient["encoder"]
+
+    separate = separated(sequences)
+    one, other = (encoded(params, x) for x in (separate, sequences))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), one, other)
+    loss = lambda params, batch: image_loss(params, MODEL, batch, WEIGHTS)[0]
+    flops = [count_flops(loss, params, x) for x in (separate, sequences)]
+    one_encoding = count_flops(MODEL.encode, params, sequences.o[:1, 0])
+    assert flops[0] - flops[1] == one_encoding * (B - 2) * K
+
+
+@pytest.mark.slow
+def test_a_sequence_teaches_the_same(params, sequences):
+    noisy = np.random.default_rng(2).normal
+    params = jax.tree.map(lambda x: x + jnp.asarray(noisy(0, 0.1, x.shape), x.dtype), params)
+    one, other = (loss_and_gradients(params, x) for x in (separated(sequences), sequences))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), one, other)
 
 
 def test_half_of_the_gradient_enters_each_step(params):
