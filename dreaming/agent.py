@@ -13,7 +13,6 @@ The host owns the environments and the clock; everything here is a function of a
 `add`, `refresh`, `reset` and `learn` donate the state: what was passed in must not be used again.
 """
 
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,22 +20,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from dreaming.agent_config import AgentConfig
+from dreaming.agent_search import EACH, EVERY, make_mesh, make_search
+from dreaming.imagine import init_imagined, make_imagine
 from dreaming.learner import check_losses, make_optimiser, make_update
-from dreaming.puct import make_puct
-from dreaming.resets import horizon, reset
+from dreaming.resets import reset
 from dreaming.ring import add, filled, init_ring, stacks
-from dreaming.search import make_teacher
-from dreaming.types import Acted, AgentState, Rows
+from dreaming.types import Acted, AgentState, Imagined, Rows
 from worldmodels.actions import make_head
 from worldmodels.efficientzero import ImageModel
-from worldmodels.types import Scalar
 
 __all__ = ["Agent", "check_losses", "make_agent"]
-EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
 
 
 @dataclass(frozen=True)
@@ -82,18 +78,11 @@ def make_agent(
         act=make_act(explore),
         act_greedily=make_act(make_search(model, config, mesh, gumbel_scale=0.0)),
         add=jax.jit(add_rows, donate_argnums=0, out_shardings=everywhere),
-        refresh=make_refresh(explore, config, everywhere),
+        refresh=make_refresh(explore, make_imagine(model, config, mesh), config, everywhere),
         reset=make_reset(model, config, everywhere),
         learn=make_learn(model, config, spread, everywhere),
         learn_late=make_learn(model, late, spread, everywhere),
     )
-
-
-def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
-    """As many of the devices as share batches evenly."""
-    sequences = config.replay.batch // config.replay.sequence
-    parts = math.gcd(len(devices), sequences, config.refresh_batch)
-    return Mesh(np.array(devices[:parts]), "batch")
 
 
 def make_image_model(
@@ -126,6 +115,7 @@ def init_agent(model: ImageModel, config: AgentConfig, key: jax.Array) -> AgentS
         real_steps=zero,
         version=zero,
         searches=zero,
+        imagined=init_imagined(config.imagine, model.head.size),
     )
 
 
@@ -133,45 +123,6 @@ def stream(key, name: str, count) -> jax.Array:
     """The typed key of the count-th time that something of this name is drawn."""
     named = jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
     return jax.random.fold_in(named, count)
-
-
-def make_search(
-    model: ImageModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
-) -> Callable[..., Acted]:
-    """`search(params, stacks [B, W, H, V, F], key, rows [B], updates) -> Acted`, shared out over
-    the mesh; `updates` says which discount is due.
-
-    Row i draws from `key` and `rows[i]`, whatever is searched beside it.
-    """
-
-    def search(params, frames, key, rows, updates) -> Acted:
-        teach = make_teach(model, config, horizon(config, updates)[1], gumbel_scale)
-
-        def part(params, frames, keys) -> Acted:
-            z = model.begin(model.encode(params, frames))
-            found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
-            v, _, _ = model.predict(params, z)
-            return Acted(found.action, found.pi_search, found.v_search, v)
-
-        each_key = jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))
-        parts = mesh.size if len(rows) % mesh.size == 0 else 1
-        if parts == 1:
-            return part(params, frames, each_key(rows))
-        return jax.shard_map(
-            part, mesh=mesh, in_specs=(EVERY, EACH, EACH), out_specs=EACH, check_vma=False
-        )(params, frames, each_key(rows))
-
-    return search
-
-
-def make_teach(
-    model: ImageModel, config: AgentConfig, discount: Scalar, gumbel_scale: float
-) -> Callable:
-    """The teacher of a configuration, as `make_teacher` makes it."""
-    rules = model, model.head, config.search, discount
-    if config.search.teacher == "puct":
-        return make_puct(*rules, explore=gumbel_scale > 0)
-    return make_teacher(*rules, gumbel_scale)
 
 
 def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
@@ -194,13 +145,17 @@ def add_rows(state: AgentState, rows: Rows) -> AgentState:
 
 
 def make_refresh(
-    search: Callable[..., Acted], config: AgentConfig, everywhere: NamedSharding
+    search: Callable[..., Acted],
+    imagine: Callable[[AgentState, jax.Array], Imagined],
+    config: AgentConfig,
+    everywhere: NamedSharding,
 ) -> Callable[[AgentState], AgentState]:
-    """`refresh(state)`: new target params, and one search under them at every stored state.
+    """`refresh(state)`: new target params, and one search under them at every stored state and, if
+    asked for, at imagined ones.
 
     Unaugmented frames, no gradient. Until the next version all targets are look-ups.
     """
-    size = config.refresh_batch
+    size, rule = config.refresh_batch, config.imagine
 
     def refresh(state: AgentState) -> AgentState:
         ring, version = state.ring, state.version + 1
@@ -222,11 +177,17 @@ def make_refresh(
             v=v,
             version=jnp.where(is_filled, version, ring.version),
         )
-        return state.replace(
+        state = state.replace(
             target_params=state.params,
             ring=ring,
             version=version,
             searches=state.searches + count,
+        )
+        if rule.weight == 0:
+            return state
+        return state.replace(
+            imagined=imagine(state, stream(state.key, "imagine", version)),
+            searches=state.searches + rule.roots * rule.steps,
         )
 
     return jax.jit(refresh, donate_argnums=0, out_shardings=everywhere)

@@ -50,6 +50,16 @@ class ResetConfig:
 
 
 @dataclass
+class ImagineConfig:
+    """Rehearsal in the model on top of reanalysis: what to do at states that were never real."""
+
+    weight: float = 0.0  # of the losses of policy and value there; 0 = nothing is imagined
+    roots: int = 256  # stored states that a walk begins at after each refresh
+    steps: int = 3  # of a walk, which does what the search says; the search is asked after each
+    batch: int = 64  # walks learned from in each update
+
+
+@dataclass
 class OptimiserConfig:
     """How gradients become updates."""
 
@@ -89,6 +99,7 @@ class AgentConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     reset: ResetConfig = field(default_factory=ResetConfig)
+    imagine: ImagineConfig = field(default_factory=ImagineConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     weights: ImageLossWeights = field(default_factory=ImageLossWeights)
 

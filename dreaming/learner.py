@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from dreaming.agent_config import AgentConfig, OptimiserConfig
 from dreaming.errors import LossError
+from dreaming.imagine import imagined_windows
 from dreaming.resets import horizon
 from dreaming.ring import age, cut, draw, followed, stacks
 from dreaming.types import AgentState, Cut, RingState
 from worldmodels.efficientzero import ImageModel
-from worldmodels.image_losses import image_loss
+from worldmodels.image_losses import image_loss, imagined_loss
 from worldmodels.targets import (
     n_step_values,
     n_step_values_each,
@@ -95,7 +96,7 @@ def frames_at(ring: RingState, at: Int[Array, "B K1"], config: AgentConfig):
     return stacks(ring, slots, envs, config.window), shown
 
 
-def told(
+def updated(
     priority: Float[Array, " N"], slots: Int[Array, " B"], found: Float[Array, " B"]
 ) -> Float[Array, " N"]:
     """`priority` with what was found at `slots`, the most where a slot comes twice; 0 = nothing."""
@@ -142,7 +143,7 @@ def make_update(
     replay = config.replay
 
     def update(state: AgentState, key):
-        draw_key, action_key, augment_key = jax.random.split(key, 3)
+        draw_key, action_key, augment_key, imagine_key = jax.random.split(key, 4)
         done = jnp.minimum(state.updates / config.updates, 1.0)
         beta = replay.beta_first + done * (replay.beta_last - replay.beta_first)
         limits = {"envs": config.envs, "window": config.window}
@@ -151,22 +152,30 @@ def make_update(
         if replay.sequence > 1:
             slots, weight = followed(state.ring, slots, weight, replay.sequence, **limits)
         batch = windows(state, slots, weight, action_key, config)
-        loss_of = lambda params: image_loss(
-            params,
-            model,
-            spread(batch),
-            config.weights,
-            gradient_scale=config.gradient_scale,
-            hl_gauss=config.hl_gauss,
-            key=augment_key if config.augment else None,
-        )
+
+        def loss_of(params):
+            loss, (metrics, priorities) = image_loss(
+                params,
+                model,
+                spread(batch),
+                config.weights,
+                gradient_scale=config.gradient_scale,
+                hl_gauss=config.hl_gauss,
+                key=augment_key if config.augment else None,
+            )
+            if config.imagine.weight > 0:
+                imagined = imagined_windows(state, imagine_key, config)
+                more, told = imagined_loss(params, model, imagined, config.weights, config.hl_gauss)
+                loss, metrics = loss + config.imagine.weight * more, metrics | told
+            return loss, (metrics, priorities)
+
         (loss, (metrics, priorities)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             state.params
         )
         norm = optax.tree.norm(grads)
         changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
-        priority = told(state.ring.priority, slots, jnp.where(weight > 0, priorities, 0.0))
+        priority = updated(state.ring.priority, slots, jnp.where(weight > 0, priorities, 0.0))
         is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, old)
         state = state.replace(

@@ -148,6 +148,16 @@ class OnlineConfig:
                 f"agent.replay.batch={agent.replay.batch} must be a multiple of "
                 f"agent.replay.sequence={agent.replay.sequence}"
             )
+        if agent.imagine.weight > 0 and agent.imagine.roots > agent.learn_after:
+            raise ValueError(
+                f"agent.imagine.roots={agent.imagine.roots} must be at most "
+                f"agent.learn_after={agent.learn_after}: nothing else can be drawn by then"
+            )
+        if agent.imagine.batch > agent.imagine.roots:
+            raise ValueError(
+                f"agent.imagine.batch={agent.imagine.batch} must be at most "
+                f"agent.imagine.roots={agent.imagine.roots}"
+            )
         if agent.reset.every % agent.target.every:
             raise ValueError(
                 f"agent.reset.every={agent.reset.every} must be a multiple of "

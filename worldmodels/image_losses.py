@@ -19,7 +19,7 @@ from worldmodels.efficientzero import ImageModel
 from worldmodels.losses import scale_gradient
 from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import value_prefixes
-from worldmodels.types import ImageWindows
+from worldmodels.types import ImageWindows, ImaginedWindows
 
 LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
 cross_entropy = optax.losses.softmax_cross_entropy
@@ -129,6 +129,23 @@ def image_loss(
     metrics = {f"learn/{name}_loss": term for name, term in total.items()}
     v = model.scalar(v_logits[:, 0])
     return sum(total.values()), (metrics, jnp.abs(v - batch.v[:, 0]) + LEAST_PRIORITY)
+
+
+def imagined_loss(
+    params, model: ImageModel, batch: ImaginedWindows, weights: ImageLossWeights, hl_gauss: bool
+):
+    """(loss, metrics): 1/D sum_d weight [c_v value + c_pi policy] at imagined states, averaged over
+    the batch. The heads alone learn from it, so that targets of the model's own making change
+    nothing in what it foresees."""
+    still = jax.lax.stop_gradient(params)
+    latents, _ = unroll(model, still, model.encode(still, batch.o), batch.a, 1.0)
+    v_logits, pi_logits = over_rows(model, params, "predict", latents)
+    terms = {
+        "value": weights.value * scalar_loss(model, v_logits, batch.v, hl_gauss),
+        "policy": weights.policy * cross_entropy(pi_logits, batch.pi),
+    }
+    total = {name: jnp.mean(batch.weight * term) for name, term in terms.items()}
+    return sum(total.values()), {f"learn/imagined_{name}_loss": x for name, x in total.items()}
 
 
 def encodings(model: ImageModel, params, o: Num[Array, "G Q W H V F"], batch: ImageWindows):

@@ -95,6 +95,16 @@ class ImageWindows(struct.PyTreeNode):
     )
 
 
+class ImaginedWindows(struct.PyTreeNode):
+    """D steps in the model from real frames, with targets for the states that they lead to."""
+
+    o: Num[Array, "B W H V F"]  # stacks of W frames, 0 to 255, oldest first
+    a: Float[Array, "B D A"]
+    v: Float[Array, "B D"]
+    pi: Float[Array, "B D A"]
+    weight: Float[Array, "B D"]
+
+
 class TrainState(struct.PyTreeNode):
     """All that a fit carries from step to step."""
 

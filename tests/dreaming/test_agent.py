@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreaming.agent import check_losses, make_agent, make_mesh, make_search, stream
+from dreaming.agent import check_losses, make_agent, stream
 from dreaming.agent_config import AgentConfig, OptimiserConfig, ReplayConfig, TargetConfig
+from dreaming.agent_search import make_mesh, make_search
 from dreaming.config import SearchConfig
 from dreaming.errors import LossError
 from dreaming.ring import stacks

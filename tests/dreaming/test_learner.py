@@ -17,7 +17,7 @@ from dreaming.agent_config import (
     TargetConfig,
 )
 from dreaming.errors import LossError
-from dreaming.learner import check_losses, make_optimiser, told, value_targets, windows
+from dreaming.learner import check_losses, make_optimiser, updated, value_targets, windows
 from dreaming.ring import cut, followed, init_ring
 from dreaming.types import AgentState
 from worldmodels.image_losses import of_windows
@@ -132,7 +132,7 @@ def test_sequences_weigh_as_what_was_drawn_where_a_window_may_begin(ring):
 
 
 def test_priorities_are_what_was_found_last():
-    found = told(jnp.array([1.0, 2, 3, 4]), jnp.array([2, 0, 2, 3]), jnp.array([0.5, 9, 0.7, 0]))
+    found = updated(jnp.array([1.0, 2, 3, 4]), jnp.array([2, 0, 2, 3]), jnp.array([0.5, 9, 0.7, 0]))
     np.testing.assert_allclose(found, [9, 2, 0.7, 4])
 
 

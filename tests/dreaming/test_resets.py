@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreaming.agent import make_image_model, make_mesh, make_search
+from dreaming.agent import make_image_model
 from dreaming.agent_config import AgentConfig, OptimiserConfig, ReplayConfig, ResetConfig
+from dreaming.agent_search import make_mesh, make_search
 from dreaming.config import SearchConfig
 from dreaming.learner import make_optimiser
 from dreaming.resets import horizon, is_reset_due, reset

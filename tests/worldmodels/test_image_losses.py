@@ -11,9 +11,16 @@ from experiments.flops import count_flops
 from worldmodels.actions import make_head
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
-from worldmodels.image_losses import encodings, image_loss, of_windows, scalar_loss, unroll
+from worldmodels.image_losses import (
+    encodings,
+    image_loss,
+    imagined_loss,
+    of_windows,
+    scalar_loss,
+    unroll,
+)
 from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
-from worldmodels.types import ImageWindows
+from worldmodels.types import ImageWindows, ImaginedWindows
 
 B, K, A = 4, 3, 2
 MODEL = ImageModel(
@@ -157,6 +164,27 @@ def test_a_sequence_teaches_the_same(params, sequences):
     params = jax.tree.map(lambda x: x + jnp.asarray(noisy(0, 0.1, x.shape), x.dtype), params)
     one, other = (loss_and_gradients(params, x) for x in (separated(sequences), sequences))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), one, other)
+
+
+def test_imagined_states_teach_the_heads_alone(params):
+    """Fresh heads lose log(11) and log(2) at every state, whatever they are told."""
+    weight = jnp.array([[1.0, 0.5], [1.0, 0.0]])
+    batch = ImaginedWindows(
+        o=jnp.ones((2, 2, 16, 16, 1), jnp.uint8),
+        a=jnp.eye(A)[jnp.array([[0, 1], [1, 1]])],
+        v=jnp.array([[1.0, 2], [3, 4]]),
+        pi=jnp.array([[[1.0, 0], [0, 1]]] * 2),
+        weight=weight,
+    )
+    learned = jax.jit(
+        jax.value_and_grad(lambda p: imagined_loss(p, MODEL, batch, WEIGHTS, False), has_aux=True)
+    )
+    (loss, metrics), gradient = learned(params)
+    assert set(metrics) == {"learn/imagined_value_loss", "learn/imagined_policy_loss"}
+    np.testing.assert_allclose(loss, 2.5 / 4 * (0.25 * np.log(11) + np.log(2)), rtol=1e-5)
+    assert size(gradient, "value_head", "policy_head") > 0
+    heads = {"value_head", "policy_head", "value_net", "policy_net", "trunk"}
+    assert size(gradient, *(set(gradient) - heads)) == 0
 
 
 def test_half_of_the_gradient_enters_each_step(params):
