@@ -86,7 +86,7 @@ def test_the_search_discounts_as_the_targets_do_in_one_program():
     params = jax.tree.map(noisy, model.init(jax.random.key(1)))
     frames = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16, 1), np.uint8)
     inputs = params, frames, jax.random.key(0), jnp.arange(4)
-    annealed = search_with()
+    annealed: Any = search_with()
     first, last = (annealed(*inputs, jnp.int32(updates)) for updates in (0, 10))
     assert annealed._cache_size() == 1
     fixed = search_with(reset=ResetConfig(), discount=0.97)(*inputs, jnp.int32(0))

@@ -169,8 +169,9 @@ def test_every_decision_has_the_params_of_a_turn_before(undisturbed):
 
 def test_resets_follow_the_refresh_of_their_update():
     """Every 12 of 50 updates, but for the last 12."""
-    agent, config = Counting(), dataclasses.replace(CONFIG, reset=ResetConfig(every=12))
-    state = agent.init()
+    config = dataclasses.replace(CONFIG, reset=ResetConfig(every=12))
+    agent: Any = Counting()
+    state: Any = agent.init()
     for real_steps in (44, 45, 68, 69, 120):
         state, _ = learn_due(agent, config, state.replace(real_steps=jnp.int32(real_steps)))
     assert int(state.updates) == 50 and agent.reset_at == [12, 24, 36]
