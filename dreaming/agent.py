@@ -4,36 +4,35 @@ The host owns the environments and the clock; everything here is a function of a
 
     agent = make_agent(config, frame, num_actions)
     state = agent.init(key)
-    acted = agent.act(params, state.key, tick, stacks)      # params: a copy of state.params
+    acted = agent.act(params, state.key, tick, stacks, updates)    # a copy of params, their count
     state = agent.add(state, rows)                          # one tick of all environments
     state = agent.refresh(state)                            # every config.target.every updates
+    state = agent.reset(state)                              # where `is_reset_due`
     state, metrics = agent.learn(state)                     # config.updates_per_call updates
 
-`add`, `refresh` and `learn` donate the state: what was passed in must not be used again.
+`add`, `refresh`, `reset` and `learn` donate the state: what was passed in must not be used again.
 """
 
-import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from dreaming.agent_config import AgentConfig
+from dreaming.agent_search import EACH, EVERY, make_mesh, make_search
+from dreaming.imagine import init_imagined, make_imagine
 from dreaming.learner import check_losses, make_optimiser, make_update
-from dreaming.puct import make_puct
+from dreaming.resets import reset
 from dreaming.ring import add, filled, init_ring, stacks
-from dreaming.search import make_teacher
-from dreaming.types import Acted, AgentState, Rows
+from dreaming.types import Acted, AgentState, Imagined, Rows
 from worldmodels.actions import make_head
 from worldmodels.efficientzero import ImageModel
 
 __all__ = ["Agent", "check_losses", "make_agent"]
-EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,13 @@ class Agent:
     model: ImageModel
     init: Callable[[jax.Array], AgentState]  # init(typed key)
     place: Callable[[Any], Any]  # a loaded state (or params) onto the devices
-    act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F]); explores
+    act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F], updates); explores
     act_greedily: Callable[..., Acted]  # the same without Gumbel noise: for evaluation
     add: Callable[..., AgentState]  # add(state, rows)
     refresh: Callable[[AgentState], AgentState]  # copy params to target params, search everything
+    reset: Callable[[AgentState], AgentState]  # shrink and perturb; the targets stay
     learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
+    learn_late: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]  # where `is_late`
 
 
 def make_agent(
@@ -68,6 +69,7 @@ def make_agent(
     explore = make_search(model, config, mesh, gumbel_scale=1.0)
     everywhere = NamedSharding(mesh, EVERY)
     init = lambda key: init_agent(model, config, key)
+    late = replace(config, unroll_steps=config.late_unroll_steps or config.unroll_steps)
     spread = lambda batch: jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, EACH))
     return Agent(
         model=model,
@@ -76,15 +78,11 @@ def make_agent(
         act=make_act(explore),
         act_greedily=make_act(make_search(model, config, mesh, gumbel_scale=0.0)),
         add=jax.jit(add_rows, donate_argnums=0, out_shardings=everywhere),
-        refresh=make_refresh(explore, config, everywhere),
+        refresh=make_refresh(explore, make_imagine(model, config, mesh), config, everywhere),
+        reset=make_reset(model, config, everywhere),
         learn=make_learn(model, config, spread, everywhere),
+        learn_late=make_learn(model, late, spread, everywhere),
     )
-
-
-def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
-    """As many of the devices as share batches evenly."""
-    parts = math.gcd(len(devices), math.gcd(config.replay.batch, config.refresh_batch))
-    return Mesh(np.array(devices[:parts]), "batch")
 
 
 def make_image_model(
@@ -117,6 +115,7 @@ def init_agent(model: ImageModel, config: AgentConfig, key: jax.Array) -> AgentS
         real_steps=zero,
         version=zero,
         searches=zero,
+        imagined=init_imagined(config.imagine, model.head.size),
     )
 
 
@@ -126,43 +125,12 @@ def stream(key, name: str, count) -> jax.Array:
     return jax.random.fold_in(named, count)
 
 
-def make_search(
-    model: ImageModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
-) -> Callable[..., Acted]:
-    """`search(params, stacks [B, W, H, V, F], key, rows [B]) -> Acted`, shared out over the mesh.
-
-    Row i draws from `key` and `rows[i]`, whatever is searched beside it.
-    """
-    rules = model, model.head, config.search, config.discount
-    if config.search.teacher == "puct":
-        teach = make_puct(*rules, explore=gumbel_scale > 0)
-    else:
-        teach = make_teacher(*rules, gumbel_scale)
-
-    def part(params, frames, keys) -> Acted:
-        z = model.begin(model.encode(params, frames))
-        found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
-        v, _, _ = model.predict(params, z)
-        return Acted(found.action, found.pi_search, found.v_search, v)
-
-    def search(params, frames, key, rows) -> Acted:
-        each_key = jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))
-        parts = mesh.size if len(rows) % mesh.size == 0 else 1
-        if parts == 1:
-            return part(params, frames, each_key(rows))
-        return jax.shard_map(
-            part, mesh=mesh, in_specs=(EVERY, EACH, EACH), out_specs=EACH, check_vma=False
-        )(params, frames, each_key(rows))
-
-    return search
-
-
 def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
-    """`act(params, key, tick, stacks)`: a search at what E environments show."""
+    """`act(params, key, tick, stacks, updates)`: a search at what E environments show."""
 
     @jax.jit
-    def act(params, key, tick, frames):
-        return search(params, frames, stream(key, "act", tick), jnp.arange(len(frames)))
+    def act(params, key, tick, frames, updates):
+        return search(params, frames, stream(key, "act", tick), jnp.arange(len(frames)), updates)
 
     return act
 
@@ -177,13 +145,17 @@ def add_rows(state: AgentState, rows: Rows) -> AgentState:
 
 
 def make_refresh(
-    search: Callable[..., Acted], config: AgentConfig, everywhere: NamedSharding
+    search: Callable[..., Acted],
+    imagine: Callable[[AgentState, jax.Array], Imagined],
+    config: AgentConfig,
+    everywhere: NamedSharding,
 ) -> Callable[[AgentState], AgentState]:
-    """`refresh(state)`: new target params, and one search under them at every stored state.
+    """`refresh(state)`: new target params, and one search under them at every stored state and, if
+    asked for, at imagined ones.
 
     Unaugmented frames, no gradient. Until the next version all targets are look-ups.
     """
-    size = config.refresh_batch
+    size, rule = config.refresh_batch, config.imagine
 
     def refresh(state: AgentState) -> AgentState:
         ring, version = state.ring, state.version + 1
@@ -192,7 +164,7 @@ def make_refresh(
         def search_some(i, cached):
             slots = jnp.minimum(i * size + jnp.arange(size), count - 1)
             frames = stacks(ring, slots, config.envs, config.window)
-            found = search(state.params, frames, key, slots)
+            found = search(state.params, frames, key, slots, state.updates)
             new = found.pi_search, found.v_search, found.v
             return jax.tree.map(lambda x, y: x.at[slots].set(y), cached, new)
 
@@ -205,14 +177,32 @@ def make_refresh(
             v=v,
             version=jnp.where(is_filled, version, ring.version),
         )
-        return state.replace(
+        state = state.replace(
             target_params=state.params,
             ring=ring,
             version=version,
             searches=state.searches + count,
         )
+        if rule.weight == 0:
+            return state
+        return state.replace(
+            imagined=imagine(state, stream(state.key, "imagine", version)),
+            searches=state.searches + rule.roots * rule.steps,
+        )
 
     return jax.jit(refresh, donate_argnums=0, out_shardings=everywhere)
+
+
+def make_reset(
+    model: ImageModel, config: AgentConfig, everywhere: NamedSharding
+) -> Callable[[AgentState], AgentState]:
+    """`reset(state)`: part of the params as fresh as `state.key` and `state.updates` draw them."""
+
+    def reset_agent(state: AgentState) -> AgentState:
+        fresh = model.init(stream(state.key, "reset", state.updates))
+        return reset(state, fresh, config.reset.keep)
+
+    return jax.jit(reset_agent, donate_argnums=0, out_shardings=everywhere)
 
 
 def make_learn(

@@ -11,12 +11,13 @@ from dreaming.config import SearchConfig
 from dreaming.search import made, min_max, search_edge
 from dreaming.types import SearchResult
 from worldmodels.actions import ActionHead
+from worldmodels.types import Scalar
 
 ALPHA, FRACTION = 0.3, 0.25  # of the Dirichlet noise, and its share of the root's prior
 
 
 def make_puct(
-    model: Any, head: ActionHead, config: SearchConfig, discount: float, explore: bool = True
+    model: Any, head: ActionHead, config: SearchConfig, discount: Scalar, explore: bool = True
 ) -> Callable:
     """`teach(params, z, keys, value_span) -> SearchResult`, as `make_teacher` makes it, for a model
     without chance and enumerated actions; `keys` are typed keys of each row.

@@ -114,6 +114,24 @@ def draw(
     return slots, jnp.exp(log_weight - jnp.max(log_weight))
 
 
+def followed(
+    ring: RingState,
+    slots: Int[Array, " G"],
+    weight: Float[Array, " G"],
+    length: int,
+    *,
+    envs: int,
+    window: int,
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """(slots, weights) of the `length` rows from each drawn one on, B = G * length.
+
+    All have the weight of the drawn one, or 0 where no window may begin.
+    """
+    each = (slots[:, None] + jnp.arange(length) * envs) % ring.a.shape[0]
+    allowed = can_start(ring, envs, window)[each]
+    return each.reshape(-1), jnp.where(allowed, weight[:, None], 0.0).reshape(-1)
+
+
 def stacks(
     ring: RingState, slots: Int[Array, "*B"], envs: int, window: int
 ) -> Num[Array, "*B W H V F"]:

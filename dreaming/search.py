@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 from dreaming.config import SearchConfig
 from dreaming.types import ChanceNode, Node, SearchResult
 from worldmodels.actions import NEVER, ActionHead
+from worldmodels.types import Scalar
 
 
 def make_teacher(
-    model: Any, head: ActionHead, config: SearchConfig, discount: float, gumbel_scale: float = 1.0
+    model: Any, head: ActionHead, config: SearchConfig, discount: Scalar, gumbel_scale: float = 1.0
 ) -> Callable:
     """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
 
@@ -52,7 +53,7 @@ def model_steps(model: Any, head: ActionHead, config: SearchConfig) -> int:
     return config.num_simulations * outcomes
 
 
-def penalised(p, penalty: float, discount: float, value_span):
+def penalised(p, penalty: float, discount: Scalar, value_span):
     """Rewards of a prediction less what its uncertainty costs (MOPO, Yu et al., 2020, eq. 5).
 
     The unit is a typical reward, (1 - discount) of the value range.
@@ -61,7 +62,7 @@ def penalised(p, penalty: float, discount: float, value_span):
 
 
 def _outcomes(
-    model, params, y, rows: int, discount: float, reward: Callable
+    model, params, y, rows: int, discount: Scalar, reward: Callable
 ) -> Float[Array, "B C"]:
     """reward + discount * continuation * v of every code."""
 
@@ -72,7 +73,7 @@ def _outcomes(
     return jax.vmap(each, out_axes=-1)(jnp.arange(model.num_codes))
 
 
-def _one_step(model, head: ActionHead, config: SearchConfig, discount: float):
+def _one_step(model, head: ActionHead, config: SearchConfig, discount: Scalar):
     def teach(params, z, key, value_span) -> SearchResult:
         v, pi, legal_logits = model.predict(params, z)
         rows = v.shape[0]
@@ -105,7 +106,7 @@ def _one_step(model, head: ActionHead, config: SearchConfig, discount: float):
 
 
 def _tree_search(
-    model, head: ActionHead, config: SearchConfig, discount: float, gumbel_scale: float
+    model, head: ActionHead, config: SearchConfig, discount: Scalar, gumbel_scale: float
 ):
     has_chance = model.num_codes > 1
     width = max(head.num_candidates, model.num_codes)

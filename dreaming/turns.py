@@ -9,6 +9,7 @@ sees the same rows, whatever the speed of environments and machine.
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from dreaming.actors import Actors
 from dreaming.agent import Agent, check_losses
 from dreaming.agent_config import AgentConfig
+from dreaming.resets import is_reset_due
 from dreaming.types import AgentState, Rows
 
 
@@ -47,7 +49,8 @@ def take_turn(
     first = int(state.ring.added) // config.envs
     params, key = jax.tree.map(jnp.copy, (state.params, state.key))  # learning gives its own away
     numbers = range(first, first + min(ticks, left))
-    collecting = thread.submit(collect, agent.act, params, key, actors, numbers)
+    act = partial(agent.act, updates=int(state.updates))
+    collecting = thread.submit(collect, act, params, key, actors, numbers)
     try:
         state, metrics = learn_due(agent, config, state)
     finally:
@@ -93,7 +96,10 @@ def learn_due(
     while done < due:
         if done % config.target.every == 0:
             state = agent.refresh(state)
-        state, metrics = agent.learn(state)
+        if is_reset_due(config, done):  # what was said before it goes on teaching for a while
+            state = agent.reset(state)
+        learn = agent.learn_late if config.is_late(done) else agent.learn
+        state, metrics = learn(state)
         done += config.updates_per_call
         told.append(metrics)
     for number, metrics in enumerate(told):

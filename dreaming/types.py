@@ -164,6 +164,17 @@ class Acted(struct.PyTreeNode):
     v: Float[Array, " E"]
 
 
+class Imagined(struct.PyTreeNode):
+    """M walks of D steps in the model from stored states, and what a search says where each step
+    led."""
+
+    slots: Int[Array, " M"]  # where they began
+    a: Int[Array, "M D"]
+    pi_search: Float[Array, "M D A"]
+    v_search: Float[Array, "M D"]
+    weight: Float[Array, "M D"]  # probability that it was not over by then; 0 = there is no walk
+
+
 class AgentState(struct.PyTreeNode):
     """All of an online agent that must survive a restart."""
 
@@ -176,3 +187,4 @@ class AgentState(struct.PyTreeNode):
     real_steps: Int[Array, ""]  # steps of environments in the ring's whole past
     version: Int[Array, ""]  # copies of params into target_params
     searches: Int[Array, ""]  # states searched by refreshes
+    imagined: Imagined | None = None  # by the last refresh; None where that is not asked for

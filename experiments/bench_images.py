@@ -154,7 +154,8 @@ def act_figures(case: Case, state: AgentState) -> dict[str, float]:
     """What the environments wait for: encode the newest frames, search, choose."""
     shape = case.config.envs, case.config.window, *case.frame
     frames = jax.random.bits(case.key("frames"), shape, jnp.uint8)
-    call = ready(case.agent.act, state.params, state.key, jnp.int32(0), frames)
+    tick = jnp.int32(0)
+    call = ready(case.agent.act, state.params, state.key, tick, frames, state.updates)
     seconds, first = timed(call, case.repetitions)
     return {"act/decisions_per_s": shape[0] / seconds, "act/compile_s": first}
 

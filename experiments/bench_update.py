@@ -63,7 +63,7 @@ def make_sample(case: Case) -> Callable[[AgentState, jax.Array], ImageWindows]:
         slots, weight = draw(
             state.ring, draw_key, replay.batch, alpha=replay.alpha, beta=replay.beta_first, **limits
         )
-        batch = windows(state.ring, slots, weight, state.real_steps, action_key, config)
+        batch = windows(state, slots, weight, action_key, config)
         stacks = batch.o.reshape(-1, *batch.o.shape[2:])
         return _spread(case, batch.replace(o=augment(stacks, augment_key).reshape(batch.o.shape)))
 

@@ -143,6 +143,26 @@ class OnlineConfig:
                 f"agent.target.every={agent.target.every} must be a multiple of "
                 f"agent.updates_per_call={agent.updates_per_call}"
             )
+        if agent.replay.batch % agent.replay.sequence:
+            raise ValueError(
+                f"agent.replay.batch={agent.replay.batch} must be a multiple of "
+                f"agent.replay.sequence={agent.replay.sequence}"
+            )
+        if agent.imagine.weight > 0 and agent.imagine.roots > agent.learn_after:
+            raise ValueError(
+                f"agent.imagine.roots={agent.imagine.roots} must be at most "
+                f"agent.learn_after={agent.learn_after}: nothing else can be drawn by then"
+            )
+        if agent.imagine.batch > agent.imagine.roots:
+            raise ValueError(
+                f"agent.imagine.batch={agent.imagine.batch} must be at most "
+                f"agent.imagine.roots={agent.imagine.roots}"
+            )
+        if agent.reset.every % agent.target.every:
+            raise ValueError(
+                f"agent.reset.every={agent.reset.every} must be a multiple of "
+                f"agent.target.every={agent.target.every}: fresh heads learn from a fresh search"
+            )
 
 
 @dataclass
@@ -265,7 +285,8 @@ class BenchmarkConfig:
 # The least value of whole numbers; what is not named here must be at least 1.
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
-LEAST |= {"fit.steps": 0}
+LEAST |= {"fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
+LEAST |= {"agent.late_unroll_steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
@@ -275,6 +296,7 @@ CHOICES = {
     "agent.search.teacher": ("search", "puct"),
     "agent.target.kind": ("mixed", "td", "search"),
     "agent.optimiser.name": ("adamw", "sgd"),
+    "agent.optimiser.decayed": ("kernels", "encoder", "all", "none"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
     "part": ("all", "vectors", "images"),
@@ -284,6 +306,7 @@ CHOICES = {
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
 SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
+SHARES += ("agent.reset.discount",)
 CLOSED = (
     "env.epsilon",
     "collect.epsilon",
@@ -292,6 +315,8 @@ CLOSED = (
     "fit.target_decay",
     "distill.target_decay",
     "baselines.target_decay",
+    "agent.reset.keep",
+    "agent.late_from",
 )
 
 

@@ -136,13 +136,13 @@ class Run:
         env, count = make_env(), self.config.evaluation.episodes
         spaces = Features(env.observation_space), action_features(env.action_space)
         env.close()
-        params, key, size = self.state.params, self.state.key, self.actors.num_actions
+        state, size = self.state, self.actors.num_actions
         done = 0
 
         def act(context: Any, keys: Any, legal: Any) -> np.ndarray:
             shape = (*context.o.shape[:2], *self.actors.frame)
             frames = context.o.reshape(shape).astype(np.uint8)
-            acted = self.agent.act_greedily(params, key, 0, frames)
+            acted = self.agent.act_greedily(state.params, state.key, 0, frames, state.updates)
             return np.eye(size, dtype=np.float32)[np.asarray(acted.action)]
 
         def work(update: Callable) -> dict[str, np.ndarray]:

@@ -17,9 +17,9 @@ from worldmodels.augment import augment
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
 from worldmodels.losses import scale_gradient
-from worldmodels.support import scalar_to_support, squash
+from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import value_prefixes
-from worldmodels.types import ImageWindows
+from worldmodels.types import ImageWindows, ImaginedWindows
 
 LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
 cross_entropy = optax.losses.softmax_cross_entropy
@@ -55,10 +55,11 @@ def over_rows(model: ImageModel, params, method: str, x: Float[Array, "B R ..."]
 
 
 def scalar_loss(
-    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"]
+    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"], hl_gauss: bool
 ) -> Float[Array, "B R"]:
-    """Cross-entropy against squashed scalars as two-hot distributions."""
-    return cross_entropy(logits, scalar_to_support(squash(x), model.support))
+    """Cross-entropy against squashed scalars as Gaussian histograms or as two-hot weights."""
+    spread = scalar_to_histogram if hl_gauss else scalar_to_support
+    return cross_entropy(logits, spread(squash(x), model.support))
 
 
 def consistency_loss(model: ImageModel, params, latents, real) -> Float[Array, "B K"]:
@@ -82,21 +83,22 @@ def image_loss(
     weights: ImageLossWeights,
     *,
     gradient_scale: float = 0.5,
+    hl_gauss: bool = False,
     key: jax.Array | None = None,
 ):
     """(loss, (metrics, priorities [B])): priorities are |v - target| of the roots, in reward units.
 
-    `key` draws augmentations, None = none. Raises `ValueError` for frames of another shape.
+    With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
+    augmentations, None = none. Raises `ValueError` for frames of another shape.
     """
-    B, K = batch.r.shape
-    expected = (B, K + 1, model.window, *model.frame)
+    (B, K), G = batch.r.shape, batch.o.shape[0]
+    expected = (G, B // G + K, model.window, *model.frame)
     if batch.o.shape != expected:
         raise ValueError(f"frames have shape {batch.o.shape}, expected {expected}")
 
-    o = batch.o.reshape(B * (K + 1), *batch.o.shape[2:])
+    o = batch.o.reshape(-1, *batch.o.shape[2:])
     o = (augment(o, key) if key is not None else o).reshape(batch.o.shape)
-    root = model.encode(params, o[:, 0])
-    real = over_real(model, params, o[:, 1:])
+    root, real = encodings(model, params, o, batch)
     after, prefix_logits = unroll(model, params, root, batch.a, gradient_scale)
     latents = jnp.concatenate([root[:, None], after], axis=1)
     v_logits, pi_logits = over_rows(model, params, "predict", latents)
@@ -108,15 +110,15 @@ def image_loss(
     has_pi = batch.is_real_o & ~batch.is_absorbing
     terms = {
         "value_prefix": is_known_step
-        * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon)),
-        "value": is_known_row * scalar_loss(model, v_logits, batch.v),
+        * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon), hl_gauss),
+        "value": is_known_row * scalar_loss(model, v_logits, batch.v, hl_gauss),
         "policy": has_pi * cross_entropy(pi_logits, batch.pi),
         "consistency": batch.is_real_o[:, 1:] * consistency_loss(model, params, after, real),
         "continuation": is_known_step
         * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
     }
     if weights.decode > 0:
-        newest = batch.o[:, :, -1]
+        newest = of_windows(batch.o[:, :, -1], batch)
         terms["decode"] = batch.is_real_o * decode_loss(model, params, latents, newest)
 
     per_window = {}
@@ -130,8 +132,48 @@ def image_loss(
     return sum(total.values()), (metrics, jnp.abs(v - batch.v[:, 0]) + LEAST_PRIORITY)
 
 
-def over_real(model: ImageModel, params, o: Num[Array, "B K W H V F"]):
-    """Latents [B, K, h, w, C] of real stacks; no gradient reaches the encoder."""
-    B, K = o.shape[:2]
-    latents = model.encode(jax.lax.stop_gradient(params), o.reshape(B * K, *o.shape[2:]))
-    return latents.reshape(B, K, *latents.shape[1:])
+def imagined_loss(
+    params, model: ImageModel, batch: ImaginedWindows, weights: ImageLossWeights, hl_gauss: bool
+):
+    """(loss, metrics): 1/D sum_d weight [c_v value + c_pi policy] at imagined states, averaged over
+    the batch. The heads alone learn from it, so that targets of the model's own making change
+    nothing in what it foresees."""
+    still = jax.lax.stop_gradient(params)
+    latents, _ = unroll(model, still, model.encode(still, batch.o), batch.a, 1.0)
+    v_logits, pi_logits = over_rows(model, params, "predict", latents)
+    terms = {
+        "value": weights.value * scalar_loss(model, v_logits, batch.v, hl_gauss),
+        "policy": weights.policy * cross_entropy(pi_logits, batch.pi),
+    }
+    total = {name: jnp.mean(batch.weight * term) for name, term in terms.items()}
+    return sum(total.values()), {f"learn/imagined_{name}_loss": x for name, x in total.items()}
+
+
+def encodings(model: ImageModel, params, o: Num[Array, "G Q W H V F"], batch: ImageWindows):
+    """Latents [B, h, w, C] of the roots, and [B, K, h, w, C] of the real frames of rows 1..K.
+
+    In a sequence the roots of later windows are real frames of earlier ones, encoded once. The
+    gradient of the roots alone reaches the encoder.
+    """
+    T = batch.r.shape[0] // o.shape[0]
+    roots = encode_rows(model, params, o[:, :T])
+    rest = encode_rows(model, jax.lax.stop_gradient(params), o[:, T:])
+    real = rest
+    if batch.shown is not None:
+        both = jnp.concatenate([jax.lax.stop_gradient(roots), rest], axis=1)
+        real = of_windows(both, batch)[:, 1:]
+    return roots.reshape(-1, *roots.shape[2:]), real
+
+
+def encode_rows(model: ImageModel, params, o: Num[Array, "G R W H V F"]):
+    """Latents [G, R, h, w, C] of stacks."""
+    latents = model.encode(params, o.reshape(-1, *o.shape[2:]))
+    return latents.reshape(*o.shape[:2], *latents.shape[1:])
+
+
+def of_windows(x: Num[Array, "G Q ..."], batch: ImageWindows) -> Num[Array, "B K1 ..."]:
+    """What sequences hold, for every row of every window."""
+    if batch.shown is None:
+        return x
+    sequence = jnp.arange(len(batch.shown)) // (len(batch.shown) // len(x))
+    return x[sequence[:, None], batch.shown]

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+SIGMA = 0.75  # deviation of a Gaussian histogram, in bins
+
 
 def scalar_to_support(x: Float[Array, "*B"], support: Float[Array, " S"]) -> Float[Array, "*B S"]:
     """Two-hot weights whose mean under `support` is `x`, clipped to its ends."""
@@ -16,6 +18,20 @@ def scalar_to_support(x: Float[Array, "*B"], support: Float[Array, " S"]) -> Flo
     w = (x - support[lower]) / (support[upper] - support[lower])
     one_hot = lambda index: jax.nn.one_hot(index, support.size)
     return (1 - w)[..., None] * one_hot(lower) + w[..., None] * one_hot(upper)
+
+
+def scalar_to_histogram(x: Float[Array, "*B"], support: Float[Array, " S"]) -> Float[Array, "*B S"]:
+    """What a Gaussian about `x` puts into the bin about each atom of an even `support`, and what it
+    puts outside of them shared out in proportion (HL-Gauss; Farebrother et al., 2024, "Stop
+    Regressing"). `x` is clipped to the ends; its deviation is SIGMA bins.
+
+    The mean under `support` is `x`, but for the outermost three bins.
+    """
+    width = support[1] - support[0]
+    edges = jnp.append(support - width / 2, support[-1] + width / 2)
+    x = jnp.clip(x, support[0], support[-1])
+    below = jax.scipy.special.ndtr(-jnp.subtract.outer(x, edges) / (SIGMA * width))
+    return jnp.diff(below) / (below[..., -1:] - below[..., :1])
 
 
 def support_to_scalar(

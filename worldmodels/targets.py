@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from worldmodels.types import Scalar
+
 
 def n_step_values(
     r: Float[Array, "*B M"],
     terminated: Bool[Array, "*B M"],
     is_real_step: Bool[Array, "*B M"],
     v: Float[Array, "*B L"],
-    discount: float,
+    discount: Scalar,
     n: int,
 ) -> Float[Array, "*B K1"]:
     """z[k] = sum_{i<n} discount^i r[k+i] + discount^n v[k+n], for k in 0..L-n-1.
@@ -31,7 +33,7 @@ def n_step_values_each(
     terminated: Bool[Array, "B M"],
     is_real_step: Bool[Array, "B M"],
     v: Float[Array, "B L"],
-    discount: float,
+    discount: Scalar,
     n: Int[Array, " B"],
     most: int,
 ) -> Float[Array, "B K1"]:
@@ -42,7 +44,9 @@ def n_step_values_each(
     return jnp.take_along_axis(each, n[None, :, None] - 1, axis=0)[0]
 
 
-def shortened_steps(age: Int[Array, " B"], td_steps: int, per_step: int) -> Int[Array, " B"]:
+def shortened_steps(
+    age: Int[Array, " B"], td_steps: int | Int[Array, ""], per_step: int
+) -> Int[Array, " B"]:
     """n = td_steps - floor(age / per_step), at least 1: what old data did is not what would be
     done now (EfficientZero's off-policy correction; `age` and `per_step` in real steps)."""
     return jnp.maximum(td_steps - age // per_step, 1)

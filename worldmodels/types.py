@@ -4,6 +4,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt32
 
+Scalar = float | Float[Array, ""]  # one number, known beforehand or traced
+
 
 class History(struct.PyTreeNode):
     """What of a context stays when its oldest observation leaves; V = W - 1."""
@@ -74,9 +76,12 @@ class ImageWindows(struct.PyTreeNode):
 
     Rows k in 0..K, steps k in 0..K-1; step k leads from row k to row k + 1. Nothing past the end
     of an episode is real: the masks say what is, as in `Windows`.
+
+    In sequences of T windows, each of which begins a row after the one before it, frames that
+    several windows show are held once: G sequences, B = G T, Q = T + K. Else T = 1.
     """
 
-    o: Num[Array, "B K1 W H V F"]  # stacks of W frames, 0 to 255, oldest first
+    o: Num[Array, "G Q W H V F"]  # stacks of W frames, 0 to 255, oldest first
     a: Float[Array, "B K A"]
     r: Float[Array, "B K"]
     is_real_step: Bool[Array, "B K"]
@@ -85,6 +90,19 @@ class ImageWindows(struct.PyTreeNode):
     v: Float[Array, "B K1"]  # value target in reward units; 0 where absorbing
     pi: Float[Array, "B K1 A"]  # policy target; none where absorbing or not real
     weight: Float[Array, " B"]  # importance weight of the draw
+    shown: Int[Array, "B K1"] | None = (
+        None  # which q of its sequence shows row k; None: T = 1, q = k
+    )
+
+
+class ImaginedWindows(struct.PyTreeNode):
+    """D steps in the model from real frames, with targets for the states that they lead to."""
+
+    o: Num[Array, "B W H V F"]  # stacks of W frames, 0 to 255, oldest first
+    a: Float[Array, "B D A"]
+    v: Float[Array, "B D"]
+    pi: Float[Array, "B D A"]
+    weight: Float[Array, "B D"]
 
 
 class TrainState(struct.PyTreeNode):

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreaming.agent import check_losses, make_agent, make_mesh, make_search, stream
+from dreaming.agent import check_losses, make_agent, stream
 from dreaming.agent_config import AgentConfig, OptimiserConfig, ReplayConfig, TargetConfig
+from dreaming.agent_search import make_mesh, make_search
 from dreaming.config import SearchConfig
 from dreaming.errors import LossError
 from dreaming.ring import stacks
 from dreaming.types import Rows
+from experiments.flops import count_flops
 
 CONFIG = AgentConfig(
     size="nano",
@@ -84,7 +86,7 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
     slots = jnp.arange(2 * TICKS)
     direct = jax.jit(make_search(agent.model, CONFIG, make_mesh(jax.devices()[:1], CONFIG), 1.0))
     ring = jax.tree.map(jnp.asarray, ring)
-    found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots)
+    found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots, 0)
     cached = lambda name: np.asarray(getattr(state.ring, name))[: 2 * TICKS]
     for name in ("pi_search", "v_search", "v"):
         np.testing.assert_allclose(cached(name), getattr(found, name), atol=1e-5)
@@ -96,7 +98,7 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
 
 def test_a_tick_is_the_same_whenever_it_is_acted(agent, state):
     frames = np.random.default_rng(1).integers(0, 256, (2, 2, 16, 16, 1), np.uint8)
-    act = lambda tick: agent.act(state.params, state.key, tick, frames)
+    act = lambda tick: agent.act(state.params, state.key, tick, frames, 0)
     one, again, later = act(7), act(7), act(8)
     np.testing.assert_array_equal(one.pi_search, again.pi_search)
     np.testing.assert_array_equal(one.action, again.action)
@@ -150,6 +152,18 @@ def test_one_and_two_devices_learn_the_same(agents):
         ends.append(jax.tree.map(np.asarray, (state.params, state.ring, metrics)))
     for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_late_unrolls_and_sequences_cost_what_they_should():
+    """Nothing is compiled: the operations of an update are counted."""
+
+    def counted(name="learn", **fields):
+        agent = make_agent(dataclasses.replace(CONFIG, **fields), (16, 16, 1), 3, jax.devices()[:1])
+        return count_flops(getattr(agent, name), jax.eval_shape(agent.init, jax.random.key(0)))
+
+    plain, late = counted(), counted("learn_late", late_unroll_steps=4)
+    assert counted(unroll_steps=4) == late > 1.4 * plain
+    assert counted(replay=ReplayConfig(capacity=24, batch=4, sequence=2)) < 0.9 * plain
 
 
 def test_the_mesh_takes_as_many_devices_as_share_evenly():

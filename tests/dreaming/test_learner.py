@@ -9,10 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from dreaming.agent_config import AgentConfig, OptimiserConfig, TargetConfig
+from dreaming.agent_config import (
+    AgentConfig,
+    OptimiserConfig,
+    ReplayConfig,
+    ResetConfig,
+    TargetConfig,
+)
 from dreaming.errors import LossError
-from dreaming.learner import check_losses, make_optimiser, value_targets, windows
-from dreaming.ring import cut, init_ring
+from dreaming.learner import check_losses, make_optimiser, updated, value_targets, windows
+from dreaming.ring import cut, followed, init_ring
+from dreaming.types import AgentState
+from worldmodels.image_losses import of_windows
 
 CONFIG = AgentConfig(
     envs=1,
@@ -22,6 +30,7 @@ CONFIG = AgentConfig(
     real_steps=10,
     target=TargetConfig("td", td_steps=2, shorten=0.3, td_until=0.3, td_newest=0.3),
 )
+NO_RESET = ResetConfig()
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +51,20 @@ def ring():
     )
 
 
-def targets(ring, kind, real_steps, slots):
+def state_of(ring, real_steps=0, updates=0):
+    """An agent of which only the ring and the counters are looked at."""
+    nothing: Any = None
+    counts = dict(updates=jnp.int32(updates), real_steps=jnp.int32(real_steps))
+    rest = {name: nothing for name in AgentState.__dataclass_fields__}
+    return AgentState(**rest | counts | {"ring": ring})
+
+
+def targets(ring, kind, real_steps, slots, updates=0, reset=NO_RESET):
     """Value targets of rows 0..2 of each window."""
-    config = dataclasses.replace(CONFIG, target=dataclasses.replace(CONFIG.target, kind=kind))
-    return value_targets(ring, cut(ring, jnp.array(slots), 1, 5), jnp.int32(real_steps), config)
+    target = dataclasses.replace(CONFIG.target, kind=kind)
+    config = dataclasses.replace(CONFIG, target=target, reset=reset)
+    rows = cut(ring, jnp.array(slots), 1, 2 + config.most_td_steps + 1)
+    return value_targets(state_of(ring, real_steps, updates), rows, config)
 
 
 def test_targets_by_hand(ring):
@@ -66,9 +85,24 @@ def test_targets_by_hand(ring):
     np.testing.assert_allclose(targets(ring, "td", 0, [7]), [newest])
 
 
+@pytest.mark.parametrize("kind", ["mixed", "td"])
+def test_targets_anneal_with_the_updates(ring, kind):
+    """n from 3 to 2 and the discount from 0.25 to 0.5 in 10 updates, again after 20."""
+    reset = ResetConfig(every=20, anneal=10, td_steps=3, discount=0.25)
+    at = lambda updates: targets(ring, kind, 2, [4], updates, reset)[0, 0]
+    # The td target is shorter by 1: its row is 5 observations old, and 3 are worth 1.
+    own = {"mixed": 5 + 0.5 * 6 + 0.25 * 60, "td": 5 + 0.5 * 50}
+    np.testing.assert_allclose(at(10), own[kind])
+    np.testing.assert_allclose(at(19), own[kind])
+    first = {"mixed": 5 + 0.25 * 6 + 0.0625 * 7 + 70 / 64, "td": 5 + 0.25 * 6 + 0.0625 * 60}
+    np.testing.assert_allclose(at(0), first[kind])
+    np.testing.assert_allclose(at(20), first[kind])
+
+
 def test_windows_hold_what_the_ring_holds(ring):
     weight = jnp.array([1.0, 0.5])
-    found = windows(ring, jnp.array([1, 8]), weight, jnp.int32(0), jax.random.key(0), CONFIG)
+    state = state_of(ring)
+    found = windows(state, jnp.array([1, 8]), weight, jax.random.key(0), CONFIG)
     frames = found.o.reshape(2, 3, 2)
     assert frames.tolist() == [[[0, 1], [1, 2], [2, 3]], [[7, 8], [8, 9], [8, 9]]]
     assert jnp.argmax(found.a, -1)[0].tolist() == [1, 0] and found.a[1, 0].tolist() == [1, 0]
@@ -76,6 +110,30 @@ def test_windows_hold_what_the_ring_holds(ring):
     assert found.is_absorbing.tolist() == [[False, False, True], [False] * 3]
     assert found.is_real_o.tolist() == [[True] * 3, [True, True, False]]
     np.testing.assert_allclose(found.pi[0, :, 0], np.array([1, 2, 3]) / 12)
+
+
+def test_windows_in_sequence_are_the_windows_of_their_rows(ring):
+    """One sequence runs past an end into the next episode, one past what is known yet."""
+    replay = ReplayConfig(capacity=12, batch=8, sequence=4)
+    config = dataclasses.replace(CONFIG, replay=replay)
+    slots = jnp.array([1, 2, 3, 4, 8, 9, 10, 11])
+    both = [
+        windows(state_of(ring), slots, jnp.ones(8), jax.random.key(0), c) for c in (CONFIG, config)
+    ]
+    one, other = both
+    assert one.o.shape[:2] == (8, 3) and other.o.shape[:2] == (2, 6) and one.shown is None
+    frames = of_windows(other.o, other)
+    jax.tree.map(np.testing.assert_array_equal, other.replace(o=frames, shown=None), one)
+
+
+def test_sequences_weigh_as_what_was_drawn_where_a_window_may_begin(ring):
+    found = followed(ring, jnp.array([2, 8]), jnp.array([1.0, 0.5]), 3, envs=1, window=2)
+    assert [x.tolist() for x in found] == [[2, 3, 4, 8, 9, 10], [1, 0, 1, 0.5, 0, 0]]
+
+
+def test_priorities_are_what_was_found_last():
+    found = updated(jnp.array([1.0, 2, 3, 4]), jnp.array([2, 0, 2, 3]), jnp.array([0.5, 9, 0.7, 0]))
+    np.testing.assert_allclose(found, [9, 2, 0.7, 4])
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -96,6 +154,30 @@ def test_only_kernels_decay_and_steps_are_clipped(name):
         large = zero | {"scale": jnp.array([300.0, 400.0])}
         changes, _ = update(large, state, params)
         np.testing.assert_allclose(changes["scale"], [-0.1 * 1.2, -0.1 * 1.6], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("kernels", {"encoder": (True, False), "value_head": (True, False), "planes": True}),
+        ("encoder", {"encoder": (True, False), "value_head": (False, False), "planes": False}),
+        ("all", {"encoder": (True, True), "value_head": (True, True), "planes": True}),
+        ("none", {"encoder": (False, False), "value_head": (False, False), "planes": False}),
+    ],
+)
+def test_what_decays_is_chosen(which, expected):
+    config = OptimiserConfig("sgd", 1.0, warm_up=0, weight_decay=0.5, decayed=which, last=1.0)
+    optimiser = make_optimiser(config, 10)
+    layer = lambda: {"Conv_0": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+    params = {"encoder": layer(), "value_head": layer(), "planes": jnp.ones(2)}
+    zero, state = jax.tree.map(jnp.zeros_like, params), optimiser.init(params)
+    update = cast(Any, optimiser.update)
+    for _ in range(2):  # the rate of the first update is 0
+        changes, state = update(zero, state, params)
+    moved = jax.tree.map(lambda x: bool(jnp.all(x != 0)), changes)
+    of_layer = lambda found: (found["Conv_0"]["kernel"], found["Conv_0"]["bias"])
+    found = {name: x if name == "planes" else of_layer(x) for name, x in moved.items()}
+    assert found == expected
 
 
 def test_a_loss_that_is_not_a_number_is_told_by_its_name():

@@ -1,8 +1,10 @@
 """Who is slower changes nothing: decision t has the params of update u(t), the ratio is exact."""
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -15,7 +17,7 @@ from flax import struct
 
 import dreaming  # noqa: F401 (registers Catch)
 from dreaming.actors import Actors
-from dreaming.agent_config import AgentConfig, ReplayConfig, TargetConfig
+from dreaming.agent_config import AgentConfig, ReplayConfig, ResetConfig, TargetConfig
 from dreaming.errors import LossError
 from dreaming.turns import collect, is_over, learn_due, take_turn, updates_due
 from dreaming.types import Acted
@@ -66,13 +68,14 @@ class Counting:
     worth: float = 1.0
 
     def __post_init__(self):
-        self.acted, self.refreshed = [], []
+        self.acted, self.refreshed, self.reset_at, self.late_at = [], [], [], []
 
     def init(self):
         zero = jnp.int32(0)
         return State(zero, jnp.zeros(2, jnp.uint32), Ring(zero), zero, zero, zero)
 
-    def act(self, params, key, tick, stacks):
+    def act(self, params, key, tick, stacks, updates):
+        assert int(params) == updates
         time.sleep(self.acts_in)
         self.acted.append((tick, int(params)))
         a = (np.arange(ENVS) + int(params) + tick) % 3
@@ -90,6 +93,15 @@ class Counting:
     def refresh(self, state):
         self.refreshed.append(int(state.updates))
         return state
+
+    def reset(self, state):
+        assert self.refreshed[-1] == int(state.updates)
+        self.reset_at.append(int(state.updates))
+        return state
+
+    def learn_late(self, state):
+        self.late_at.append(int(state.updates))
+        return self.learn(state)
 
     def learn(self, state):
         time.sleep(self.learns_in)
@@ -144,6 +156,7 @@ def test_updates_belong_to_real_steps_exactly(undisturbed):
     for before, updates, _, _ in told[:-1]:
         assert updates == updates_due(CONFIG, before)
     assert agent.refreshed == list(range(0, 50, 4))
+    assert agent.late_at == list(range(40, 50, 2))  # after 0.8 of them
 
 
 def test_every_decision_has_the_params_of_a_turn_before(undisturbed):
@@ -152,6 +165,16 @@ def test_every_decision_has_the_params_of_a_turn_before(undisturbed):
     begun_with = [0] + [updates for _, updates, _, _ in told[:-2]]
     assert [params for _, params in agent.acted[::TICKS]] == begun_with
     assert begun_with[-1] > 0
+
+
+def test_resets_follow_the_refresh_of_their_update():
+    """Every 12 of 50 updates, but for the last 12."""
+    config = dataclasses.replace(CONFIG, reset=ResetConfig(every=12))
+    agent: Any = Counting()
+    state: Any = agent.init()
+    for real_steps in (44, 45, 68, 69, 120):
+        state, _ = learn_due(agent, config, state.replace(real_steps=jnp.int32(real_steps)))
+    assert int(state.updates) == 50 and agent.reset_at == [12, 24, 36]
 
 
 def test_updates_come_in_whole_calls():
@@ -176,4 +199,4 @@ def test_what_fails_while_collecting_is_not_lost():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        collect(Counting().act, 0, None, Broken(), range(1))  # type: ignore
+        collect(partial(Counting().act, updates=0), 0, None, Broken(), range(1))  # type: ignore

@@ -7,12 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.flops import count_flops
 from worldmodels.actions import make_head
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
-from worldmodels.image_losses import image_loss, unroll
-from worldmodels.support import scalar_to_support, squash
-from worldmodels.types import ImageWindows
+from worldmodels.image_losses import (
+    encodings,
+    image_loss,
+    imagined_loss,
+    of_windows,
+    scalar_loss,
+    unroll,
+)
+from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
+from worldmodels.types import ImageWindows, ImaginedWindows
 
 B, K, A = 4, 3, 2
 MODEL = ImageModel(
@@ -115,6 +123,70 @@ def test_gradients_reach_only_what_they_should(params, batch):
     assert size(gradient, "encoder", "dynamics", "planes") == 0
 
 
+@pytest.fixture(scope="module")
+def sequences(batch):
+    """Two sequences of two windows; the second is over after its second row."""
+    frames = np.random.default_rng(2).integers(0, 256, (2, 2 + K, 2, 16, 16, 1), np.uint8)
+    shown = jnp.array([[0, 1, 2, 3], [1, 2, 3, 4], [0, 1, 1, 1], [1, 1, 1, 1]])
+    return batch.replace(o=jnp.asarray(frames), shown=shown)
+
+
+def separated(sequences):
+    """The same windows, each with frames of its own."""
+    return sequences.replace(o=of_windows(sequences.o, sequences), shown=None)
+
+
+def test_a_sequence_encodes_less_and_sees_the_same(params, sequences):
+    random = np.random.default_rng(3)
+    weights = [jnp.asarray(random.normal(size=(B, *x, 1, 1, 16)), jnp.float32) for x in ((), (K,))]
+
+    @jax.jit
+    def encoded(params, batch):
+        def seen(params):
+            both = encodings(MODEL, params, batch.o, batch)
+            return sum(jnp.sum(x * w) for x, w in zip(both, weights, strict=True)), both
+
+        (_, both), gradient = jax.value_and_grad(seen, has_aux=True)(params)
+        return both, gradient["encoder"]
+
+    separate = separated(sequences)
+    one, other = (encoded(params, x) for x in (separate, sequences))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), one, other)
+    loss = lambda params, batch: image_loss(params, MODEL, batch, WEIGHTS)[0]
+    flops = [count_flops(loss, params, x) for x in (separate, sequences)]
+    one_encoding = count_flops(MODEL.encode, params, sequences.o[:1, 0])
+    assert flops[0] - flops[1] == one_encoding * (B - 2) * K
+
+
+@pytest.mark.slow
+def test_a_sequence_teaches_the_same(params, sequences):
+    noisy = np.random.default_rng(2).normal
+    params = jax.tree.map(lambda x: x + jnp.asarray(noisy(0, 0.1, x.shape), x.dtype), params)
+    one, other = (loss_and_gradients(params, x) for x in (separated(sequences), sequences))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), one, other)
+
+
+def test_imagined_states_teach_the_heads_alone(params):
+    """Fresh heads lose log(11) and log(2) at every state, whatever they are told."""
+    weight = jnp.array([[1.0, 0.5], [1.0, 0.0]])
+    batch = ImaginedWindows(
+        o=jnp.ones((2, 2, 16, 16, 1), jnp.uint8),
+        a=jnp.eye(A)[jnp.array([[0, 1], [1, 1]])],
+        v=jnp.array([[1.0, 2], [3, 4]]),
+        pi=jnp.array([[[1.0, 0], [0, 1]]] * 2),
+        weight=weight,
+    )
+    learned = jax.jit(
+        jax.value_and_grad(lambda p: imagined_loss(p, MODEL, batch, WEIGHTS, False), has_aux=True)
+    )
+    (loss, metrics), gradient = learned(params)
+    assert set(metrics) == {"learn/imagined_value_loss", "learn/imagined_policy_loss"}
+    np.testing.assert_allclose(loss, 2.5 / 4 * (0.25 * np.log(11) + np.log(2)), rtol=1e-5)
+    assert size(gradient, "value_head", "policy_head") > 0
+    heads = {"value_head", "policy_head", "value_net", "policy_net", "trunk"}
+    assert size(gradient, *(set(gradient) - heads)) == 0
+
+
 def test_half_of_the_gradient_enters_each_step(params):
     latent, a = MODEL.begin(jnp.ones((2, 4, 4, 16))).latent, jnp.eye(A)[None].repeat(2, 0)
     weight = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
@@ -150,6 +222,18 @@ def test_frames_of_another_shape_are_refused(params, batch):
         ValueError, match=r"\(4, 4, 2, 16, 15, 1\), expected \(4, 4, 2, 16, 16, 1\)"
     ):
         image_loss(params, MODEL, batch.replace(o=batch.o[:, :, :, :, :15]), WEIGHTS)
+
+
+def test_scalars_as_gaussian_histograms():
+    """Logits that are the histogram itself lose its entropy."""
+    x, support = jnp.array([[0.7]]), MODEL.support
+    histogram = scalar_to_histogram(squash(x), support)
+    entropy = -jnp.sum(histogram * jnp.log(histogram + 1e-30))
+    lost = scalar_loss(MODEL, jnp.log(histogram + 1e-30), x, hl_gauss=True)
+    np.testing.assert_allclose(lost[0, 0], entropy, rtol=1e-5)
+    two_hot = scalar_to_support(squash(x), support)
+    lost = scalar_loss(MODEL, jnp.log(histogram + 1e-30), x, hl_gauss=False)
+    np.testing.assert_allclose(lost, -jnp.sum(two_hot * jnp.log(histogram + 1e-30), -1), rtol=1e-5)
 
 
 def test_decoding_of_no_weight_is_not_computed(params, batch):

@@ -1,5 +1,7 @@
 """Two-hot supports give back the scalar; the bounds of a log are those worked out by hand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from worldmodels.support import (
     reward_support,
+    scalar_to_histogram,
     scalar_to_support,
     support_to_scalar,
     value_bounds,
@@ -21,6 +24,26 @@ def strict():
     """No silent promotion of ranks or types in this arithmetic."""
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield
+
+
+def test_a_gaussian_histogram_by_hand():
+    support = jnp.array([-2.0, 0, 2, 4])  # bins 2 wide from -3 to 5, so the deviation is 1.5
+    below = lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2)))
+    cuts = np.array([below((edge - 1) / 1.5) for edge in (-3, -1, 1, 3, 5)])
+    expected = np.diff(cuts) / (cuts[-1] - cuts[0])
+    found = scalar_to_histogram(jnp.array([1.0, 9.0]), support)
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    np.testing.assert_allclose(expected, [0.0881, 0.4119, 0.4119, 0.0881], atol=1e-4)
+    np.testing.assert_allclose(found[1], scalar_to_histogram(jnp.array(4.0), support), atol=1e-6)
+
+
+@pytest.mark.parametrize("x", [-2.0, -0.3, 0.0, 0.5, 1.9])
+def test_the_mean_of_a_gaussian_histogram_is_the_scalar(x):
+    support = jnp.arange(11.0) - 5
+    weights = scalar_to_histogram(jnp.array([[x]]), support)
+    assert weights.shape == (1, 1, 11)
+    assert float(weights[0, 0] @ support) == pytest.approx(x, abs=1e-3)
+    assert float(jnp.max(weights)) < 0.5  # more than two atoms share it
 
 
 @st.composite
