@@ -46,7 +46,7 @@ class Agent:
     act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F]); explores
     act_greedily: Callable[..., Acted]  # the same without Gumbel noise: for evaluation
     add: Callable[..., AgentState]  # add(state, rows)
-    refresh: Callable[[AgentState], AgentState]  # copy params to target params, search everything
+    refresh: Callable[[AgentState], AgentState]  # search everything that is stored
     learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
 
 
@@ -109,7 +109,6 @@ def init_agent(model: ImageModel, config: AgentConfig, key: jax.Array) -> AgentS
     zero = jnp.int32(0)
     return AgentState(
         params=params,
-        target_params=params,
         opt_state=make_optimiser(config.optimiser, config.updates).init(params),
         ring=init_ring(config.replay.capacity, config.envs, model.frame, model.head.size),
         key=jax.random.key_data(key),
@@ -179,9 +178,10 @@ def add_rows(state: AgentState, rows: Rows) -> AgentState:
 def make_refresh(
     search: Callable[..., Acted], config: AgentConfig, everywhere: NamedSharding
 ) -> Callable[[AgentState], AgentState]:
-    """`refresh(state)`: new target params, and one search under them at every stored state.
+    """`refresh(state)`: one search at every stored state, under the params there are now.
 
-    Unaugmented frames, no gradient. Until the next version all targets are look-ups.
+    They are the target params until the next version: unaugmented frames, no gradient. All targets
+    are look-ups in what was said here, so no copy of them is kept.
     """
     size = config.refresh_batch
 
@@ -206,7 +206,6 @@ def make_refresh(
             version=jnp.where(is_filled, version, ring.version),
         )
         return state.replace(
-            target_params=state.params,
             ring=ring,
             version=version,
             searches=state.searches + count,

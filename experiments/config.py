@@ -220,6 +220,29 @@ class ExportConfig:
 
 
 @dataclass
+class PackConfig:
+    """What of an online run on images goes to another machine."""
+
+    run: str = MISSING  # a run directory of `online`, finished or not
+    to: str = MISSING  # a new directory for the parts and their manifest
+    optimiser: str = "float32"  # bfloat16: its moments in half the bytes, not exactly
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class UnpackConfig:
+    """Where a packed run goes on."""
+
+    path: str = MISSING  # the directory that was packed
+    to: str = MISSING  # a new run directory
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
 class ReportConfig:
     """One run, or all runs below a directory."""
 
@@ -277,6 +300,7 @@ CHOICES = {
     "agent.optimiser.name": ("adamw", "sgd"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
+    "optimiser": ("float32", "bfloat16"),
     "part": ("all", "vectors", "images"),
     "size": ("nano", "small", "base"),
     "compute": ("auto", "float32", "bfloat16"),

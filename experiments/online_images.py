@@ -29,6 +29,7 @@ from experiments.report import render, to_json
 from experiments.stopping import Stopped
 
 NAME = "learn"  # of the stage whose state is saved on the way
+STATE_VERSION = 2  # of what is saved of an agent and its environments
 KNOBS = {x: f"agent.{x}" for x in ("replay.capacity", "replay.batch", "refresh_batch", "size")}
 
 
@@ -44,7 +45,7 @@ def learn_from_images(
         atomic_write(run_dir / "config.yaml", config_yaml(config))
     env = config.env
     make_env = lambda: make_real(env.id, **env.options)
-    actors = Actors(make_env, config.agent.envs, config.seed, config.agent.window)
+    actors = make_actors(config, make_env)
     shape = config.agent, actors.frame, actors.num_actions
     try:
         with explained(lambda: agent_knobs(*shape, KNOBS)):
@@ -63,11 +64,18 @@ def learn_from_images(
     return result
 
 
+def make_actors(config: OnlineConfig, make_env: Callable) -> Actors:
+    """The environments of a run; they remember what the ring shows."""
+    agent = config.agent
+    keep = agent.replay.capacity // agent.envs
+    return Actors(make_env, agent.envs, config.seed, agent.window, keep)
+
+
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
     """The fields that each stage depends on; a run of other fields is another run."""
     every = dataclasses.asdict(config)
     learned = {name: every[name] for name in ("seed", "env", "agent")}
-    learned["ticks"] = config.collect.ticks
+    learned |= {"ticks": config.collect.ticks, "state": STATE_VERSION}
     return {NAME: learned, "evaluate": learned | {"evaluation": every["evaluation"]}}
 
 
