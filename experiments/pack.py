@@ -8,7 +8,8 @@ the moments of the optimiser; then it does not.
 Examples:
   dreaming pack run=runs/online/dreaming/Catch-v0/seed0 to=packs/catch
   dreaming pack run=path/to/run to=packs/pong optimiser=bfloat16
-  dreaming unpack path=packs/catch to=path/to/run
+  dreaming pack run=path/to/run to=/media/stick/run
+Then, on the other machine: dreaming unpack path=... to=...
 """
 
 import sys

@@ -2,10 +2,11 @@
 
 The real task is needed: episodes are repeated from their seeds, and what they
 show is verified by hash. Nothing is overwritten. Then the command that began
-the run goes on with it, given hydra.run.dir=. Examples:
+the run goes on with it: dreaming online env=catch hydra.run.dir=runs/moved
+Examples:
+  dreaming unpack path=packs/catch to=runs/moved
   dreaming unpack path=packs/catch to=runs/online/dreaming/Catch-v0/seed0
   dreaming unpack path=/media/stick/pong to=runs/pong
-  dreaming online env=catch hydra.run.dir=runs/catch   (goes on)
 """
 
 import shutil

@@ -13,7 +13,7 @@ import pytest
 from dreaming import packing
 from dreaming.checkpoint import seal, unseal
 from envs.real import make_real
-from experiments import online, online_images, pack, unpack
+from experiments import online, pack, unpack
 from tests.experiments.conftest import as_users_run
 from tests.experiments.test_online_images import TINY, assert_same_end, metrics, stop_after, units
 
@@ -244,5 +244,3 @@ def test_only_what_is_known_is_squeezed_and_comes_back():
 def test_squeezing_a_normal_saves_most_of_its_exponents():
     x = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
     assert 0.8 < len(packing.squeeze(x)) / x.nbytes < 0.9
-
-
