@@ -175,6 +175,7 @@ class EvaluateConfig:
     """Returns of a saved policy."""
 
     policy: str = MISSING  # directory of a saved policy, such as runs/.../policy
+    search: bool = True  # an agent for images looks ahead; false = by its policy head alone
     seed: int = 0  # 0 = the very episodes of a run's report
     env: EnvConfig = field(default_factory=EnvConfig)
     world: str | None = None  # a .dream file to score it in, instead or as well

@@ -13,12 +13,12 @@ import numpy as np
 from dreaming import statistics
 from dreaming.actors import Actors
 from dreaming.agent import Agent, make_agent
+from dreaming.agent_policy import AgentPolicy, save_agent_policy
 from dreaming.checkpoint import atomic_write, state_sha256
 from dreaming.evaluate import evaluate
 from dreaming.turns import is_over, learn_due, take_turn
 from dreaming.types import AgentState
 from envs.real import make_real
-from envs.types import Features, action_features
 from experiments.config import OnlineConfig
 from experiments.desk import Desk
 from experiments.loop import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
@@ -52,10 +52,12 @@ def learn_from_images(
             run = Run(config, make_agent(*shape), actors, desk)
             run.resume()
             run.learn(stop)
-            returns = run.evaluate(make_env, stop)
+            policy = run.policy(make_env)
+            returns = run.evaluate(policy, make_env, stop)
     finally:
         actors.close()
     result = run.result(returns)
+    save_agent_policy(run_dir / "policy", policy)
     figures = {"returns": {"deployed": returns["deployed"].tolist()}}
     atomic_write(run_dir / "config.yaml", config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
@@ -139,19 +141,19 @@ class Run:
         info = {"actors": self.actors.saved(), "seconds": seconds}
         self.desk.stages.commit(NAME, jax.device_get(self.state), info)
 
-    def evaluate(self, make_env: Callable, stop: Callable) -> dict[str, np.ndarray]:
-        """Returns of fresh episodes, acting by search without noise."""
-        env, count = make_env(), self.config.evaluation.episodes
-        spaces = Features(env.observation_space), action_features(env.action_space)
+    def policy(self, make_env: Callable) -> AgentPolicy:
+        """What was learned, to act with."""
+        env, config, state = make_env(), self.config, self.state
         env.close()
-        params, key, size = self.state.params, self.state.key, self.actors.num_actions
-        done = 0
+        card = {"env": config.env.id, "real_steps": int(state.real_steps)}
+        spaces = env.observation_space, env.action_space
+        return AgentPolicy(state.params, state.key, config.agent, *spaces, card, self.agent)
 
-        def act(context: Any, keys: Any, legal: Any) -> np.ndarray:
-            shape = (*context.o.shape[:2], *self.actors.frame)
-            frames = context.o.reshape(shape).astype(np.uint8)
-            acted = self.agent.act_greedily(params, key, 0, frames)
-            return np.eye(size, dtype=np.float32)[np.asarray(acted.action)]
+    def evaluate(
+        self, policy: AgentPolicy, make_env: Callable, stop: Callable
+    ) -> dict[str, np.ndarray]:
+        """Returns of fresh episodes, acting by search without noise."""
+        count, done = self.config.evaluation.episodes, 0
 
         def work(update: Callable) -> dict[str, np.ndarray]:
             def told(finished: int) -> None:
@@ -162,11 +164,11 @@ class Run:
 
             found = evaluate(
                 make_env,
-                act,
+                policy.rows(search=True),
                 range(REPORT_SEED, REPORT_SEED + count),
-                observation=spaces[0],
-                action=spaces[1],
-                window=self.config.agent.window,
+                observation=policy.observation,
+                action=policy.action,
+                window=policy.window,
                 progress=told,
             )
             return {"deployed": found.returns, "steps": np.array(found.steps)}

@@ -13,7 +13,7 @@ import gymnasium
 import pytest
 
 from dreaming import turns
-from experiments import online, online_images
+from experiments import evaluate, online, online_images
 from tests.experiments.conftest import as_users_run
 
 ROOT = Path(__file__).parents[2]
@@ -206,3 +206,18 @@ def test_bad_input_is_told_in_one_line(words, told, tmp_path, capsys):
     assert go_on(tmp_path / "run", *words) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and told in line, line
+
+
+def test_the_policy_of_a_run_repeats_its_report_and_can_act_without_search(
+    finished, tmp_path, capsys
+):
+    words = [f"policy={finished / 'policy'}", "env=catch", "evaluation.episodes=4"]
+    assert evaluate.main([*words, f"json={tmp_path / 'out.json'}"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["real_return"] == result(finished)["deployed_return"]
+    assert found["real_steps"] == result(finished)["evaluation_steps"]
+    assert evaluate.main([*words, "search=false", f"json={tmp_path / 'out.json'}"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["real_return"]["episodes"] == 4
+    capsys.readouterr()
+    assert evaluate.main([words[0], "env=cartpole"]) == 2
+    assert "CartPole-v1 has the observation space" in capsys.readouterr().err
