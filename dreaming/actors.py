@@ -18,6 +18,7 @@ from gymnasium.spaces import Box, Discrete
 from jaxtyping import Float, Int, UInt8
 
 from dreaming.errors import EnvError, SpaceError
+from dreaming.recording import Recording
 from dreaming.types import Rows
 from envs.real import call_task, task_name
 
@@ -77,6 +78,7 @@ class Actor:
         self.episode, self.actions, self.past = -1, list[int](), deque[list[int]]()
         self.ended = True  # an episode begins at the next step
         self.earned = 0.0
+        self.recording: Recording | None = None
 
     def begin(self) -> None:
         """The next episode."""
@@ -92,6 +94,8 @@ class Actor:
         seed = episode_seed(self.seed, self.row, self.episode)
         o, _ = call_task(self.env, "reset", seed=seed)
         self.stack[:] = self._seen(o)
+        if self.recording is not None:
+            self.recording.begin(self.episode, o)
 
     def step(self, action: int) -> tuple[float, bool, bool, float | None]:
         """(reward, terminated, truncated, the return of an episode that ended here).
@@ -108,6 +112,8 @@ class Actor:
         self.stack = np.concatenate([self.stack[1:], self._seen(o)[None]])
         self.earned += float(r)
         self.ended = bool(terminated or truncated)
+        if self.recording is not None:
+            self.recording.step(self.first + action, o, r, bool(terminated), bool(truncated))
         closed = self.earned if self.ended else None
         return float(r), bool(terminated), bool(truncated and not terminated), closed
 
@@ -175,7 +181,10 @@ class Actor:
 
 
 class Actors:
-    """E environments. `stacks` is what they show now: [E, W, H, V, F]; `keep` as for `Actor`."""
+    """E environments. `stacks` is what they show now: [E, W, H, V, F].
+
+    `keep` as for `Actor`; with `record`, episodes are kept as traces until they are taken.
+    """
 
     def __init__(
         self,
@@ -184,6 +193,7 @@ class Actors:
         seed: int,
         window: int,
         keep: int = 0,
+        record: bool = False,
     ):
         envs = [make_env() for _ in range(num)]
         space = envs[0].action_space
@@ -195,6 +205,9 @@ class Actors:
         self.num_actions = int(space.n)
         self.frame = frame_shape(envs[0].observation_space)
         self.each = [Actor(env, row, seed, window, keep) for row, env in enumerate(envs)]
+        self.recordings = [Recording(env, row) for row, env in enumerate(envs) if record]
+        for actor, recording in zip(self.each, self.recordings, strict=False):
+            actor.recording = recording
         self.pool = ThreadPoolExecutor(min(num, MOST_THREADS))
 
     def begin(self) -> None:

@@ -66,15 +66,15 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
         advice = "evaluate it in the task it was made for"
         loop.check_spaces(config.env, *spaces, "the policy", advice)
         limit = loop.task_limit(config.env) or policy.card.get("horizon")
-        if limit is None:
-            raise ConfigError(
-                f"{config.env.id} has no step limit; add +env.options.max_episode_steps=1000"
-            )
         first = loop.REPORT_SEED + config.seed * episodes
         seeds = list(range(first, first + episodes))
         with progress.stage("real", total=episodes) as stage:
             if isinstance(policy, AgentPolicy):
                 returns, lengths = agent_returns(config, policy, limit, seeds, stage.update)
+            elif limit is None:
+                raise ConfigError(
+                    f"{config.env.id} has no step limit; add +env.options.max_episode_steps=1000"
+                )
             else:
                 real = loop.real_scorer(config.env, *spaces, policy.window, limit)
                 returns, lengths = real(policy.params, seeds, stage.update)
@@ -89,7 +89,7 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
 
 
 def agent_returns(
-    config: EvaluateConfig, policy: Any, limit: int, seeds: list[int], update: Callable
+    config: EvaluateConfig, policy: Any, limit: int | None, seeds: list[int], update: Callable
 ) -> tuple[Any, Any]:
     """(returns, lengths) of an online agent's real episodes."""
     from dreaming.evaluate import evaluate

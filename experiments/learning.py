@@ -53,7 +53,7 @@ def section(result: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
         return ""
     end, deployed = float(result.get("real_steps") or x[-1]), result.get("deployed_return")
     ends = [(end, deployed["mean"], *deployed["ci"])] if deployed else []
-    svg = plots.learning([binned(x, y, end)], ends, points=(x, y))
+    svg = plots.learning([binned(x, y, end)], ends, points=(x.tolist(), y.tolist()))
     return page.section(
         "Return while it was learned",
         "Each point is what the episodes earned that ended there, exploration included; the line "

@@ -16,9 +16,11 @@ from dreaming.agent import Agent, make_agent
 from dreaming.agent_policy import AgentPolicy, save_agent_policy
 from dreaming.checkpoint import atomic_write, state_sha256
 from dreaming.evaluate import evaluate
+from dreaming.recording import extend_once
 from dreaming.turns import is_over, learn_due, take_turn
 from dreaming.types import AgentState
 from envs.real import make_real
+from envs.types import Trace
 from experiments.config import OnlineConfig
 from experiments.desk import Desk
 from experiments.loop import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
@@ -49,7 +51,7 @@ def learn_from_images(
     shape = config.agent, actors.frame, actors.num_actions
     try:
         with explained(lambda: agent_knobs(*shape, KNOBS)):
-            run = Run(config, make_agent(*shape), actors, desk)
+            run = Run(config, make_agent(*shape), actors, desk, run_dir)
             run.resume()
             run.learn(stop)
             policy = run.policy(make_env)
@@ -70,7 +72,8 @@ def make_actors(config: OnlineConfig, make_env: Callable) -> Actors:
     """The environments of a run; they remember what the ring shows."""
     agent = config.agent
     keep = agent.replay.capacity // agent.envs
-    return Actors(make_env, agent.envs, config.seed, agent.window, keep)
+    record = config.collect.traces
+    return Actors(make_env, agent.envs, config.seed, agent.window, keep, record)
 
 
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
@@ -84,8 +87,11 @@ def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
 class Run:
     """A run: the agent's state, its environments, and what was saved of both."""
 
-    def __init__(self, config: OnlineConfig, agent: Agent, actors: Actors, desk: Desk):
+    def __init__(
+        self, config: OnlineConfig, agent: Agent, actors: Actors, desk: Desk, run_dir: Path
+    ):
         self.config, self.agent, self.actors, self.desk = config, agent, actors, desk
+        self.folder, self.traces = run_dir / "traces", list[Trace]()
         self.state: AgentState
         self.seconds = 0.0  # of the attempts before this one
 
@@ -118,6 +124,7 @@ class Run:
                 self.state, collected, metrics = take_turn(
                     self.agent, config, self.actors, self.state, ticks, thread
                 )
+                self.traces += [x for each in self.actors.recordings for x in each.take()]
                 if collected.returns:
                     metrics["collect/return"] = float(np.mean(collected.returns))
                 if collected.real_steps:  # a resumed run tells lines by their step
@@ -136,10 +143,21 @@ class Run:
         self.desk.seconds[NAME] = self.desk.stages.info(NAME)["seconds"]
 
     def save(self, shown: Stage) -> None:
-        """Commit everything that the rest of the run depends on."""
+        """Commit everything that the rest of the run depends on, and the episodes before it."""
+        self.record()
         seconds = round(self.seconds + shown.elapsed, 3)
         info = {"actors": self.actors.saved(), "seconds": seconds}
         self.desk.stages.commit(NAME, jax.device_get(self.state), info)
+
+    def record(self) -> None:
+        """Add what was played to the log; in the end episodes that were cut, too."""
+        recordings = self.actors.recordings
+        if not recordings:
+            return
+        if is_over(self.config.agent, self.state):
+            self.traces += [x for each in recordings for x in each.running()]
+        extend_once(self.folder, self.traces, recordings[0].env)
+        self.traces = []
 
     def policy(self, make_env: Callable) -> AgentPolicy:
         """What was learned, to act with."""

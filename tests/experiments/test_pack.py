@@ -166,7 +166,9 @@ class Other(gymnasium.ObservationWrapper):
 class Smaller(gymnasium.ObservationWrapper):
     """The task in another size."""
 
-    observation_space = gymnasium.spaces.Box(0, 255, (20, 20, 1), np.uint8)
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (20, 20, 1), np.uint8)
 
     def observation(self, observation):
         return observation[::2, ::2]
