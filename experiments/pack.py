@@ -1,4 +1,4 @@
-"""Pack an online run on images into a few small files, to go on elsewhere.
+"""Pack an online run on images into a few small files.
 
 Packed is the newest checkpoint without its frames, which `unpack` rebuilds by
 repeating the recorded actions from the recorded seeds: parts of at most 16 MiB,

@@ -1,4 +1,4 @@
-"""Make a run directory of what was packed, so that the run goes on here.
+"""Make a run directory of a packed run, to go on with it.
 
 The real task is needed: episodes are repeated from their seeds, and what they
 show is verified by hash. Nothing is overwritten. Then the command that began
@@ -46,6 +46,7 @@ def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
     from dreaming.checkpoint import atomic_write, decode
     from dreaming.packing import files_of, read_pack, with_frames
     from dreaming.stages import Stages
+    from envs.atomic import sync_directory
     from experiments.loop import root_key
     from experiments.online_images import NAME, stage_fields
 
@@ -64,6 +65,7 @@ def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
         draft.replace(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    sync_directory(target.parent)
     return int(state.real_steps), packed.manifest
 
 
