@@ -36,6 +36,12 @@ def load_world(path: Any, trust: bool = False) -> Any:
 
 def load_policy(path: Any) -> Any:
     """The policy saved in a directory: `act(observation)` and `reset()`."""
+    from pathlib import Path
+
+    if (Path(path) / "agent.json").exists():  # of an online agent; needs what it was learned with
+        from dreaming.agent_policy import load_agent_policy
+
+        return load_agent_policy(Path(path))
     from dreaming.policy import load_policy
 
     return load_policy(path)

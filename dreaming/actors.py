@@ -1,11 +1,14 @@
 """Real environments that step together in threads, and can be put back where they were.
 
 What an environment does follows from the seeds of its episodes and the actions taken in them. So a
-saved state holds no emulator, only what the running episodes were told; `restore` repeats it.
+saved state holds no emulator, only what the episodes were told: those that run, which `restore`
+repeats, and those before them whose frames are still in the ring, which `replay` shows again.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +18,12 @@ from gymnasium.spaces import Box, Discrete
 from jaxtyping import Float, Int, UInt8
 
 from dreaming.errors import EnvError, SpaceError
+from dreaming.recording import Recording
 from dreaming.types import Rows
 from envs.real import call_task, task_name
 
 MOST_THREADS = 16
+OTHER = "the task is not the one that the run learned in, or not repeatable"
 
 
 def is_image(space: gymnasium.Space) -> bool:
@@ -38,25 +43,59 @@ def episode_seed(seed: int, row: int, episode: int) -> int:
     return int(source.generate_state(1)[0])
 
 
-class Actor:
-    """One environment: its newest frames, oldest first, and what its running episode was told."""
+def rows_of(episodes: Iterable[list[int]]) -> int:
+    """How many rows of a ring so many episodes fill, by their actions."""
+    return sum(len(actions) + 1 for actions in episodes)
 
-    def __init__(self, env: gymnasium.Env, row: int, seed: int, window: int):
-        self.env, self.row, self.seed = env, row, seed
+
+def written(actions: list[int]) -> str:
+    """Actions as text: a JSON number each would take a line each."""
+    return " ".join(map(str, actions))
+
+
+def read(actions: str) -> list[int]:
+    """What was `written`."""
+    return [int(action) for action in actions.split()]
+
+
+def rows_told(saved: dict[str, Any]) -> int:
+    """How many rows of a ring a saved actor can show again."""
+    return rows_of(map(read, saved["past"])) + len(read(saved["actions"]))
+
+
+class Actor:
+    """One environment: its newest frames, oldest first, and what its episodes were told.
+
+    Of the episodes before the running one, those are remembered that the newest `keep` rows of it
+    show; each has a row more than actions.
+    """
+
+    def __init__(self, env: gymnasium.Env, row: int, seed: int, window: int, keep: int = 0):
+        self.env, self.row, self.seed, self.keep = env, row, seed, keep
         self.frame = frame_shape(env.observation_space)
         self.stack = np.zeros((window, *self.frame), np.uint8)
         self.first = int(getattr(env.action_space, "start", 0))
-        self.episode, self.actions = -1, list[int]()
+        self.episode, self.actions, self.past = -1, list[int](), deque[list[int]]()
         self.ended = True  # an episode begins at the next step
         self.earned = 0.0
+        self.recording: Recording | None = None
 
     def begin(self) -> None:
         """The next episode."""
-        self.episode, self.actions = self.episode + 1, []
-        self.ended, self.earned = False, 0.0
+        if self.episode >= 0:
+            self.past.append(self.actions)
+        while self.past and rows_of([*self.past][1:]) >= self.keep:
+            self.past.popleft()
+        self.episode += 1
+        self._reset()
+
+    def _reset(self) -> None:
+        self.actions, self.ended, self.earned = [], False, 0.0
         seed = episode_seed(self.seed, self.row, self.episode)
         o, _ = call_task(self.env, "reset", seed=seed)
         self.stack[:] = self._seen(o)
+        if self.recording is not None:
+            self.recording.begin(self.episode, o)
 
     def step(self, action: int) -> tuple[float, bool, bool, float | None]:
         """(reward, terminated, truncated, the return of an episode that ended here).
@@ -73,24 +112,56 @@ class Actor:
         self.stack = np.concatenate([self.stack[1:], self._seen(o)[None]])
         self.earned += float(r)
         self.ended = bool(terminated or truncated)
+        if self.recording is not None:
+            self.recording.step(self.first + action, o, r, bool(terminated), bool(truncated))
         closed = self.earned if self.ended else None
         return float(r), bool(terminated), bool(truncated and not terminated), closed
 
     def saved(self) -> dict[str, Any]:
-        """What `restore` needs, as JSON."""
-        return {"episode": self.episode, "actions": self.actions.copy(), "sha256": self._sha256()}
+        """What `restore` and `replay` need, as JSON."""
+        return {
+            "episode": self.episode,
+            "actions": written(self.actions),
+            "past": [written(actions) for actions in self.past],
+            "sha256": self._sha256(),
+        }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Repeat what the running episode was told. `EnvError` when other frames are seen."""
-        self.episode = saved["episode"] - 1
-        self.begin()
-        for action in saved["actions"]:
-            self.step(action)
+    def restore(self, saved: dict[str, Any], show: Callable = lambda frame: None) -> None:
+        """Repeat what the running episode was told. `EnvError` when other frames are seen.
+
+        `show` is given the frames that steps left, as in `replay`.
+        """
+        self.past = deque(read(actions) for actions in saved["past"])
+        self.episode = saved["episode"]
+        self._repeat(read(saved["actions"]), show)
         if self._sha256() != saved["sha256"]:
             raise EnvError(
                 f"{self._where()}: the same seed and actions show another frame than before the "
                 "run was stopped, so it cannot go on exactly; start again in another hydra.run.dir"
             )
+
+    def replay(self, saved: dict[str, Any], show: Callable[[Any], None]) -> None:
+        """`restore`, after the episodes before it: `show(frame [H, V, F])` for each row there was.
+
+        Raises `EnvError` when they end elsewhere than they did.
+        """
+        past = [read(actions) for actions in saved["past"]]
+        for number, actions in enumerate(past, saved["episode"] - len(past)):
+            self.episode = number
+            self._repeat(actions, show)
+            if not self.ended:
+                raise EnvError(f"{self._where()}: goes on, but ended when it was recorded; {OTHER}")
+            show(self.stack[-1])
+        self.restore(saved, show)
+
+    def _repeat(self, actions: list[int], show: Callable[[Any], None]) -> None:
+        """Episode number `self.episode` from its seed."""
+        self._reset()
+        for action in actions:
+            if self.ended:
+                raise EnvError(f"{self._where()}: ended, but went on when it was recorded; {OTHER}")
+            show(self.stack[-1])
+            self.step(action)
 
     def _sha256(self) -> str:
         return hashlib.sha256(self.stack.tobytes()).hexdigest()
@@ -110,9 +181,20 @@ class Actor:
 
 
 class Actors:
-    """E environments. `stacks` is what they show now: [E, W, H, V, F]."""
+    """E environments. `stacks` is what they show now: [E, W, H, V, F].
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env], num: int, seed: int, window: int):
+    `keep` as for `Actor`; with `record`, episodes are kept as traces until they are taken.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        num: int,
+        seed: int,
+        window: int,
+        keep: int = 0,
+        record: bool = False,
+    ):
         envs = [make_env() for _ in range(num)]
         space = envs[0].action_space
         if not (is_image(envs[0].observation_space) and isinstance(space, Discrete)):
@@ -122,7 +204,10 @@ class Actors:
             )
         self.num_actions = int(space.n)
         self.frame = frame_shape(envs[0].observation_space)
-        self.each = [Actor(env, row, seed, window) for row, env in enumerate(envs)]
+        self.each = [Actor(env, row, seed, window, keep) for row, env in enumerate(envs)]
+        self.recordings = [Recording(env, row) for row, env in enumerate(envs) if record]
+        for actor, recording in zip(self.each, self.recordings, strict=False):
+            actor.recording = recording
         self.pool = ThreadPoolExecutor(min(num, MOST_THREADS))
 
     def begin(self) -> None:
@@ -160,12 +245,33 @@ class Actors:
         return Rows(**arrays), real_steps, returns
 
     def saved(self) -> list[dict[str, Any]]:
-        """What `restore` needs, as JSON."""
+        """What `restore` and `replay` need, as JSON."""
         return [actor.saved() for actor in self.each]
 
     def restore(self, saved: Sequence[dict[str, Any]]) -> None:
         """Put every environment back where it was. Raises `EnvError` if one does not repeat."""
         list(self.pool.map(Actor.restore, self.each, saved))
+
+    def replay(
+        self, saved: Sequence[dict[str, Any]], ticks: int, capacity: int
+    ) -> UInt8[np.ndarray, "N H V F"]:
+        """The frames of a ring of `capacity` after so many ticks; environments are put back, too.
+
+        What was overwritten in the ring is overwritten here. Raises `EnvError`.
+        """
+        rows = capacity // len(self.each)
+        o = np.zeros((rows, len(self.each), *self.frame), np.uint8)
+
+        def replay(actor: Actor, told: dict[str, Any]) -> None:
+            ticked = itertools.count(ticks - rows_told(told))
+
+            def show(frame: Any) -> None:
+                o[next(ticked) % rows, actor.row] = frame
+
+            actor.replay(told, show)
+
+        list(self.pool.map(replay, self.each, saved))
+        return o.reshape(capacity, *self.frame)
 
     def close(self) -> None:
         """Close all environments."""

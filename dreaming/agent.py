@@ -45,7 +45,7 @@ class Agent:
     act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F], updates); explores
     act_greedily: Callable[..., Acted]  # the same without Gumbel noise: for evaluation
     add: Callable[..., AgentState]  # add(state, rows)
-    refresh: Callable[[AgentState], AgentState]  # copy params to target params, search everything
+    refresh: Callable[[AgentState], AgentState]  # search everything that is stored
     reset: Callable[[AgentState], AgentState]  # shrink and perturb; the targets stay
     learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
     learn_late: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]  # where `is_late`
@@ -107,7 +107,6 @@ def init_agent(model: ImageModel, config: AgentConfig, key: jax.Array) -> AgentS
     zero = jnp.int32(0)
     return AgentState(
         params=params,
-        target_params=params,
         opt_state=make_optimiser(config.optimiser, config.updates).init(params),
         ring=init_ring(config.replay.capacity, config.envs, model.frame, model.head.size),
         key=jax.random.key_data(key),
@@ -150,10 +149,11 @@ def make_refresh(
     config: AgentConfig,
     everywhere: NamedSharding,
 ) -> Callable[[AgentState], AgentState]:
-    """`refresh(state)`: new target params, and one search under them at every stored state and, if
-    asked for, at imagined ones.
+    """`refresh(state)`: one search at every stored state and, if asked for, at imagined ones, under
+    the params there are now.
 
-    Unaugmented frames, no gradient. Until the next version all targets are look-ups.
+    They are the target params until the next version: unaugmented frames, no gradient. All targets
+    are look-ups in what was said here, so no copy of them is kept.
     """
     size, rule = config.refresh_batch, config.imagine
 
@@ -177,12 +177,7 @@ def make_refresh(
             v=v,
             version=jnp.where(is_filled, version, ring.version),
         )
-        state = state.replace(
-            target_params=state.params,
-            ring=ring,
-            version=version,
-            searches=state.searches + count,
-        )
+        state = state.replace(ring=ring, version=version, searches=state.searches + count)
         if rule.weight == 0:
             return state
         return state.replace(
@@ -208,7 +203,7 @@ def make_reset(
 def make_learn(
     model: ImageModel, config: AgentConfig, spread: Callable, everywhere: NamedSharding
 ) -> Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]:
-    """`learn(state)`: `config.updates_per_call` updates, in one program where there is an accelerator."""
+    """`learn(state)`: `config.updates_per_call` updates, one program where it is fast as one."""
     update = make_update(model, config, spread)
     step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
     compiled = lambda f: jax.jit(f, donate_argnums=0, out_shardings=everywhere)

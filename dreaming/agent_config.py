@@ -35,7 +35,7 @@ class TargetConfig:
     shorten: float = 0.3  # "td": n falls by 1 per so much of `real_steps` that a row is old
     td_until: float = 0.3  # "mixed": n-step alone until this share of `real_steps`
     td_newest: float = 0.05  # "mixed": n-step ever after for the newest rows, in `real_steps`
-    every: int = 200  # updates between two copies of params into the target params
+    every: int = 200  # updates between two refreshes, each under the params of its time
 
 
 @dataclass
@@ -92,7 +92,7 @@ class AgentConfig:
     learn_after: int = 2000  # real steps before the first update
     updates_per_step: float = 1.0  # replay ratio, counted from `learn_after` on
     updates_per_call: int = 10  # in one compiled program; divides `target.every`
-    refresh_batch: int = 256  # states searched at once after a target copy; thousands on a GPU
+    refresh_batch: int = 256  # states that a refresh searches at once; thousands on a GPU
     augment: bool = True  # shift and intensity of what is learned from
     compute: str = "auto"  # "float32", "bfloat16", or auto: bfloat16 where there is an accelerator
     search: SearchConfig = field(default_factory=_search)

@@ -8,7 +8,7 @@ Every unit is verified before it is loaded, since no array format notices a flip
 Why not Orbax here, although it is fast enough (2 MB: 50 ms to save, 20 ms to load): it refuses
 arrays of size zero (the past actions of a context of one observation) and scalars, a failed write
 leaves threads that wait for minutes and print tracebacks over our one line, and its writes happen
-where no test can stop them one by one. Sharded states would need it; `_encode` and `_open` are
+where no test can stop them one by one. Sharded states would need it; `encode` and `_open` are
 the two functions to change.
 """
 
@@ -62,8 +62,8 @@ def commit(
     `extra` is kept beside it as JSON. Raises `CheckpointError`, with the previous unit intact.
     """
     directory = Path(directory)
-    leaves, data = _encode(state)
-    manifest = _seal(
+    leaves, data = encode(state)
+    manifest = seal(
         {
             "schema_version": SCHEMA_VERSION,
             "stage": stage,
@@ -113,7 +113,7 @@ def load(
                 f"{saved.path}: its {name} is {saved.manifest[name]}, expected {wanted}; "
                 "delete it, or choose another hydra.run.dir"
             )
-    return _decode(saved, abstract_state)
+    return decode(saved, abstract_state)
 
 
 def state_sha256(*states: Any) -> str:
@@ -137,7 +137,7 @@ class NoState(CheckpointError):
     """A directory without a complete, undamaged state."""
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """A unit whose bytes are not what its manifest says."""
 
 
@@ -160,7 +160,7 @@ def _is_plain(leaf: Any) -> bool:
     return isinstance(leaf, bool | int | float | str) and not isinstance(leaf, np.generic)
 
 
-def _encode(state: Any) -> tuple[list[dict[str, Any]], bytes]:
+def encode(state: Any) -> tuple[list[dict[str, Any]], bytes]:
     """A description of every leaf, and the bytes of those that are arrays."""
     leaves, arrays = [], {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -173,7 +173,8 @@ def _encode(state: Any) -> tuple[list[dict[str, Any]], bytes]:
     return leaves, safetensors.numpy.save(arrays)
 
 
-def _decode(saved: Saved, abstract_state: Any) -> Any:
+def decode(saved: Saved, abstract_state: Any) -> Any:
+    """The state of a unit in the structure of `abstract_state`. Raises `CheckpointError`."""
     wanted, structure = jax.tree_util.tree_flatten_with_path(abstract_state)
     kinds = {jax.tree_util.keystr(path) or ".": _kind(leaf) for path, leaf in wanted}
     stored = {leaf["path"]: leaf for leaf in saved.manifest["leaves"]}
@@ -204,8 +205,8 @@ def _kind(leaf: Any) -> str:
     return f"{np.dtype(x.dtype).name}{list(x.shape)}"
 
 
-def _seal(manifest: dict[str, Any]) -> bytes:
-    """A manifest as bytes that prove themselves: any other bytes fail `_unseal`."""
+def seal(manifest: dict[str, Any]) -> bytes:
+    """A manifest as bytes that prove themselves: any other bytes fail `unseal`."""
     text = json.dumps(manifest, default=lambda x: np.asarray(x).tolist())
     manifest = json.loads(text)  # keys are strings now, and NumPy's numbers plain ones
     text = json.dumps(manifest, sort_keys=True)
@@ -213,24 +214,25 @@ def _seal(manifest: dict[str, Any]) -> bytes:
     return json.dumps({"manifest": manifest, "sha256": digest}, indent=1, sort_keys=True).encode()
 
 
-def _unseal(data: bytes) -> dict[str, Any]:
+def unseal(data: bytes) -> dict[str, Any]:
+    """What was sealed. Raises `Damaged`."""
     try:
         manifest = json.loads(data)["manifest"]
-        intact = _seal(manifest) == data
+        intact = seal(manifest) == data
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _Damaged(f"{MANIFEST} is damaged") from error
+        raise Damaged(f"{MANIFEST} is damaged") from error
     if not intact:
-        raise _Damaged(f"{MANIFEST} is damaged")
+        raise Damaged(f"{MANIFEST} is damaged")
     return manifest
 
 
 def _open(unit: Path) -> Saved:
-    """A verified unit. Raises `_Damaged`, or `CheckpointError` for one of another schema."""
+    """A verified unit. Raises `Damaged`, or `CheckpointError` for one of another schema."""
     try:
-        manifest = _unseal((unit / MANIFEST).read_bytes())
+        manifest = unseal((unit / MANIFEST).read_bytes())
         data = {name: (unit / name).read_bytes() for name in manifest["files"]}
     except OSError as error:
-        raise _Damaged(f"{Path(error.filename).name}: {error.strerror}") from error
+        raise Damaged(f"{Path(error.filename).name}: {error.strerror}") from error
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise CheckpointError(
             f"{unit}: its schema_version is {manifest['schema_version']}, expected "
@@ -238,7 +240,7 @@ def _open(unit: Path) -> Saved:
         )
     for name, content in data.items():
         if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
-            raise _Damaged(f"the bytes of {name} have changed since it was written")
+            raise Damaged(f"the bytes of {name} have changed since it was written")
     return Saved(unit, manifest, safetensors.numpy.load(data[ARRAYS]))
 
 
@@ -247,7 +249,7 @@ def newest(directory: Path, say: Say) -> Saved:
     for unit in reversed(units_of(directory)):
         try:
             return _open(unit)
-        except _Damaged as damage:
+        except Damaged as damage:
             say(f"{unit} is not used: {damage}; looking for an earlier state")
     raise NoState(f"{directory} holds no complete state; run the stage again to make one")
 
@@ -268,7 +270,7 @@ def _drop_old(before: list[Path]) -> None:
     good = None
     for unit in reversed(before):
         if good is None:
-            with contextlib.suppress(_Damaged, CheckpointError):
+            with contextlib.suppress(Damaged, CheckpointError):
                 good = _open(unit).path
         if unit != good:
             shutil.rmtree(unit, ignore_errors=True)  # the new state stands: no reason to fail

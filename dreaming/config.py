@@ -18,6 +18,7 @@ class CollectConfig:
     epsilon: float = 0.05  # of them are uniformly random, beside what the student itself draws
     ticks: int = 4  # images: decisions of every environment until it gets newer params
     save_every: int = 2000  # images: real steps between two checkpoints
+    traces: bool = False  # images: keep all real episodes, too, as a log in traces/
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Learning from the ring: draw, cut, look targets up, augment, follow the gradient, set priorities.
 
-Targets are look-ups: whatever a search had to say was said when the target params were last copied.
+Targets are look-ups: whatever a search had to say was said at the last refresh.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dreaming.checkpoint import SCHEMA_VERSION, NoState, Say, commit, load, newest, units_of, warn
+from dreaming.checkpoint import (
+    SCHEMA_VERSION,
+    NoState,
+    Saved,
+    Say,
+    commit,
+    load,
+    newest,
+    units_of,
+    warn,
+)
 from dreaming.errors import CheckpointError
 
 
@@ -63,9 +73,13 @@ class Stages:
             say=self.say,
         )
 
+    def unit(self, stage: str) -> Saved:
+        """The stage's newest good state as it is on disk. Raises `CheckpointError`."""
+        return newest(self._directory(stage), self.say)
+
     def info(self, stage: str) -> dict[str, Any]:
         """What was given as `info` when the stage was committed. Raises `CheckpointError`."""
-        return newest(self._directory(stage), self.say).manifest["extra"]["info"]
+        return self.unit(stage).manifest["extra"]["info"]
 
     def commit(self, stage: str, state: Any, info: dict[str, Any] | None = None) -> Path:
         """Save the stage's state; `info` is JSON. Raises `CheckpointError`."""

@@ -179,12 +179,11 @@ class AgentState(struct.PyTreeNode):
     """All of an online agent that must survive a restart."""
 
     params: PyTree
-    target_params: PyTree
     opt_state: optax.OptState
     ring: RingState
     key: UInt32[Array, " 2"]  # never changes; every draw folds a name and a counter into it
     updates: Int[Array, ""]
     real_steps: Int[Array, ""]  # steps of environments in the ring's whole past
-    version: Int[Array, ""]  # copies of params into target_params
+    version: Int[Array, ""]  # refreshes so far
     searches: Int[Array, ""]  # states searched by refreshes
     imagined: Imagined | None = None  # by the last refresh; None where that is not asked for

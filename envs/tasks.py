@@ -148,8 +148,8 @@ class Catch(gymnasium.Env):
     """A ball falls from any column of a grid; the paddle on the bottom row must be below it.
 
     Frames are (40, 40, 1) of bytes: 10 x 10 cells of 4 pixels, black but for ball and paddle.
-    Actions: 0 left, 1 stay, 2 right. Caught is 1, missed -1, and the episode is over after 9 steps.
-    The optimum is 1: from the middle every column can be reached in time. One frame tells everything.
+    Actions: 0 left, 1 stay, 2 right. Caught is 1, missed -1, and an episode is over after 9 steps.
+    The optimum is 1: from the middle every column can be reached in time. One frame tells all.
     """
 
     CELLS, PIXELS = 10, 4

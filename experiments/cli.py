@@ -34,6 +34,8 @@ VERBS = (
     "certify",
     "evaluate",
     "export",
+    "pack",
+    "unpack",
     "play",
     "atari100k",
     "benchmark",

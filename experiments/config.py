@@ -195,6 +195,7 @@ class EvaluateConfig:
     """Returns of a saved policy."""
 
     policy: str = MISSING  # directory of a saved policy, such as runs/.../policy
+    search: bool = True  # an agent for images looks ahead; false = by its policy head alone
     seed: int = 0  # 0 = the very episodes of a run's report
     env: EnvConfig = field(default_factory=EnvConfig)
     world: str | None = None  # a .dream file to score it in, instead or as well
@@ -234,6 +235,29 @@ class ExportConfig:
 
     run: str = MISSING  # a run directory of `dream` or `fit`
     to: str = MISSING  # a new directory, or a new file that ends in .dream
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class PackConfig:
+    """What of an online run on images goes to another machine."""
+
+    run: str = MISSING  # a run directory of `online`, finished or not
+    to: str = MISSING  # a new directory for the parts and their manifest
+    optimiser: str = "float32"  # bfloat16: its moments in half the bytes, not exactly
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class UnpackConfig:
+    """Where a packed run goes on."""
+
+    path: str = MISSING  # the directory that was packed
+    to: str = MISSING  # a new run directory
 
     def __post_init__(self):
         _check(self)
@@ -299,6 +323,7 @@ CHOICES = {
     "agent.optimiser.decayed": ("kernels", "encoder", "all", "none"),
     "rehearse.sampling": ("member", "mixture", "mean"),
     "tracker": ("none", "tensorboard", "wandb"),
+    "optimiser": ("float32", "bfloat16"),
     "part": ("all", "vectors", "images"),
     "size": ("nano", "small", "base"),
     "compute": ("auto", "float32", "bfloat16"),

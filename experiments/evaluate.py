@@ -1,6 +1,7 @@
 """Score a saved policy in the real task, in a dream, or both.
 
-Every episode is a fresh one; seed=0 are the very episodes of a run's report.
+Every episode is a fresh one; seed=0 are the very episodes of a run's report. A
+policy of `online` on images looks ahead as it did there, unless search=false.
 Examples:
   dreaming evaluate policy=runs/dream/CartPole-v1/seed0/policy env=cartpole
   dreaming evaluate policy=path/to/policy env=gym env.id=Acrobot-v1 seed=1
@@ -9,6 +10,7 @@ Of env, only env.id and env.options count.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,10 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     """Summaries of the returns. Raises `UserError` where policy, task and world do not agree."""
     import jax
 
-    from dreaming import statistics
+    from dreaming import load_policy, statistics
+    from dreaming.agent_policy import AgentPolicy
     from dreaming.errors import ConfigError
     from dreaming.evaluate import dream_returns
-    from dreaming.policy import load_policy
     from envs.dreamfile import load_world
     from envs.types import Features, action_features
     from experiments import loop
@@ -56,22 +58,26 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
     world = None if config.world is None else load_world(config.world, trust=config.trust)
     spaces = Features(policy.observation_space), action_features(policy.action_space)
     if world is not None:
+        if isinstance(policy, AgentPolicy):
+            raise ConfigError(f"{config.policy} is an agent with its own model; leave world= out")
         check_world(config, world, policy)
     episodes, result = config.evaluation.episodes, {"policy": config.policy, "seed": config.seed}
     if config.env.id != "none":
         advice = "evaluate it in the task it was made for"
         loop.check_spaces(config.env, *spaces, "the policy", advice)
         limit = loop.task_limit(config.env) or policy.card.get("horizon")
-        if limit is None:
-            raise ConfigError(
-                f"{config.env.id} has no step limit; add +env.options.max_episode_steps=1000"
-            )
-        real = loop.real_scorer(config.env, *spaces, policy.window, limit)
         first = loop.REPORT_SEED + config.seed * episodes
+        seeds = list(range(first, first + episodes))
         with progress.stage("real", total=episodes) as stage:
-            returns, lengths = real(
-                policy.params, list(range(first, first + episodes)), stage.update
-            )
+            if isinstance(policy, AgentPolicy):
+                returns, lengths = agent_returns(config, policy, limit, seeds, stage.update)
+            elif limit is None:
+                raise ConfigError(
+                    f"{config.env.id} has no step limit; add +env.options.max_episode_steps=1000"
+                )
+            else:
+                real = loop.real_scorer(config.env, *spaces, policy.window, limit)
+                returns, lengths = real(policy.params, seeds, stage.update)
         result |= {"env": config.env.id, "real_return": statistics.summary(returns)}
         result |= {"real_steps": int(lengths.sum())}
     if world is not None:
@@ -80,6 +86,33 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
             returns = dream_returns(world, policy.params, key, dreams)
         result |= {"world": config.world, "dream_return": statistics.summary(returns)}
     return result
+
+
+def agent_returns(
+    config: EvaluateConfig, policy: Any, limit: int | None, seeds: list[int], update: Callable
+) -> tuple[Any, Any]:
+    """(returns, lengths) of an online agent's real episodes."""
+    from dreaming.evaluate import evaluate
+    from envs.real import make_real
+
+    done = 0
+
+    def told(finished: int) -> None:
+        nonlocal done
+        update(finished - done)
+        done = finished
+
+    found = evaluate(
+        lambda: make_real(config.env.id, **config.env.options),
+        policy.rows(config.search),
+        seeds,
+        observation=policy.observation,
+        action=policy.action,
+        window=policy.window,
+        max_steps=limit,
+        progress=told,
+    )
+    return found.returns, found.lengths
 
 
 def check_world(config: EvaluateConfig, world: Any, policy: Any) -> None:

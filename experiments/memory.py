@@ -24,7 +24,7 @@ from worldmodels.images import SIZES
 from worldmodels.types import ImageWindows
 
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-COPIES = 5  # of params: themselves, target, two moments, gradient
+COPIES = 4  # of params: themselves, two moments, gradient
 
 
 @dataclass(frozen=True)

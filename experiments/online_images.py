@@ -13,12 +13,14 @@ import numpy as np
 from dreaming import statistics
 from dreaming.actors import Actors
 from dreaming.agent import Agent, make_agent
+from dreaming.agent_policy import AgentPolicy, save_agent_policy
 from dreaming.checkpoint import atomic_write, state_sha256
 from dreaming.evaluate import evaluate
+from dreaming.recording import extend_once
 from dreaming.turns import is_over, learn_due, take_turn
 from dreaming.types import AgentState
 from envs.real import make_real
-from envs.types import Features, action_features
+from envs.types import Trace
 from experiments.config import OnlineConfig
 from experiments.desk import Desk
 from experiments.loop import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
@@ -29,6 +31,7 @@ from experiments.report import render, to_json
 from experiments.stopping import Stopped
 
 NAME = "learn"  # of the stage whose state is saved on the way
+STATE_VERSION = 2  # of what is saved of an agent and its environments
 KNOBS = {x: f"agent.{x}" for x in ("replay.capacity", "replay.batch", "refresh_batch", "size")}
 
 
@@ -44,17 +47,19 @@ def learn_from_images(
         atomic_write(run_dir / "config.yaml", config_yaml(config))
     env = config.env
     make_env = lambda: make_real(env.id, **env.options)
-    actors = Actors(make_env, config.agent.envs, config.seed, config.agent.window)
+    actors = make_actors(config, make_env)
     shape = config.agent, actors.frame, actors.num_actions
     try:
         with explained(lambda: agent_knobs(*shape, KNOBS)):
-            run = Run(config, make_agent(*shape), actors, desk)
+            run = Run(config, make_agent(*shape), actors, desk, run_dir)
             run.resume()
             run.learn(stop)
-            returns = run.evaluate(make_env, stop)
+            policy = run.policy(make_env)
+            returns = run.evaluate(policy, make_env, stop)
     finally:
         actors.close()
     result = run.result(returns)
+    save_agent_policy(run_dir / "policy", policy)
     figures = {"returns": {"deployed": returns["deployed"].tolist()}}
     atomic_write(run_dir / "config.yaml", config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
@@ -63,19 +68,30 @@ def learn_from_images(
     return result
 
 
+def make_actors(config: OnlineConfig, make_env: Callable) -> Actors:
+    """The environments of a run; they remember what the ring shows."""
+    agent = config.agent
+    keep = agent.replay.capacity // agent.envs
+    record = config.collect.traces
+    return Actors(make_env, agent.envs, config.seed, agent.window, keep, record)
+
+
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
     """The fields that each stage depends on; a run of other fields is another run."""
     every = dataclasses.asdict(config)
     learned = {name: every[name] for name in ("seed", "env", "agent")}
-    learned["ticks"] = config.collect.ticks
+    learned |= {"ticks": config.collect.ticks, "state": STATE_VERSION}
     return {NAME: learned, "evaluate": learned | {"evaluation": every["evaluation"]}}
 
 
 class Run:
     """A run: the agent's state, its environments, and what was saved of both."""
 
-    def __init__(self, config: OnlineConfig, agent: Agent, actors: Actors, desk: Desk):
+    def __init__(
+        self, config: OnlineConfig, agent: Agent, actors: Actors, desk: Desk, run_dir: Path
+    ):
         self.config, self.agent, self.actors, self.desk = config, agent, actors, desk
+        self.folder, self.traces = run_dir / "traces", list[Trace]()
         self.state: AgentState
         self.seconds = 0.0  # of the attempts before this one
 
@@ -108,6 +124,7 @@ class Run:
                 self.state, collected, metrics = take_turn(
                     self.agent, config, self.actors, self.state, ticks, thread
                 )
+                self.traces += [x for each in self.actors.recordings for x in each.take()]
                 if collected.returns:
                     metrics["collect/return"] = float(np.mean(collected.returns))
                 if collected.real_steps:  # a resumed run tells lines by their step
@@ -126,24 +143,39 @@ class Run:
         self.desk.seconds[NAME] = self.desk.stages.info(NAME)["seconds"]
 
     def save(self, shown: Stage) -> None:
-        """Commit everything that the rest of the run depends on."""
+        """Commit everything that the rest of the run depends on, and the episodes before it."""
+        self.record()
         seconds = round(self.seconds + shown.elapsed, 3)
         info = {"actors": self.actors.saved(), "seconds": seconds}
         self.desk.stages.commit(NAME, jax.device_get(self.state), info)
 
-    def evaluate(self, make_env: Callable, stop: Callable) -> dict[str, np.ndarray]:
-        """Returns of fresh episodes, acting by search without noise."""
-        env, count = make_env(), self.config.evaluation.episodes
-        spaces = Features(env.observation_space), action_features(env.action_space)
-        env.close()
-        state, size = self.state, self.actors.num_actions
-        done = 0
+    def record(self) -> None:
+        """Add what was played to the log; in the end episodes that were cut, too."""
+        recordings = self.actors.recordings
+        if not recordings:
+            return
+        if is_over(self.config.agent, self.state):
+            self.traces += [x for each in recordings for x in each.running()]
+        extend_once(self.folder, self.traces, recordings[0].env)
+        self.traces = []
 
-        def act(context: Any, keys: Any, legal: Any) -> np.ndarray:
-            shape = (*context.o.shape[:2], *self.actors.frame)
-            frames = context.o.reshape(shape).astype(np.uint8)
-            acted = self.agent.act_greedily(state.params, state.key, 0, frames, state.updates)
-            return np.eye(size, dtype=np.float32)[np.asarray(acted.action)]
+    def policy(self, make_env: Callable) -> AgentPolicy:
+        """What was learned, to act with."""
+        env, config, state = make_env(), self.config, self.state
+        env.close()
+        card = {
+            "env": config.env.id,
+            "real_steps": int(state.real_steps),
+            "updates": int(state.updates),
+        }
+        spaces = env.observation_space, env.action_space
+        return AgentPolicy(state.params, state.key, config.agent, *spaces, card, self.agent)
+
+    def evaluate(
+        self, policy: AgentPolicy, make_env: Callable, stop: Callable
+    ) -> dict[str, np.ndarray]:
+        """Returns of fresh episodes, acting by search without noise."""
+        count, done = self.config.evaluation.episodes, 0
 
         def work(update: Callable) -> dict[str, np.ndarray]:
             def told(finished: int) -> None:
@@ -154,11 +186,11 @@ class Run:
 
             found = evaluate(
                 make_env,
-                act,
+                policy.rows(search=True),
                 range(REPORT_SEED, REPORT_SEED + count),
-                observation=spaces[0],
-                action=spaces[1],
-                window=self.config.agent.window,
+                observation=policy.observation,
+                action=policy.action,
+                window=policy.window,
                 progress=told,
             )
             return {"deployed": found.returns, "steps": np.array(found.steps)}

@@ -117,6 +117,30 @@ def curve(name: str, x: Sequence[float], y: Sequence[float], *, is_loss: bool) -
     return to_svg(figure, f"{name} over training")
 
 
+def learning(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
+    ends: Sequence[tuple[float, float, float, float]],
+    points: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> str:
+    """Returns by real steps: a line per run, single episodes, and (x, mean, lo, hi) at the end."""
+    figure, axes = _figure(9, 2.9)
+    if points is not None:
+        x, y = map(np.asarray, points)
+        axes.plot(thin(x), thin(y), "o", ms=3, mew=0, color=MUTED, alpha=0.45)
+    for x, y in curves:
+        axes.plot(x, y, color=ACCENT, lw=1.6, alpha=1 if len(curves) == 1 else 0.6)
+    for x, mean, low, high in ends:
+        axes.plot([x, x], [low, high], color=INK, lw=2.2, solid_capstyle="butt")
+        axes.plot([x], [mean], "o", ms=6.5, color=INK, mec=PAPER, mew=1.4)
+        label = {"xy": (1.015, mean), "xycoords": ("axes fraction", "data"), "va": "center"}
+        axes.annotate(number(mean), **label, color=INK, fontsize=9)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("real steps")
+    axes.set_ylabel("return per episode", color=MUTED, fontsize=9)
+    axes.grid(axis="y", color=RULE, lw=0.7)
+    return to_svg(figure, "Return per episode by real steps")
+
+
 def thin(x: np.ndarray) -> np.ndarray:
     """At most MAX_POINTS of the values, evenly spaced, the last one included."""
     stride = math.ceil(len(x) / MAX_POINTS) or 1

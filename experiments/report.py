@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import certificate, page, plots
+from experiments import certificate, learning, page, plots
 from experiments.cli import UsageError, run_verb
 from experiments.config import ReportConfig
 from experiments.plots import number
@@ -35,6 +35,7 @@ NAMES = {
     "candidate": "candidate",
     "deployed": "deployed",
 }
+ONLINE_NAMES = {"behaviour": "first, random steps"}
 
 
 def to_json(content: Any) -> str:
@@ -64,16 +65,17 @@ def render(run_dir: str | Path) -> Path:
             "or name another run with hydra.run.dir="
         )
     drawn = _read_json(run_dir / "figures.json")
-    metrics = _read_lines(run_dir / "metrics.jsonl")
+    metrics = learning.read_lines(run_dir / "metrics.jsonl")
     config = run_dir / "config.yaml"
     body = "\n".join(
         part
         for part in (
             _head(result),
             _returns(result, drawn.get("returns") or {}),
+            learning.section(result, metrics),
             _model(result, drawn),
             certificate.section(_read_json(run_dir / "certificate.json")),
-            _training(metrics),
+            _training(metrics, {learning.RETURN} if learning.is_online(result) else set()),
             _costs(result),
             _configuration(config.read_text() if config.exists() else ""),
             _foot(result),
@@ -90,12 +92,14 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
     task, reasons = _task(result), " ".join(result.get("reasons") or [])
     mean = lambda name: number((result.get(name) or {}).get("mean", float("nan")))
     deployed, behaviour = result.get("deployed_return"), result.get("behaviour_return")
-    rest = f"Learned from {number(result.get('real_steps', 0))} recorded real steps alone."
+    online, steps = learning.is_online(result), number(result.get("real_steps", 0))
+    what = "real steps of its own" if online else "recorded real steps alone"
+    rest = f"Learned from {steps} {what}."
     if deployed:
         low, high = map(number, deployed["ci"])
         rest += f" What is deployed now was scored in {number(deployed['episodes'])} fresh episodes"
         rest += f" of the real task; the 95% interval of the mean is {low} to {high}."
-    if "rounds" in result:
+    if online:
         learned = f"A policy for {task} was learned while it collected"
         return f"{learned}; it earns {mean('deployed_return')}.", rest
     if "verdict" not in result:
@@ -117,7 +121,7 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
 def _head(result: Mapping[str, Any]) -> str:
     verdict = str(result.get("verdict", ""))
     word = {"accept": "accepted", "reject": "rejected"}.get(
-        verdict, "online" if "rounds" in result else "no verdict"
+        verdict, "online" if learning.is_online(result) else "no verdict"
     )
     title, rest = headline(result)
     run = f"{result.get('experiment', 'run')} · {_task(result)} · seed {result.get('seed', '?')}"
@@ -128,8 +132,8 @@ def _head(result: Mapping[str, Any]) -> str:
     task = page.html.escape(_task(result))
     heading = page.html.escape(title).replace(task, f"<span>{task}</span>")
     seconds = [x for x in (result.get("seconds") or {}).values() if _is_number(x)]
-    counts = [("recorded steps", "real_steps"), ("dreamed steps", "dream_steps")]
-    counts += [("search simulations", "search_steps")]
+    counts = [("real steps" if learning.is_online(result) else "recorded steps", "real_steps")]
+    counts += [("dreamed steps", "dream_steps"), ("search simulations", "search_steps")]
     facts = [(name, result[key]) for name, key in counts if _is_number(result.get(key))]
     if seconds:
         facts.append(("wall clock", duration(sum(seconds))))
@@ -143,6 +147,7 @@ def _head(result: Mapping[str, Any]) -> str:
 
 def _returns(result: Mapping[str, Any], points: Mapping[str, Any]) -> str:
     """Before and after in the real task: the figure and the numbers behind it."""
+    online = learning.is_online(result)
     summaries = {"behaviour": result.get("behaviour_return"), **(result.get("baselines") or {})}
     incumbent, deployed = result.get("incumbent_return"), result.get("deployed_return")
     if incumbent and incumbent not in summaries.values():
@@ -156,9 +161,9 @@ def _returns(result: Mapping[str, Any], points: Mapping[str, Any]) -> str:
     rows = [
         {
             **summary,
-            "name": _name(name) + (", deployed" if name in is_deployed else ""),
+            "name": name_of(name, online) + (", deployed" if name in is_deployed else ""),
             "points": [x for x in points.get(name) or [] if _is_number(x)],
-            "is_new": name == "candidate",
+            "is_new": name == ("deployed" if online else "candidate"),
         }
         for name, summary in summaries.items()
         if summary
@@ -169,10 +174,15 @@ def _returns(result: Mapping[str, Any], points: Mapping[str, Any]) -> str:
     if dreamed := result.get("dream_return"):
         cells.append((_summary_cells("candidate, in its dream", dreamed), False))
     head = ("policy", "mean", "interquartile mean", "95% interval", "episodes")
+    learned = (
+        "What is deployed is scored in fresh episodes"
+        if online
+        else "Only the log was learned from; the other episodes are fresh"
+    )
     return page.section(
-        "Before and after in the real task",
+        "In the real task" if online else "Before and after in the real task",
         "Each point is one episode; the large dot is their mean, the bar its 95% bootstrap "
-        "interval. Rewards are raw. Only the log was learned from; the other episodes are fresh.",
+        f"interval. Rewards are raw. {learned}.",
         f'<div class="wide">{plots.before_after(rows)}</div>',
         f'<div class="wide">{page.table(head, cells)}</div>',
     )
@@ -207,12 +217,12 @@ def _model(result: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
     )
 
 
-def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """A small figure for each metric, those that tell the story first."""
+def _training(metrics: Sequence[Mapping[str, Any]], shown: set[str]) -> str:
+    """A small figure for each metric that was not `shown`, those that tell the story first."""
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for row in metrics:
         for name, value in row.items():
-            if "/" in name and _is_number(value) and np.isfinite(value):
+            if "/" in name and name not in shown and _is_number(value) and np.isfinite(value):
                 x, y = curves.setdefault(name, ([], []))
                 step = row.get("step", len(x))
                 x.append(step if not x or step > x[-1] else x[-1] + 1)
@@ -290,8 +300,10 @@ def _task(result: Mapping[str, Any]) -> str:
     return "a task without a real environment" if name == "none" else name
 
 
-def _name(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
+def name_of(policy: str, online: bool = False) -> str:
+    """What a policy is called in a report."""
+    known = NAMES | ONLINE_NAMES if online else NAMES
+    return known.get(policy, policy.replace("_", " "))
 
 
 def _is_number(x: Any) -> bool:
@@ -312,19 +324,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; a last line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def run(config: ReportConfig, run_dir: Path) -> int:

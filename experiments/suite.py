@@ -17,10 +17,12 @@ import yaml
 
 from dreaming.errors import UserError
 from dreaming.statistics import iqm, stratified_interval
+from experiments import learning
 
 SCHEMA_VERSION = 1  # of results that can be read, and of summary.json
 # Options that do not say what was run: they name it, say where, or follow from another one.
 ASIDE = ("seed", "experiment", "env.id", "devices", "tracker", "search.teacher")
+ASIDE += ("budget_minutes", "platform")
 POLICIES = ("behaviour", "incumbent", "candidate", "deployed", "dream")
 
 
@@ -100,7 +102,7 @@ def read_run(path: Path) -> Run | str:
     version = result.get("schema_version") if isinstance(result, dict) else None
     if version != SCHEMA_VERSION:
         return f"its result has schema {version}, not {SCHEMA_VERSION}"
-    if "verdict" not in result:
+    if "verdict" not in result and not learning.is_online(result):
         return "a world without a policy"
     try:
         config = yaml.safe_load((path / "config.yaml").read_text())
@@ -157,9 +159,18 @@ def group_figures(runs: Sequence[Run], variant: dict[str, Any]) -> dict[str, Any
         "seeds": seeds,
         "runs": [str(run.path) for run in runs],
         "returns": {name: x for name, x in scores.items() if x is not None},
-        "verdicts": dict(Counter(str(result["verdict"]) for result in results)),
+        "real_steps": max(result.get("real_steps", 0) for result in results),
+        "verdicts": dict(Counter(x["verdict"] for x in results if "verdict" in x)),
+        "learning": [curve(run) for run in runs if learning.is_online(run.result)],
         "seconds": {"median": float(np.median(seconds)), "longest": float(max(seconds))},
     }
+
+
+def curve(run: Run) -> dict[str, Any]:
+    """What the episodes of an online run earned on the way, by real steps."""
+    x, y = learning.returns_by_step(learning.read_lines(run.path / "metrics.jsonl"))
+    real_steps, returns = learning.binned(x, y, run.result["real_steps"])
+    return {"seed": run.result.get("seed"), "real_steps": real_steps, "returns": returns}
 
 
 def over_seeds(seeds: Sequence[Any], returns: Sequence[Any]) -> dict[str, Any] | None:
@@ -190,6 +201,7 @@ def across_tasks(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         figure = {
             "experiment": members[0]["experiment"],
             "variant": members[0]["variant"],
+            "online": any(group["learning"] for group in members),
             "tasks": [env for env, x in scaled.items() if x is not None],
             "left_out": [env for env, x in scaled.items() if x is None],
         }

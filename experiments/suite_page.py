@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import page, plots
+from experiments import learning, page, plots
 from experiments.plots import number
-from experiments.report import NAMES, duration, to_json
+from experiments.report import duration, name_of, to_json
 from experiments.suite import summarise
 
 
@@ -48,9 +48,10 @@ def across(figure: dict[str, Any]) -> str:
     if "iqm" not in figure:
         return f"{what}: none of these tasks has a scale of its own{out}"
     low, high = map(number, figure["ci"])
+    count, behaviour = len(figure["tasks"]), name_of("behaviour", figure["online"])
     return (
-        f"{what}, {len(figure['tasks'])} tasks: normalised IQM {number(figure['iqm'])} "
-        f"[{low}, {high}] (0 = behaviour in the log, 1 = the task's threshold{out})"
+        f"{what}, {count} task{'s'[: count > 1]}: normalised IQM {number(figure['iqm'])} "
+        f"[{low}, {high}] (0 = {behaviour}, 1 = the task's threshold{out})"
     )
 
 
@@ -73,7 +74,7 @@ def _group_lines(group: dict[str, Any]) -> list[str]:
 def _rows(group: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [
         (
-            _name(name),
+            _name(group, name),
             number(x["iqm"]),
             f"{number(x['ci'][0])} to {number(x['ci'][1])}",
             f"{number(x['worst']['value'])} ({x['worst']['seed']})",
@@ -90,15 +91,16 @@ def _real(group: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return sorted(known, key=place)
 
 
-def _name(name: str) -> str:
-    leaf = name.rpartition("/")[2]
-    return NAMES.get(leaf, leaf.replace("_", " "))
+def _name(group: dict[str, Any], name: str) -> str:
+    return name_of(name.rpartition("/")[2], online=bool(group["learning"]))
 
 
 def _counts(group: dict[str, Any]) -> str:
-    accepted, n = group["verdicts"].get("accept", 0), len(group["seeds"])
+    n, took = len(group["seeds"]), duration(group["seconds"]["median"])
     seeds = f"{n} seed{'s' if n > 1 else ''} ({', '.join(map(str, group['seeds']))})"
-    return f"{seeds}, {accepted} accepted, {duration(group['seconds']['median'])} each"
+    if group["learning"]:
+        return f"{seeds}, {number(group['real_steps'])} real steps and {took} each"
+    return f"{seeds}, {group['verdicts'].get('accept', 0)} accepted, {took} each"
 
 
 def body(summary: dict[str, Any]) -> str:
@@ -107,7 +109,8 @@ def body(summary: dict[str, Any]) -> str:
     runs = sum(len(group["seeds"]) for group in groups)
     verdicts = sum(group["verdicts"].get("accept", 0) for group in groups)
     tasks = {group["env"] for group in groups}
-    facts = [("tasks", len(tasks)), ("runs", runs), ("accepted", verdicts)]
+    facts = [("tasks", len(tasks)), ("runs", runs)]
+    facts += [("accepted", verdicts)] if any(group["verdicts"] for group in groups) else []
     facts += [("left out", len(summary["skipped"]))] if summary["skipped"] else []
     heading = f"{runs} run{'s' if runs != 1 else ''} of {len(tasks)} task{'s'[: len(tasks) > 1]}"
     lead = " ".join(across(figure) + "." for figure in summary["across_tasks"])
@@ -121,7 +124,7 @@ def body(summary: dict[str, Any]) -> str:
 def _section(group: dict[str, Any]) -> str:
     rows = [
         {
-            "name": _name(name),
+            "name": _name(group, name),
             "mean": x["iqm"],
             "ci": x["ci"],
             "points": [point["value"] for point in x["points"]],
@@ -130,13 +133,14 @@ def _section(group: dict[str, Any]) -> str:
         for name, x in _real(group)
     ]
     head = ("policy", "interquartile mean", "95% interval", "worst (seed)")
-    cells = [(row, row[0] == _name("deployed")) for row in _rows(group)]
+    cells = [(row, row[0] == name_of("deployed")) for row in _rows(group)]
     return page.section(
         title(group),
         "Each point is the mean return of one seed; the large dot is their interquartile mean, the "
         f"bar its 95% bootstrap interval over seeds. {_counts(group)}.",
         f'<div class="wide">{plots.before_after(rows)}</div>' if rows else "",
         f'<div class="wide">{page.table(head, cells)}</div>',
+        learning.group_section(group["learning"]),
         page.details("Every seed", _seeds(group)),
     )
 
@@ -148,7 +152,8 @@ def _seeds(group: dict[str, Any]) -> str:
         ((f"seed {seed}", *(value(x, seed) for _, x in named), path), False)
         for seed, path in zip(group["seeds"], group["runs"], strict=True)
     ]
-    return f'<div class="wide">{page.table(("", *(_name(n) for n, _ in named), "run"), rows)}</div>'
+    head = ("", *(_name(group, name) for name, _ in named), "run")
+    return f'<div class="wide">{page.table(head, rows)}</div>'
 
 
 def _left_out(skipped: Sequence[dict[str, str]]) -> str:

@@ -33,8 +33,8 @@ class Odd(gymnasium.Env):
         return self.show(self.count), self.reward, False, self.count == 3, {}
 
 
-def catch(seed=5, num=2, window=3):
-    actors = Actors(lambda: gymnasium.make(CATCH), num, seed, window)
+def catch(seed=5, num=2, window=3, keep=0):
+    actors = Actors(lambda: gymnasium.make(CATCH), num, seed, window, keep)
     actors.begin()
     return actors
 
@@ -88,6 +88,28 @@ def test_what_was_restored_goes_on_as_what_was_not_disturbed(ticks):
         for x, y in zip(vars(ours[0]).values(), vars(theirs[0]).values(), strict=True):
             np.testing.assert_array_equal(x, y)
         assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize("ticks", [0, 4, STEPS + 1, 24, 25, 26, 4 * STEPS, 5 * STEPS + 5])
+def test_replay_shows_what_a_ring_holds_also_when_it_went_round(ticks):
+    keep, frame = 25, (40, 40, 1)
+    actors, other, ring = catch(keep=keep), catch(keep=keep), np.zeros((keep, 2, *frame), np.uint8)
+    for tick, action in enumerate(choices(ticks)):
+        ring[tick % keep] = actors.tick(action, *WORD)[0].o
+    np.testing.assert_array_equal(
+        other.replay(actors.saved(), ticks, 2 * keep), ring.reshape(-1, *frame)
+    )
+    assert other.saved() == actors.saved()
+    np.testing.assert_array_equal(other.stacks, actors.stacks)
+
+
+def test_only_episodes_that_the_ring_still_shows_are_remembered():
+    actors = catch(keep=25)  # an episode fills 10 rows
+    for number, action in enumerate(choices(100)):
+        actors.tick(action, *WORD)
+        past = [len(actor.past) for actor in actors.each]
+        assert past == [min((number + 1) // 10, 3)] * 2
+    assert catch().saved()[0]["past"] == []
 
 
 def test_environments_and_episodes_have_seeds_of_their_own():

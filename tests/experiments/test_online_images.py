@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,10 +11,14 @@ import time
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
 from dreaming import turns
-from experiments import online, online_images
+from dreaming.actors import episode_seed
+from dreaming.stages import Stages
+from envs.traces import TraceStore
+from experiments import evaluate, inspect_traces, online, online_images
 from tests.experiments.conftest import as_users_run
 
 ROOT = Path(__file__).parents[2]
@@ -214,3 +219,76 @@ def test_bad_input_is_told_in_one_line(words, told, tmp_path, capsys):
     assert go_on(tmp_path / "run", *words) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and told in line, line
+
+
+def test_the_policy_of_a_run_repeats_its_report_and_can_act_without_search(
+    finished, tmp_path, capsys
+):
+    words = [f"policy={finished / 'policy'}", "env=catch", "evaluation.episodes=4"]
+    assert evaluate.main([*words, f"json={tmp_path / 'out.json'}"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["real_return"] == result(finished)["deployed_return"]
+    assert found["real_steps"] == result(finished)["evaluation_steps"]
+    assert evaluate.main([*words, "search=false", f"json={tmp_path / 'out.json'}"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["real_return"]["episodes"] == 4
+    capsys.readouterr()
+    assert evaluate.main([words[0], "env=cartpole"]) == 2
+    assert "CartPole-v1 has the observation space" in capsys.readouterr().err
+
+
+def traces_of(run_dir):
+    store = TraceStore(run_dir / "traces")
+    store.verify()
+    return list(store)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory) -> Path:
+    """A finished run that kept its episodes."""
+    run_dir = tmp_path_factory.mktemp("images") / "recorded"
+    with as_users_run():
+        assert online.main([*TINY, "collect.traces=true", f"hydra.run.dir={run_dir}"]) == 0
+    return run_dir
+
+
+def test_episodes_are_kept_when_asked_and_change_nothing(recorded, finished, capsys):
+    assert_same_end(recorded, finished)
+    assert not (finished / "traces").exists()
+    traces = traces_of(recorded)
+    assert sum(map(len, traces)) == result(recorded)["real_steps"]
+    whole = [trace for trace in traces if not trace.is_open]
+    assert len(whole) == 16 and {len(trace) for trace in whole} == {9}  # four of each environment
+    assert all(trace.terminated[-1] for trace in whole)
+    env, trace = gymnasium.make("dreaming/Catch-v0"), whole[5]
+    row, episode = map(int, re.findall(r"\d+", str(trace.session)))
+    o, _ = env.reset(seed=episode_seed(0, row, episode))
+    for t, a in enumerate(trace.actions):
+        np.testing.assert_array_equal(trace.observations[t], o)
+        o, r, *_ = env.step(a)
+        assert trace.rewards[t] == r
+    np.testing.assert_array_equal(trace.observations[-1], o)
+    assert inspect_traces.main([f"path={recorded / 'traces'}"]) == 0
+    out = capsys.readouterr().out
+    assert "Box(40, 40, 1) uint8" in out and "20 (160 steps)" in out
+
+
+def test_a_killed_run_keeps_every_episode_once(recorded, tmp_path, monkeypatch):
+    """Killed after the episodes were written and before the state was."""
+    commit, done = Stages.commit, []
+
+    def cut(*args):
+        done.append(0)
+        if len(done) > 2:
+            raise Killed
+        return commit(*args)
+
+    monkeypatch.setattr(Stages, "commit", cut)
+    with pytest.raises(Killed):
+        go_on(tmp_path / "run", "collect.traces=true")
+    monkeypatch.undo()
+    assert go_on(tmp_path / "run", "collect.traces=true") == 0
+    ours, theirs = traces_of(tmp_path / "run"), traces_of(recorded)
+    assert [trace.session for trace in ours] == [trace.session for trace in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.actions, other.actions)

@@ -199,6 +199,26 @@ def test_verdicts_have_their_headlines(tmp_path):
     assert "nothing to learn" in told(verdict="reject", reasons=["not improvable: all 50"])
 
 
+def test_an_online_run_shows_its_return_by_real_steps(tmp_path):
+    run_dir = write_run(tmp_path)
+    result = json.loads((run_dir / "result.json").read_text())
+    kept = ("schema_version", "env", "seed", "real_steps", "deployed_return", "seconds")
+    result = {name: result[name] for name in kept} | {"experiment": "online", "rounds": 7}
+    (run_dir / "result.json").write_text(json.dumps(result))
+    lines = [
+        {"stage": "learn", "step": step, "collect/return": step / 10, "learn/loss": 1 / step}
+        for step in range(10, 2000, 10)
+    ]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run_dir / "figures.json").write_text('{"returns": {"deployed": [500, 490]}}')
+    html = render(run_dir).read_text()
+    text = Page(html).text
+    assert "learned while it collected; it earns 49" in text
+    assert "Learned from 2,000 real steps of its own." in text and "recorded" not in text
+    assert "Return while it was learned" in text and 'aria-label="Return per episode by' in html
+    assert "learn/loss" in text and "collect/return" not in text  # that is the curve above
+
+
 def test_words_of_others_are_text_not_markup(tmp_path):
     attack = "<script>alert(1)</script>"
     run_dir = write_run(tmp_path, env=attack, reasons=[attack])

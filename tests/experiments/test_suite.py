@@ -69,6 +69,33 @@ def test_runs_are_grouped_by_task_and_by_the_options_that_differ(tmp_path):
     ]
 
 
+def write_online(root, seed, deployed, minutes=0.0):
+    """A finished online run: a return of 1 at step 10, of 2 and 4 from step 90 on."""
+    run = write_run(root, seed=seed, deployed=deployed, budget_minutes=minutes)
+    result = json.loads((run / "result.json").read_text())
+    result = {name: x for name, x in result.items() if name not in ("verdict", "baselines")}
+    result |= {"experiment": "online", "rounds": 2, "real_steps": 100, "dream_return": None}
+    (run / "result.json").write_text(json.dumps(result))
+    lines = [{"step": t, "collect/return": r} for t, r in ((10, 1.0), (98, 2.0), (100, 4.0))]
+    lines.insert(1, {"step": 50, "learn/loss": 0.1})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_online_runs_are_compared_by_seed_and_shown_by_real_steps(verb, tmp_path):
+    write_online(tmp_path, 0, 90.0)
+    write_online(tmp_path, 1, 100.0, minutes=3.0)  # stopped on the way: no other way to learn
+    code, out, _ = verb("report", f"runs={tmp_path}")
+    assert code == 0 and "CartPole-v1 (online)" in out and "2 seeds (0, 1), 100 real steps" in out
+    assert "first, random steps" in out and "accepted" not in out
+    [group] = json.loads((tmp_path / "summary.json").read_text())["groups"]
+    # 40 bins of 2.5 steps each; the episodes at 98 and 100 share the last one.
+    [curve, _] = group["learning"]
+    assert curve == {"seed": 0, "real_steps": [10, 100], "returns": [1, 3]}
+    page = (tmp_path / "report.html").read_text()
+    assert "a line per seed" in page and "<dt>accepted" not in page
+
+
 def test_an_option_that_a_run_does_not_know_is_no_difference(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, newer="yes")
@@ -122,7 +149,8 @@ def test_the_interval_over_tasks_draws_within_each_task():
     def group(env, low, values):
         points = [{"seed": i, "value": x} for i, x in enumerate(values)]
         returns = {"behaviour": {"mean": low}, "deployed": {"points": points}}
-        return {"experiment": "dream", "env": env, "variant": {}, "returns": returns}
+        named = {"experiment": "dream", "env": env, "variant": {}}
+        return named | {"returns": returns, "learning": []}
 
     # Both tasks on the same scale: 0, 0 and 1, 1; the IQM of 0, 0, 1, 1 is 0.5 in every draw.
     cart = group("CartPole-v1", 0, [475.0, 475.0])
