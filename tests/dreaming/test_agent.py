@@ -161,7 +161,13 @@ def test_late_unrolls_and_sequences_cost_what_they_should():
 
     plain, late = counted(), counted("learn_late", late_unroll_steps=4)
     assert counted(unroll_steps=4) == late > 1.4 * plain
-    assert counted(replay=ReplayConfig(capacity=24, batch=4, sequence=2)) < 0.9 * plain
+    model = make_agent(CONFIG, (16, 16, 1), 3, jax.devices()[:1]).model
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    frames = jax.ShapeDtypeStruct((1, CONFIG.window, 16, 16, 1), np.uint8)
+    encode = CONFIG.updates_per_call * count_flops(model.encode, params, frames)
+    saved = (4 - 2) * CONFIG.unroll_steps * encode  # 4 windows in 2 sequences
+    in_sequences = counted(replay=ReplayConfig(capacity=24, batch=4, sequence=2))
+    assert in_sequences == pytest.approx(plain - saved, rel=0.01) and saved > 0.02 * plain
 
 
 def test_the_mesh_takes_as_many_devices_as_share_evenly():
