@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 from worldmodels.actions import ActionHead
 from worldmodels.images import SIZES, ImageNetworks
@@ -115,10 +115,10 @@ class ImageModel:
         legal = jnp.full((z.latent.shape[0], self.head.size), ALWAYS)
         return self.scalar(v_logits), pi_logits, legal
 
-    def decode(self, params, z: PrefixState) -> Float[Array, "B O"]:
-        """The newest frame, flat, 0 to 255."""
-        frame = jax.nn.sigmoid(self.apply(params, "decode", z.latent))
-        return 255 * frame.reshape(frame.shape[0], -1)
+    def decode(self, params, z: PrefixState) -> UInt8[Array, "B O"]:
+        """The newest frame, flat, in bytes as a task shows it."""
+        frame = 255 * jax.nn.sigmoid(self.apply(params, "decode", z.latent))
+        return jnp.rint(frame).astype(jnp.uint8).reshape(frame.shape[0], -1)
 
     # What losses need beside it
 

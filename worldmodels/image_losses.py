@@ -14,12 +14,12 @@ import optax
 from jaxtyping import Array, Float, Num
 
 from worldmodels.augment import augment
-from worldmodels.config import ImageLossWeights
+from worldmodels.config import FitConfig, ImageLossWeights
 from worldmodels.efficientzero import ImageModel
-from worldmodels.losses import scale_gradient
+from worldmodels.losses import n_step_targets, scale_gradient
 from worldmodels.support import scalar_to_support, squash
 from worldmodels.targets import value_prefixes
-from worldmodels.types import ImageWindows
+from worldmodels.types import ImageWindows, Windows
 
 LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
 cross_entropy = optax.losses.softmax_cross_entropy
@@ -134,3 +134,39 @@ def over_real(model: ImageModel, params, o: Num[Array, "B K W H V F"]):
     B, K = o.shape[:2]
     latents = model.encode(jax.lax.stop_gradient(params), o.reshape(B * K, *o.shape[2:]))
     return latents.reshape(B, K, *latents.shape[1:])
+
+
+def log_loss(
+    params,
+    target_params,
+    model: ImageModel,
+    batch: Windows,
+    config: FitConfig,
+    key: jax.Array,
+    *,
+    weights: ImageLossWeights,
+):
+    """`image_loss` of windows of a log; the arguments are those of `losses.model_loss`.
+
+    Values are fitted to n-step returns on the slow copy; what `key` draws elsewhere, noise in
+    numbers, is nothing that pixels need.
+    """
+    B, L = batch.a.shape[0], batch.o.shape[1]
+    rows, steps = slice(0, config.unroll_steps + 1), slice(0, config.unroll_steps)
+    frames = batch.o.reshape(B, L, model.window, *model.frame)
+    v_logits, _ = over_rows(model, target_params, "predict", over_real(model, target_params, frames))
+    windows = ImageWindows(
+        o=frames[:, rows],
+        a=batch.a[:, steps],
+        r=batch.r[:, steps],
+        is_real_step=batch.is_real_step[:, steps],
+        is_real_o=batch.is_real_o[:, rows],
+        is_absorbing=batch.is_absorbing[:, rows],
+        v=n_step_targets(model.scalar(v_logits), batch, config),
+        pi=batch.pi[:, rows],
+        weight=batch.member_weights[:, 0],
+    )
+    loss, (metrics, _) = image_loss(
+        params, model, windows, weights, gradient_scale=config.gradient_scale
+    )
+    return loss, {name.replace("learn/", "fit/"): term for name, term in metrics.items()}

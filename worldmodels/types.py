@@ -52,7 +52,7 @@ class Windows(struct.PyTreeNode):
     and its value is 0. After a truncation nothing is known.
     """
 
-    o: Float[Array, "B L W O"]  # contexts, oldest observation first
+    o: Num[Array, "B L W O"]  # contexts, oldest observation first
     a_past: Float[Array, "B L V A"]  # V = W - 1 actions between them
     valid: Bool[Array, "B L W"]
     is_real_o: Bool[Array, "B L"]  # the observation belongs to the episode of the first row

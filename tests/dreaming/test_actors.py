@@ -6,7 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import dreaming  # noqa: F401 (registers Catch)
-from dreaming.actors import Actors, episode_seed, frame_shape, is_image
+from dreaming.actors import Actors, episode_seed
 from dreaming.errors import EnvError, SpaceError
 
 CATCH, STEPS = "dreaming/Catch-v0", 9
