@@ -56,8 +56,8 @@ class Log:
 
     def frame_scale(self) -> tuple[np.ndarray, float]:
         """(the mean frame [H, V, F], the deviation of all pixels from it) of a log of frames."""
-        rows, total, square = 0, 0.0, 0.0
-        for trace in self.traces:
+        rows, total, square = 0, np.zeros(self.observation.size), 0.0
+        for trace in self.traces:  # one at a time: as numbers all frames may not fit
             o = self.observation.flatten(trace.observations).astype(np.float64)
             rows, total, square = rows + len(o), total + o.sum(0), square + np.square(o).sum()
         mean = total / rows

@@ -51,13 +51,13 @@ class VectorMaker:
         scale = measure_scale(o, change, *earned, config, self.discount, log.is_number)
         return make_model(config, log.parts, log.head, scale), scale
 
-    def measured(self, model: WorldModel, params: Any, replay: ReplayState, rows: int) -> Any:
+    def measured(self, model: Any, params: Any, replay: ReplayState, rows: int) -> Any:
         """Fitted `params` with what must be measured on the log: the range of latents."""
         every = contexts(replay, jnp.arange(rows), model.window)
         o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
         return measure_latents(model, params, o, a, valid, self.config.clip_margin)
 
-    def searched(self, model: WorldModel, pessimism: float) -> WorldModel:
+    def searched(self, model: Any, pessimism: float) -> WorldModel:
         """The model as searches see it."""
         return dataclasses.replace(model, pessimism=pessimism)
 
@@ -97,11 +97,11 @@ class FrameMaker:
         scale = {"v_range": jnp.float32(usual[1] - usual[0])}
         return make_image_model(self.config, frame, self.window, head), scale
 
-    def measured(self, model: ImageWorldModel, params: Any, replay: ReplayState, rows: int) -> Any:
+    def measured(self, model: Any, params: Any, replay: ReplayState, rows: int) -> Any:
         """Fitted `params`: nothing is left to measure."""
         return params
 
-    def searched(self, model: ImageWorldModel, pessimism: float) -> ImageWorldModel:
+    def searched(self, model: Any, pessimism: float) -> ImageWorldModel:
         """The model as searches see it. Raises `UserError` for what asks for an ensemble."""
         if pessimism:
             raise UserError(

@@ -106,7 +106,7 @@ class Features:
     def flatten(self, values: Any) -> np.ndarray:
         """`dtype` [*B, size] of a batch of values: arrays [*B, *shape] in the space's structure."""
         out: list[np.ndarray] = []
-        flat = lambda *leaf: out.append(_flatten(*leaf, self.dtype))
+        flat = lambda name, leaf, x: out.append(_flatten(name, leaf, x, self.dtype))
         map_space(flat, self.name, self.space, values)
         return out[0] if len(out) == 1 else np.concatenate(out, axis=-1)
 

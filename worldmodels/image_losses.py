@@ -154,7 +154,8 @@ def log_loss(
     B, L = batch.a.shape[0], batch.o.shape[1]
     rows, steps = slice(0, config.unroll_steps + 1), slice(0, config.unroll_steps)
     frames = batch.o.reshape(B, L, model.window, *model.frame)
-    v_logits, _ = over_rows(model, target_params, "predict", over_real(model, target_params, frames))
+    latents = over_real(model, target_params, frames)
+    v_logits, _ = over_rows(model, target_params, "predict", latents)
     windows = ImageWindows(
         o=frames[:, rows],
         a=batch.a[:, steps],

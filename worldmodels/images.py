@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from worldmodels.convolution import convolve
+
 # name -> width of the first stage, C, M, width of the heads, P (projection) and its predictor
 SIZES = {
     "nano": (8, 16, 32, 32, 64, 32),
@@ -34,7 +36,14 @@ class Norm(nn.Module):
 def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> nn.Conv:
     """A convolution that keeps the image size, or halves it."""
     pad = (size // 2, size // 2)
-    return nn.Conv(features, (size, size), (stride, stride), (pad, pad), use_bias=bias)
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        (pad, pad),
+        use_bias=bias,
+        conv_general_dilated=convolve,
+    )
 
 
 class Residual(nn.Module):
