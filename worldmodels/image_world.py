@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from worldmodels.actions import ActionHead
 from worldmodels.config import ImageModelConfig
-from worldmodels.efficientzero import ImageAfterstate, ImageModel, PrefixState
+from worldmodels.efficientzero import ImageModel
 from worldmodels.support import scalar_to_support, squash
+from worldmodels.types import ImageAfterstate, PrefixState
 
 VALUE, POLICY = ("value_net", "value_head"), ("policy_net", "policy_head")
 SURE = 6.0  # logit by which fresh heads prefer a value of 0
