@@ -14,27 +14,17 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 from jaxtyping import Float, Int, UInt8
 
 from dreaming.errors import EnvError, SpaceError
 from dreaming.recording import Recording
 from dreaming.types import Rows
+from envs.frames import frame_shape, is_image
 from envs.real import call_task, task_name
 
 MOST_THREADS = 16
 OTHER = "the task is not the one that the run learned in, or not repeatable"
-
-
-def is_image(space: gymnasium.Space) -> bool:
-    """Whether observations are frames: bytes with two axes, or three with channels last."""
-    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-
-
-def frame_shape(space: gymnasium.Space) -> tuple[int, int, int]:
-    """(H, V, F) of frames."""
-    shape = (*(space.shape or ()), 1)
-    return shape[0], shape[1], shape[2]
 
 
 def episode_seed(seed: int, row: int, episode: int) -> int:

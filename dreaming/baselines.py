@@ -14,6 +14,7 @@ from dreaming.policy import learned_part, student_logits, student_of
 from dreaming.replay import ReplayState, contexts
 from envs.dream import World
 from worldmodels.actions import ActionHead
+from worldmodels.convolution import within_loops
 
 KINDS = ("behaviour_cloning", "conservative_q")
 ANYWHERE = 16  # actions in the log-sum-exp over numbers
@@ -142,7 +143,8 @@ def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfi
 
         learned = learned_part(params)
         carry = learned, params, optimiser.init(learned)
-        (learned, _, _), losses = jax.lax.scan(step, carry, keys)
+        with within_loops():
+            (learned, _, _), losses = jax.lax.scan(step, carry, keys)
         return params | learned, jnp.mean(losses[-100:])
 
     return train

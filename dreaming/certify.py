@@ -17,6 +17,9 @@ from worldmodels.fidelity import STEPS, TRUSTED, VALUE_STEPS, Figures, OneStep, 
 
 WINDOWS, LENGTH = 512, max(STEPS) + 1  # open-loop dreams, and their observations
 CHUNK, CHUNKS = 2048, 4  # one-step predictions per compiled call, and at most so many calls
+SAID_BY_MEMBERS = ("uncertainty", "uncertainty_99", "chance")  # a model of frames has only one
+BYTES = 64 << 20  # of observations that are held as numbers at once, and FEWEST rows of them
+FEWEST = 32
 GOOD = 0.95  # skill of one step that a region must miss before it is named
 FEW = 10  # steps left from a discrete state; with fewer its dream is a guess
 SHOWN = 6  # states listed by name
@@ -44,14 +47,15 @@ def _unrolled(model, head, params, replay, rows, key, discount: float, window: i
     dreamed = fidelity.open_loop(model, params, context, batch.a, discount, dream_key)
     later = jnp.minimum(rows + VALUE_STEPS, replay.last[rows])
     v, *_ = model.predict(params, model.root(params, contexts(replay, later, window)))
-    return dreamed, batch, v
+    return dreamed, batch.replace(o=batch.o[:, :, -1:]), v  # of a context the newest is compared
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window"))
 def _stepped(model, params, replay, rows, window: int):
     """One step from `rows`: the members' word, and what happened (o, next o, r, terminated)."""
     step = fidelity.one_step(model, params, contexts(replay, rows, window), replay.a[rows])
-    return step, (replay.o[rows], replay.o[rows + 1], replay.r[rows], replay.terminated[rows])
+    before, after = (replay.o[i].astype(jnp.float32) for i in (rows, rows + 1))
+    return step, (before, after, replay.r[rows], replay.terminated[rows])
 
 
 def held_out(
@@ -60,21 +64,20 @@ def held_out(
     """Test a model behind the protocol on a log; `span` is the width of the range of values.
 
     Open-loop dreams begin at drawn steps. All steps count one ahead, or evenly spread ones of
-    more than CHUNK * CHUNKS.
+    more than CHUNK * CHUNKS. Of large observations fewer are compared.
     """
-    replay, discrete = log.replay(), log.observation.kind == "discrete"
-    every = np.concatenate([log.observation.flatten(trace.observations) for trace in log.traces])
-    unit = every.std(0)
-    unit = np.ones_like(unit) if discrete else np.where(unit > 1e-6, unit, 1.0)
+    replay, unit = log.replay(), units(log)
+    discrete = log.observation.kind == "discrete"
+    rows = lambda most, each: min(most, max(FEWEST, BYTES // (4 * each * log.observation.size)))
 
     start_key, dream_key = jax.random.split(key)
-    drawn = jax.random.randint(start_key, (WINDOWS,), 0, replay.num_starts)
+    drawn = jax.random.randint(start_key, (rows(WINDOWS, LENGTH),), 0, replay.num_starts)
     at = replay.starts[drawn]
     unrolled = _unrolled(model, log.head, params, replay, at, dream_key, discount, window)
     dreamed, batch, v = jax.tree.map(np.asarray, unrolled)
 
     starts = np.asarray(replay.starts)[: int(replay.num_starts)]
-    step, (o, after, r, ends) = _all_steps(model, params, replay, starts, window)
+    step, (o, after, r, ends) = _all_steps(model, params, replay, starts, window, rows(CHUNK, 1))
     figures = fidelity.step_figures(
         step, o, after, r, ends, unit, model.num_members, discrete
     ) | fidelity.value_equivalence(dreamed.g, batch, v, discount, span)
@@ -83,6 +86,17 @@ def held_out(
     curve = fidelity.skill_table(dreamed.o, batch, unit, range(1, LENGTH), enough)
     squared = lambda guess: np.square(fidelity.step_error(guess, after, unit))
     return HeldOut(figures, table, curve, o, squared(step.o), squared(o))
+
+
+def units(log: Log) -> Float[np.ndarray, " O"]:
+    """What errors of each feature are counted in: its deviation; 1 for categories, and for pixels
+    all that they can range over."""
+    kind, size = log.observation.kind, log.observation.size
+    if kind in ("discrete", "pixels"):
+        return np.full(size, 1.0 if kind == "discrete" else 255.0, np.float32)
+    o = np.concatenate([log.observation.flatten(trace.observations) for trace in log.traces])
+    unit = o.std(0)
+    return np.where(unit > 1e-6, unit, 1.0)
 
 
 def explained(model: Any, params: Any, log: Log, window: int) -> float:
@@ -108,32 +122,38 @@ def explained(model: Any, params: Any, log: Log, window: int) -> float:
     return float(np.clip(1 - jnp.sum(ours) / jnp.maximum(jnp.sum(uniform), 1e-9), 0, 1))
 
 
-def _all_steps(model, params, replay, starts, window: int) -> tuple[OneStep, tuple]:
-    """`_stepped` of all starts, CHUNK rows at a time so that it compiles once."""
-    if len(starts) > CHUNK * CHUNKS:
-        starts = starts[np.linspace(0, len(starts) - 1, CHUNK * CHUNKS).astype(int)]
+def _all_steps(
+    model, params, replay, starts, window: int, chunk: int = CHUNK
+) -> tuple[OneStep, tuple]:
+    """`_stepped` of all starts, `chunk` rows at a time so that it compiles once."""
+    if len(starts) > chunk * CHUNKS:
+        starts = starts[np.linspace(0, len(starts) - 1, chunk * CHUNKS).astype(int)]
     parts = []
-    for first in range(0, len(starts), CHUNK):
-        rows = starts[first : first + CHUNK]
-        rows = jnp.asarray(np.pad(rows, (0, CHUNK - len(rows)), mode="edge"))
+    for first in range(0, len(starts), chunk):
+        rows = starts[first : first + chunk]
+        rows = jnp.asarray(np.pad(rows, (0, chunk - len(rows)), mode="edge"))
         parts.append(jax.tree.map(np.asarray, _stepped(model, params, replay, rows, window)))
     return jax.tree.map(lambda *x: np.concatenate(x)[: len(starts)], *parts)
 
 
-def summarise(tests: Sequence[HeldOut], fitted: Log | None, discrete: bool) -> tuple[Figures, dict]:
+def summarise(tests: Sequence[HeldOut], fitted: Log | None, kind: str) -> tuple[Figures, dict]:
     """(figures, open-loop error by k of STEPS and `regions` in words) over several tests.
 
-    `fitted` is the log that was learned from, None where it is not known.
+    `fitted` is the log that was learned from, None where it is not known; `kind` is that of its
+    observations. Of pixels no single one is named as a region where the model is weak, and no
+    figure is told that takes members which could disagree.
     """
     figures = _mean([test.figures for test in tests])
     table = _mean_table([test.table for test in tests])
     figures |= {f"skill_{k}": skill for k, skill in fidelity.skills(table).items()}
     figures |= fidelity.trust(_mean_table([test.curve for test in tests]))
+    if kind == "pixels":
+        figures = {name: x for name, x in figures.items() if name not in SAID_BY_MEMBERS}
     shown: dict[str, list] = {**table}
-    if not discrete:
+    if kind in ("box", "mixed"):
         join = lambda name: np.concatenate([getattr(test, name) for test in tests])
         shown["regions"] = weak_regions(join("o"), join("error"), join("still"))
-    elif fitted is not None:
+    elif kind == "discrete" and fitted is not None:
         shown["regions"] = rare_states(fitted)
     return figures, shown
 

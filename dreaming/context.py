@@ -9,7 +9,7 @@ import numpy as np
 from envs.types import Context
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Int, Num
 
 
 class ContextBuffer:
@@ -18,14 +18,21 @@ class ContextBuffer:
     Before an episode began its first observation is repeated, marked as not valid, as in replay.
     """
 
-    def __init__(self, rows: int, window: int, observation_size: int, num_actions: int):
-        self._o = np.zeros((rows, window, observation_size), np.float32)
+    def __init__(
+        self,
+        rows: int,
+        window: int,
+        observation_size: int,
+        num_actions: int,
+        dtype: Any = np.float32,
+    ):
+        self._o = np.zeros((rows, window, observation_size), dtype)
         self._a = np.zeros((rows, window - 1, num_actions), np.float32)
         self._elapsed = np.zeros((rows, window), np.int32)
         self._valid = np.zeros((rows, window), bool)
         self._valid[:, -1] = True
 
-    def reset(self, rows: Int[np.ndarray, " R"], o: Float[np.ndarray, "R O"]) -> None:
+    def reset(self, rows: Int[np.ndarray, " R"], o: Num[np.ndarray, "R O"]) -> None:
         """Episodes begin in `rows` with observation features `o`."""
         self._o[rows] = np.asarray(o)[:, None]
         self._a[rows] = 0
@@ -37,7 +44,7 @@ class ContextBuffer:
         self,
         rows: Int[np.ndarray, " R"],
         a: Float[np.ndarray, "R A"],
-        o: Float[np.ndarray, "R O"],
+        o: Num[np.ndarray, "R O"],
     ) -> None:
         """Action features `a` were taken in `rows` and observation features `o` seen after them."""
         for past, new in ((self._o, o), (self._a, a)):

@@ -23,6 +23,7 @@ from dreaming.search import make_teacher
 from dreaming.types import DistillState, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead
+from worldmodels.convolution import within_loops
 
 LONG = 4  # walks in a logged episode, from which on some are gone on with
 CHUNK = 20  # rehearsals per compiled call, and per progress line
@@ -230,9 +231,9 @@ def make_distill(
 
     @jax.jit
     def practise(state: DistillState, params, replay: ReplayState, incumbent):
-        state, metrics = jax.lax.scan(
-            lambda state, _: iteration(state, params, replay, incumbent), state, length=chunk
-        )
+        once = lambda state, _: iteration(state, params, replay, incumbent)
+        with within_loops():
+            state, metrics = jax.lax.scan(once, state, length=chunk)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return practise

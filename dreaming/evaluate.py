@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from dreaming.behaviours import legal_entries
 from dreaming.context import ContextBuffer
@@ -55,7 +55,7 @@ def evaluate(
         make_env = lambda: gymnasium.make(id)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
     envs = [make_env() for _ in range(min(ROWS, len(seeds)))]
-    buffer = ContextBuffer(ROWS, window, observation.size, action.size)
+    buffer = ContextBuffer(ROWS, window, observation.size, action.size, observation.dtype)
     legal = np.ones((ROWS, action.size), bool)
     waiting = iter(range(len(seeds)))
     finished, running = 0, dict[int, int]()  # row -> the episode that runs in it
@@ -116,7 +116,7 @@ def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, dict]:
 
 def _features(
     o: Sequence[Any], observation: Features, env: gymnasium.Env
-) -> Float[np.ndarray, "R O"]:
+) -> Num[np.ndarray, "R O"]:
     features = observation.flatten(observation.stack(o))
     if not np.isfinite(features).all():
         raise EnvError(f"{task_name(env)}: an observation is not finite: {features.tolist()}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from dreaming.config import JudgeConfig
 from dreaming.replay import ReplayState, make_replay
+from envs.frames import frame_shape
 from envs.types import Features, Trace
 from worldmodels.actions import ActionHead, make_head
 
@@ -52,6 +53,16 @@ class Log:
     def is_number(self) -> np.ndarray:
         """bool [O]: which observation features are numbers."""
         return np.repeat([kind == "box" for kind, _ in self.parts], [n for _, n in self.parts])
+
+    def frame_scale(self) -> tuple[np.ndarray, float]:
+        """(the mean frame [H, V, F], the deviation of all pixels from it) of a log of frames."""
+        rows, total, square = 0, np.zeros(self.observation.size), 0.0
+        for trace in self.traces:  # one at a time: as numbers all frames may not fit
+            o = self.observation.flatten(trace.observations).astype(np.float64)
+            rows, total, square = rows + len(o), total + o.sum(0), square + np.square(o).sum()
+        mean = total / rows
+        std = np.sqrt(max(square / rows - np.square(mean).sum(), 0.0) / self.observation.size)
+        return mean.reshape(frame_shape(self.observation.space)), max(float(std), 1.0)
 
     def only(self, indices: np.ndarray) -> "Log":
         """The log of some of its episodes."""

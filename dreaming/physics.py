@@ -19,18 +19,20 @@ from dreaming.certify import explained, held_out, summarise
 from dreaming.config import JudgeConfig, SearchConfig
 from dreaming.judge import Judge
 from dreaming.log import Log
+from dreaming.makers import FrameMaker, VectorMaker
 from dreaming.replay import contexts, sample_windows
 from envs.dream import World
 from envs.types import UserError
-from worldmodels.config import FitConfig, ModelConfig
-from worldmodels.fit import init_fit, make_fit, measure_latents, measure_scale
-from worldmodels.model import WorldModel, make_model
+from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
+from worldmodels.convolution import within_loops
+from worldmodels.fit import init_fit, make_fit
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
 LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log
 CLONE_BATCH, CLONE_STEPS, CLONE_PASSES = 256, 2000, 40  # of the policy head; the fewer steps
-MOST_STARTS = 4096  # contexts that a dream file carries to begin from
+MOST_STARTS = 4096  # contexts that a dream file carries to begin from,
+START_BYTES = 256 << 20  # at most so many bytes of them
 
 
 @dataclass
@@ -40,6 +42,7 @@ class LearnedPhysics:
     model: ModelConfig = field(default_factory=ModelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    images: ImageModelConfig = field(default_factory=ImageModelConfig)  # in place of `model`
     imitates: bool = True  # the policy head clones the log once the rest is fitted
 
     @property
@@ -65,14 +68,15 @@ class LearnedPhysics:
 
         Raises `UserError` when a term of the loss stops being finite.
         """
-        (model, scale), config = self._shape(log), self._sized(log)
+        maker, config = self._maker(log), self._sized(log)
+        model, scale = maker.shape(log)
         bootstrap_key, init_key = jax.random.split(key)
-        replay = log.replay(self.model.members, bootstrap_key)
+        replay = log.replay(maker.members, bootstrap_key)
         if reanalysis is not None:
             replay = reanalysis(replay)
         state = init_fit(model, config, scale, init_key)
         chunk = math.gcd(CHUNK, config.steps)
-        fit = compiled_fit(model, config, log.head, self.model.window, chunk)
+        fit = compiled_fit(model, config, log.head, self.model.window, chunk, maker.loss)
         previous = None
         for _ in range(config.steps // chunk):
             state, metrics = fit(state, replay)
@@ -80,10 +84,7 @@ class LearnedPhysics:
                 update(chunk, **finite(previous))
             previous = metrics
         update(chunk, **finite(previous))
-        rows = len(log) + len(log.traces)
-        every = contexts(replay, jnp.arange(rows), self.model.window)
-        o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
-        params = measure_latents(model, state.params, o, a, valid, self.model.clip_margin)
+        params = maker.measured(model, state.params, replay, len(log) + len(log.traces))
         if self.imitates:
             params = imitate(model, params, replay, jax.random.fold_in(init_key, 1))
         return state.replace(params=params)
@@ -133,7 +134,7 @@ class LearnedPhysics:
                 tested, jax.random.split(key, len(tested)), strict=True
             )
         ]
-        figures, skill = summarise(tests, seen, seen.observation.kind == "discrete")
+        figures, skill = summarise(tests, seen, seen.observation.kind)
         known = [explained(*test, window=self.model.window) for test in tested]
         return figures | {"behaviour_explained": float(np.mean(known))}, skill
 
@@ -159,11 +160,10 @@ class LearnedPhysics:
         self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
     ) -> World:
         """The dream of a fitted state, with the log's own starts."""
-        model, _ = self._shape(log)
-        model = dataclasses.replace(model, pessimism=search.pessimism)
+        model = self._maker(log).searched(self._shape(log)[0], search.pessimism)
         card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
         card |= {"discount": self.discount, "search": dataclasses.asdict(search)}
-        params = learned.params | {"behaviour": learned.params["net"]["policy"]}
+        params = learned.params | {"behaviour": model.heads(learned.params)["policy"]}
         world = make_world(model, params, log, horizon, card)
         return dataclasses.replace(world, u_max=figures.get("uncertainty_99", float("inf")))
 
@@ -176,19 +176,17 @@ class LearnedPhysics:
             self, model=model, fit=dataclasses.replace(self.fit, steps=self.judge.steps)
         )
 
-    def _shape(self, log: Log) -> tuple[WorldModel, dict]:
-        o = [log.observation.flatten(trace.observations) for trace in log.traces]
-        r = [np.asarray(trace.rewards, float) for trace in log.traces]
-        ends = [bool(trace.terminated[-1]) for trace in log.traces]
-        change = np.concatenate([np.diff(x, axis=0) for x in o])
-        codes = self.model.chance_codes or log.branches()
-        config = dataclasses.replace(self.model, chance_codes=codes)
-        o = np.concatenate(o)
-        scale = measure_scale(o, change, r, ends, config, self.discount, log.is_number)
-        return make_model(config, log.parts, log.head, scale), scale
+    def _maker(self, log: Log) -> VectorMaker | FrameMaker:
+        """The one place that tells frames from vectors."""
+        if log.observation.kind == "pixels":
+            return FrameMaker(self.images, self.model.window, self.discount)
+        return VectorMaker(self.model, self.discount)
+
+    def _shape(self, log: Log) -> tuple[Any, dict]:
+        return self._maker(log).shape(log)
 
 
-def imitate(model: WorldModel, params: Any, replay: Any, key: jax.Array) -> Any:
+def imitate(model: Any, params: Any, replay: Any, key: jax.Array) -> Any:
     """`params` whose policy head clones the log's behaviour, on latents that stay as they are.
 
     In the loss of the model it counts for little, or a random log's noise would bend the latents;
@@ -197,14 +195,14 @@ def imitate(model: WorldModel, params: Any, replay: Any, key: jax.Array) -> Any:
     """
     passes = CLONE_PASSES * int(replay.num_starts) // CLONE_BATCH
     steps = min(CLONE_STEPS, max(1, passes))
+    heads = model.heads(params)
     fresh = model.heads(model.init(key, params["scale"]))["policy"]
     optimiser = optax.adamw(optax.cosine_decay_schedule(3e-3, steps, 0.05), weight_decay=0.1)
-    with_policy = lambda policy: params | {"net": params["net"] | {"policy": policy}}
+    with_policy = lambda policy: model.with_heads(params, heads | {"policy": policy})
 
     def loss_of(policy, rows):
-        context = contexts(replay, rows, model.window)
-        z = model.encode(params, context.o, context.a, context.valid)
-        pi = model.apply(with_policy(policy), "pi_logits", z)
+        z = model.root(params, contexts(replay, rows, model.window))
+        _, pi, _ = model.predict(with_policy(policy), z)
         return jnp.mean(model.head.imitation(model.head.target(replay.a[rows]), pi))
 
     def step(carry, key):
@@ -215,8 +213,9 @@ def imitate(model: WorldModel, params: Any, replay: Any, key: jax.Array) -> Any:
         return (optax.apply_updates(policy, updates), opt_state), None
 
     keys = jax.random.split(key, steps)
-    clone = jax.jit(lambda policy, keys: jax.lax.scan(step, (policy, optimiser.init(policy)), keys))
-    return with_policy(clone(fresh, keys)[0][0])
+    with within_loops():
+        clone = jax.jit(lambda start, keys: jax.lax.scan(step, start, keys)[0])
+        return with_policy(clone((fresh, optimiser.init(fresh)), keys)[0])
 
 
 @dataclass
@@ -266,11 +265,12 @@ class OraclePhysics:
 
 
 @functools.lru_cache(maxsize=8)
-def compiled_fit(model: Any, config: FitConfig, head: Any, window: int, chunk: int) -> Callable:
+def compiled_fit(
+    model: Any, config: FitConfig, head: Any, window: int, chunk: int, loss: Callable
+) -> Callable:
     """`make_fit` on windows of a log; the next round of the same shape uses the same program."""
-    return make_fit(
-        model, config, functools.partial(sample_windows, head=head, window=window), chunk
-    )
+    sample = functools.partial(sample_windows, head=head, window=window)
+    return make_fit(model, config, sample, chunk, loss)
 
 
 def finite(metrics: Any) -> dict[str, float]:
@@ -292,8 +292,10 @@ def make_world(model: Any, params: Any, log: Log, horizon: int, card: dict) -> W
     replay = log.replay()
     rows = np.asarray(replay.starts)[: int(replay.num_starts)]
     initial = rows == np.asarray(replay.first)[rows]
-    firsts, others = np.flatnonzero(initial)[:MOST_STARTS], np.flatnonzero(~initial)
-    room = min(MOST_STARTS - firsts.size, others.size)
+    each = model.window * replay.o.shape[1] * replay.o.dtype.itemsize
+    most = min(MOST_STARTS, max(1, START_BYTES // each))
+    firsts, others = np.flatnonzero(initial)[:most], np.flatnonzero(~initial)
+    room = min(most - firsts.size, others.size)
     kept = others[np.linspace(0, others.size - 1, room).astype(int)]
     chosen = np.sort(np.concatenate([firsts, kept]))
     starts = jax.tree.map(np.asarray, contexts(replay, jnp.asarray(rows[chosen]), model.window))

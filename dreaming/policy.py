@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from worldmodels.actions import NEVER, ActionHead, make_head
 from worldmodels.contexts import context_rows, observation_scale, row_size
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, UInt32
+    from jaxtyping import Array, Bool, Float, Num, UInt32
 
 SCHEMA_VERSION = 1
 WEIGHTS, CARD = "student.safetensors", "policy.json"
@@ -51,7 +52,7 @@ def init_student(
     o_step=None,
     gru_row: int | None = None,
 ):
-    """Parameters of a student: two hidden layers, the last one near zero (a uniform policy).
+    """Parameters of a student: two hidden layers, then one near zero (a uniform policy).
 
     With `gru_row` a GRU of `width` units first reads the rows of the context, each of so many
     features, and its word joins the newest row; `context_size` is not used then.
@@ -78,10 +79,29 @@ def init_student(
     return {"layers": layers, **gru, "scale": scale, "greedy": jnp.array(True)}
 
 
+def init_image_student(key: jax.Array, window: int, num_outputs: int, width: int, o_mean, o_std):
+    """Parameters of a student of `window` frames: an encoder, then layers as the others have.
+
+    `o_mean` [H, V, F] is the mean frame, `o_std` the deviation of all pixels from it. The encoder's
+    first stage has width / 8 channels, its latents width / 4.
+    """
+    from worldmodels.images import Encoder
+
+    encoder_key, key = jax.random.split(key)
+    height, columns, channels = o_mean.shape
+    x = jnp.zeros((1, height, columns, channels * window))
+    encoder = Encoder(max(1, width // 8), max(1, width // 4))
+    out, variables = jax.jit(encoder.init_with_output)(encoder_key, x)
+    student = init_student(key, out.size, num_outputs, width, o_mean, o_std)
+    return student | {"encoder": variables["params"]}
+
+
 def fresh_student(
     log: Any, window: int, width: int, key: jax.Array, recurrent: bool = False
 ) -> Any:
     """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations."""
+    if log.observation.kind == "pixels":
+        return init_image_student(key, window, log.head.num_outputs, width, *log.frame_scale())
     o = [log.observation.flatten(trace.observations) for trace in log.traces]
     change = np.concatenate([np.diff(x, axis=0) for x in o])
     scale = observation_scale(np.concatenate(o), change, log.is_number)
@@ -103,7 +123,7 @@ def network(params: Any) -> Any:
 
 def learned_part(params: Any) -> Any:
     """What training changes of a student; its normalisers stay."""
-    return {name: params[name] for name in ("layers", "gru") if name in params}
+    return {name: params[name] for name in ("layers", "gru", "encoder") if name in params}
 
 
 def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
@@ -118,15 +138,35 @@ def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
     if "share" in params:
         old, new = (jax.nn.softmax(student_logits(params[part], context)) for part in MIXED)
         return jnp.log(old + params["share"] * (new - old) + 1e-9)
-    x = context_rows(context.o, context.a, context.valid, params["scale"])
-    if "gru" in params:
-        x = _read(params["gru"], x)
-    else:
-        x = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+    x = _inputs(params, context)
     *hidden, last = params["layers"]
     for layer in hidden:
         x = jax.nn.silu(x @ layer["w"] + layer["b"])
     return x @ last["w"] + last["b"]
+
+
+def _inputs(params: Any, context: Context) -> Float[Array, "*B X"]:
+    """What the layers of a student are given of its contexts [*B]."""
+    if "encoder" in params:
+        return _look(params["encoder"], params["scale"], context.o)
+    x = context_rows(context.o, context.a, context.valid, params["scale"])
+    if "gru" in params:
+        return _read(params["gru"], x)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def _look(encoder: Any, scale: Any, o: Num[Array, "*B W O"]) -> Float[Array, "*B X"]:
+    """The encoder's word on the newest frames, stacked as the world's model stacks them."""
+    from worldmodels.images import Encoder
+
+    shape, frame = o.shape[:-2], scale["o_mean"].shape
+    x = o.reshape(math.prod(shape), o.shape[-2], *frame)
+    x = jnp.moveaxis((x - scale["o_mean"]) / scale["o_std"], 1, 3)
+    x = x.reshape(*x.shape[:3], x.shape[3] * x.shape[4])
+    first, last = encoder["Conv_0"], encoder["Residual_2"]["Conv_1"]
+    sizes = (conv["kernel"].shape[-1] for conv in (first, last))
+    z: Any = Encoder(*sizes).apply({"params": encoder}, x)
+    return z.reshape(*shape, math.prod(z.shape[1:]))
 
 
 def _read(gru: Any, rows: Float[Array, "*B W F"]) -> Float[Array, "*B X"]:
@@ -231,7 +271,7 @@ class Policy:
     def reset(self) -> None:
         """Forget the episode: the next observation is its first."""
         sizes = self.window, self._observation.size, self._action.size
-        self._buffer = ContextBuffer(1, *sizes)
+        self._buffer = ContextBuffer(1, *sizes, self._observation.dtype)
         self._last: Any = None
 
     def act(
@@ -275,7 +315,7 @@ class Policy:
         else:
             self._buffer.push(row, self._last, o)
 
-    def _features(self, observation: Any) -> Float[np.ndarray, "1 O"]:
+    def _features(self, observation: Any) -> Num[np.ndarray, "1 O"]:
         try:
             o = self._observation.flatten(self._observation.stack([observation]))
         except (TypeError, ValueError):
@@ -346,7 +386,23 @@ def _arrays(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
     arrays = {f"layers.{i}.{name}": x for i, layer in layers for name, x in layer.items()}
     arrays |= {f"gru.{name}": x for name, x in params.get("gru", {}).items()}
     arrays |= {f"scale.{name}": x for name, x in params["scale"].items()}
+    arrays |= _named(params.get("encoder", {}), "encoder")
     return {prefix + name: np.asarray(x) for name, x in arrays.items()}
+
+
+def _named(tree: Any, name: str) -> dict[str, Any]:
+    """The arrays of nested dicts by their paths."""
+    if not isinstance(tree, dict):
+        return {name: tree}
+    return {n: x for key, inner in tree.items() for n, x in _named(inner, f"{name}.{key}").items()}
+
+
+def _nested(arrays: dict[str, Any], name: str) -> Any:
+    """What `_named` described."""
+    if name in arrays:
+        return arrays[name]
+    below = {path.split(".")[name.count(".") + 1] for path in arrays if path.startswith(f"{name}.")}
+    return {key: _nested(arrays, f"{name}.{key}") for key in sorted(below)}
 
 
 def _greedy(params: Any) -> Any:
@@ -370,6 +426,8 @@ def _params(arrays: dict[str, np.ndarray], greedy: Any, prefix: str = "") -> Any
     }
     if "gru.w" in mine:
         params["gru"] = {name: mine[f"gru.{name}"] for name in "wb"}
+    if encoder := _nested(mine, "encoder"):
+        params["encoder"] = encoder
     return params
 
 

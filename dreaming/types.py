@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt8, UInt32
 
 from envs.types import Context
 
@@ -19,7 +19,7 @@ class ReplayState(struct.PyTreeNode):
     Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] that left it.
     """
 
-    o: Float[Array, "R O"]
+    o: Num[Array, "R O"]  # pixels are bytes, and stay so
     a: Float[Array, "R A"]  # action features; zeros in the last row of an episode
     r: Float[Array, " R"]
     terminated: Bool[Array, " R"]

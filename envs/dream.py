@@ -21,7 +21,7 @@ import numpy as np
 from envs.types import Context, EnvError, container, roll_context
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, UInt32
+    from jaxtyping import Array, Bool, Float, Int, Num, UInt32
 
 SAMPLINGS = ("member", "mixture", "mean")
 
@@ -40,7 +40,7 @@ class DreamState:
 class DreamStep:
     """What B dreams show after `initial` or `step`."""
 
-    o: Float[Array, "B O"]  # observation features, in real units, not yet clipped to the space
+    o: Num[Array, "B O"]  # observation features, in real units, not yet clipped to the space
     r: Float[Array, " B"]  # reward of the step, 0 at the beginning
     terminated: Bool[Array, " B"]  # drawn from `continuation`
     continuation: Float[Array, " B"]

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from envs.errors import SpaceError
+from envs.frames import is_image
 
 SUPPORTED = "Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of these"
 SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, MultiBinary and Box of floats"
@@ -71,8 +72,11 @@ class Features:
     `size` is its length and `parts` its contents in order, as (kind, size): "box" (numbers),
     "categorical" (a one-hot group) or "binary" (bits). `is_box`, bool [size], marks the numbers;
     `factors` are the sizes of the one-hot groups. Dict (keys sorted) and Tuple lie end to end.
-    `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone) or "mixed". Spaces of
-    one `layout` have the same features for the same values (bounds of observations aside).
+    `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone), "pixels" or "mixed".
+    Spaces of one `layout` have the same features for the same values (bounds of observations
+    aside).
+
+    An image is one part of "pixels", flat, and stays bytes: then `dtype` is uint8.
     """
 
     def __init__(self, space: gymnasium.Space, name: str = "observation"):
@@ -82,6 +86,9 @@ class Features:
         map_space(lambda *leaf: leaves.append(_layout(*leaf)), name, space)
         self.layout = tuple(leaves)
         parts: list[tuple[str, int]] = [part for leaf in leaves for part in leaf[1]]
+        self.dtype: Any = np.float32
+        if is_image(space):
+            self.dtype, parts = np.uint8, [("pixels", parts[0][1])]
         self.parts = tuple(parts)
         sizes = [size for _, size in parts]
         self.size = sum(sizes)
@@ -90,14 +97,17 @@ class Features:
         self.is_box = np.repeat([kind == "box" for kind, _ in parts], sizes)
         self.factors = tuple(size for kind, size in parts if kind == "categorical")
         kinds = [kind for kind, _ in parts]
-        self.kind = "box" if {*kinds} == {"box"} else "mixed"
+        self.kind = "mixed"
+        if {*kinds} in ({"box"}, {"pixels"}):
+            self.kind = kinds[0]
         if kinds == ["categorical"]:
             self.kind = "discrete"
 
     def flatten(self, values: Any) -> np.ndarray:
-        """float32 [*B, size] of a batch of values: arrays [*B, *shape] in the space's structure."""
+        """`dtype` [*B, size] of a batch of values: arrays [*B, *shape] in the space's structure."""
         out: list[np.ndarray] = []
-        map_space(lambda *leaf: out.append(_flatten(*leaf)), self.name, self.space, values)
+        flat = lambda name, leaf, x: out.append(_flatten(name, leaf, x, self.dtype))
+        map_space(flat, self.name, self.space, values)
         return out[0] if len(out) == 1 else np.concatenate(out, axis=-1)
 
     def unflatten(self, features: np.ndarray) -> Any:

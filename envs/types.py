@@ -17,7 +17,7 @@ from envs.features import ActionFeatures, Features, action_features
 from envs.jsonspaces import space_from_json, space_to_json
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float, Int, Num
 
 __all__ = [
     "ActionFeatures",
@@ -50,7 +50,7 @@ def container(cls):
 class Context:
     """What a model is rooted in: the last W observations, oldest first, o[W-1] the newest."""
 
-    o: Float[Array, "*B W O"]  # observation features, in real units
+    o: Num[Array, "*B W O"]  # observation features, in real units; pixels are bytes
     a: Float[Array, "*B V A"]  # V = W - 1 action features: a[w] lies between o[w] and o[w+1]
     elapsed: Int[Array, "*B W"]  # steps since the episode began
     valid: Bool[Array, "*B W"]  # False before the episode began
@@ -68,7 +68,7 @@ class Prediction:
     uncertainty: Float[Array, " *B"]  # disagreement of the members, 0 = none
 
 
-def roll_context(context: Context, a: Float[Array, "*B A"], o: Float[Array, "*B O"]) -> Context:
+def roll_context(context: Context, a: Float[Array, "*B A"], o: Num[Array, "*B O"]) -> Context:
     """The context one step later: the oldest observation leaves, `a` and `o` enter."""
     jnp = jax.numpy
     shift = lambda old, new: jnp.concatenate([old, new[..., None, :]], axis=-2)[..., 1:, :]

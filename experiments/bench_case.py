@@ -14,7 +14,8 @@ from dreaming.agent_config import AgentConfig, ReplayConfig
 from dreaming.types import AgentState, Rows
 from experiments.config import BenchmarkConfig
 from experiments.memory import Knob, agent_knobs, halves, root_bytes
-from worldmodels.efficientzero import ImageModel, PrefixState
+from worldmodels.efficientzero import ImageModel
+from worldmodels.types import PrefixState
 
 # What is not said follows the device: enough to keep it busy, and little enough to be quick.
 ON_CPU = {

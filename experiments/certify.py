@@ -145,8 +145,7 @@ def certify_file(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any
     with progress.stage("hold out"):
         common = {"discount": discount, "span": span, "window": window}
         test = certify.held_out(world.model, world.params, log, stage_key(key, "certify"), **common)
-        is_discrete = log.observation.kind == "discrete"
-        figures, found = certify.summarise([test], None, is_discrete)
+        figures, found = certify.summarise([test], None, log.observation.kind)
     tried, why = try_policy(config, world, log, key, progress)
     certificate = make_certificate(figures, found.get("regions"), world, log, tried, why)
     notes = seen_before(world, log)
@@ -225,7 +224,7 @@ def seen_before(world: Any, log: Any) -> list[str]:
     """A note where the world seems to know the log: exact starts of vectors do not come twice."""
     import numpy as np
 
-    if log.observation.kind == "discrete":
+    if log.observation.kind in ("discrete", "pixels"):
         return []
     first = [log.observation.flatten(trace.observations[:1])[0] for trace in log.traces]
     known = {row.tobytes() for row in np.asarray(world.starts.o[world.initial, -1], np.float32)}

@@ -22,7 +22,7 @@ from dreaming.config import (
     RehearseConfig,
     SearchConfig,
 )
-from worldmodels.config import FitConfig, ModelConfig
+from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
 
 
 @dataclass
@@ -74,6 +74,7 @@ class WorldConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    images: ImageModelConfig = field(default_factory=ImageModelConfig)  # frames: in place of model
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
@@ -311,11 +312,13 @@ LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, 
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
 LEAST |= {"fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 LEAST |= {"agent.late_unroll_steps": 0}
+LEAST |= {"images.bins": 5}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),
     "platform": ("auto", "cpu", "gpu", "tpu"),
     "agent.size": ("nano", "small", "base"),
+    "images.size": ("auto", "nano", "small", "base"),
     "agent.compute": ("auto", "float32", "bfloat16"),
     "agent.search.teacher": ("search", "puct"),
     "agent.target.kind": ("mixed", "td", "search"),

@@ -59,7 +59,7 @@ def fit_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[st
     log = loop.read_log(config, run_dir, desk)
     if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
         atomic_write(run_dir / "config.yaml", config_yaml(config))
-    physics = LearnedPhysics(config.model, config.fit, config.judge)
+    physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
     key_of = functools.partial(stage_key, jax.random.key(config.seed % 2**32))
 
     # As in dreaming.round, with the same keys: a dream that goes on from here finds it all done.

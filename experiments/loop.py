@@ -84,7 +84,7 @@ def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
         RoundState(),
         root_key(config),
         log=log,
-        physics=LearnedPhysics(config.model, config.fit, config.judge),
+        physics=LearnedPhysics(config.model, config.fit, config.judge, config.images),
         config=RoundConfig(**{name: getattr(config, name) for name in parts}),
         horizon=dream_horizon(config, log),
         real=scorer(config, log),
@@ -116,7 +116,7 @@ def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
 def world_fields(config: WorldConfig) -> dict[str, dict[str, Any]]:
     """The fields that the stages of a world depend on; `fit` and `dream` share these stages."""
     log = _fields(config, "seed", "env", "traces", "source")
-    fit = log | _fields(config, "model", "fit", "judge")
+    fit = log | _fields(config, "model", "images", "fit", "judge")
     return {"record": log, "fit": fit, "judge": fit}
 
 
@@ -453,6 +453,8 @@ def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:
 
     dreamed = np.asarray(roll(start, jnp.asarray(a)))
     dreamed = np.concatenate([real[:1], dreamed])
-    shown = slice(0, 4)
-    names = [f"o[{i}]" for i in range(real.shape[1])][shown]
+    shown = np.arange(min(4, real.shape[1]))
+    if log.observation.kind == "pixels":  # those that change most
+        shown = np.sort(np.argsort(-real.std(0), kind="stable")[:4])
+    names = [f"o[{i}]" for i in shown]
     return {"names": names, "real": real[:, shown].tolist(), "dream": dreamed[:, shown].tolist()}

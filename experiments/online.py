@@ -47,8 +47,8 @@ def run(config: OnlineConfig, run_dir: Path) -> int:
 
 def chosen(config: OnlineConfig) -> Callable:
     """How to learn: in rounds or, where observations are frames, by the agent for images."""
-    from dreaming.actors import is_image
     from dreaming.errors import ConfigError
+    from envs.frames import is_image
     from envs.real import make_real
 
     if config.env.id == "none":

@@ -54,7 +54,7 @@ class FitConfig:
     weights: LossWeights = field(default_factory=LossWeights)
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class ImageLossWeights:
     """Weights of the terms of the loss for images, as in EfficientZero; the last two are ours."""
 
@@ -64,3 +64,18 @@ class ImageLossWeights:
     consistency: float = 2.0
     continuation: float = 1.0
     decode: float = 0.0  # of the newest frame, from latents it cannot change; 0 = not computed
+
+
+def _decoding() -> ImageLossWeights:
+    """A dream must show frames; a random log's policy is noise to the latents."""
+    return ImageLossWeights(policy=0.1, decode=1.0)
+
+
+@dataclass(unsafe_hash=True)
+class ImageModelConfig:
+    """The shape of a world model for frames. `fit` fits it too, but for its noise and weights."""
+
+    size: str = "auto"  # of the networks: nano, small, base; auto = by frames of 48 or 64 pixels
+    bins: int = 101  # atoms of values and value prefixes: squashed they reach (bins - 1) / 2
+    prefix_horizon: int = 5  # steps between resets of the value prefix
+    weights: ImageLossWeights = field(default_factory=_decoding)

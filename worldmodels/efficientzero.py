@@ -10,32 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num, UInt8
 
 from worldmodels.actions import ActionHead
 from worldmodels.images import SIZES, ImageNetworks
 from worldmodels.support import support_to_scalar, unsquash
-from worldmodels.types import Prediction
+from worldmodels.types import ImageAfterstate, Prediction, PrefixState
 
 ALWAYS = 3.0  # legality logit of every action
-
-
-class PrefixState(struct.PyTreeNode):
-    """Where the model is, and what of its value prefix has been earned."""
-
-    latent: Float[Array, "*B h w C"]
-    memory: tuple[Float[Array, "*B M"], Float[Array, "*B M"]]  # the LSTM's pair; 0 after a reset
-    value_prefix: Float[Array, " *B"]  # sum of rewards since the last reset; 0 after one
-    steps: Int[Array, " *B"]  # since the last reset
-    member: Int[Array, " *B"]  # there is one; -1
-
-
-class ImageAfterstate(struct.PyTreeNode):
-    """A state and the action taken there."""
-
-    z: PrefixState
-    a: Float[Array, "*B A"]
 
 
 @dataclass(frozen=True)
@@ -115,10 +97,10 @@ class ImageModel:
         legal = jnp.full((z.latent.shape[0], self.head.size), ALWAYS)
         return self.scalar(v_logits), pi_logits, legal
 
-    def decode(self, params, z: PrefixState) -> Float[Array, "B O"]:
-        """The newest frame, flat, 0 to 255."""
-        frame = jax.nn.sigmoid(self.apply(params, "decode", z.latent))
-        return 255 * frame.reshape(frame.shape[0], -1)
+    def decode(self, params, z: PrefixState) -> UInt8[Array, "B O"]:
+        """The newest frame, flat, in bytes as a task shows it."""
+        frame = 255 * jax.nn.sigmoid(self.apply(params, "decode", z.latent))
+        return jnp.rint(frame).astype(jnp.uint8).reshape(frame.shape[0], -1)
 
     # What losses need beside it
 
@@ -157,6 +139,6 @@ class ImageModel:
         """What logits over the support mean, in reward units."""
         return unsquash(support_to_scalar(logits, self.support))
 
-    def _forget(self, rows: int):
+    def _forget(self, rows: Any):
         nothing = jnp.zeros((rows, SIZES[self.size][2]))
         return nothing, nothing

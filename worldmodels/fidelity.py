@@ -127,7 +127,7 @@ def skill_table(
 
     In units, over windows that are real for k steps; without k where fewer than `least` are.
     """
-    real = np.moveaxis(np.asarray(batch.o[:, :, -1]), 1, 0)
+    real = np.moveaxis(np.asarray(batch.o[:, :, -1], np.float32), 1, 0)
     known = np.asarray(batch.is_real_o).T
     table: Table = {"k": [], "model": [], "persistence": []}
     for k in steps:

@@ -1,6 +1,7 @@
 """Fitting a world model: measure the log's scales, then many compiled steps of one loss."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.contexts import observation_scale
+from worldmodels.convolution import within_loops
 from worldmodels.losses import model_loss
 from worldmodels.model import WorldModel
 from worldmodels.support import reward_support, value_bounds, value_support
@@ -65,8 +67,8 @@ def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
     )
 
 
-def init_fit(model: WorldModel, config: FitConfig, scale: dict, key: jax.Array) -> TrainState:
-    """A fit at step 0. `key` is a typed key."""
+def init_fit(model: Any, config: FitConfig, scale: dict, key: jax.Array) -> TrainState:
+    """A fit of any model at step 0. `key` is a typed key."""
     init_key, key = jax.random.split(key)
     params = model.init(init_key, scale)
     return TrainState(
@@ -79,12 +81,16 @@ def init_fit(model: WorldModel, config: FitConfig, scale: dict, key: jax.Array) 
 
 
 def make_fit(
-    model: WorldModel, config: FitConfig, sample: Callable[..., Windows], chunk: int = 100
+    model: Any,
+    config: FitConfig,
+    sample: Callable[..., Windows],
+    chunk: int = 100,
+    loss_of_model: Callable = model_loss,
 ):
     """`fit(train_state, replay) -> (train_state, metrics)`: `chunk` steps in one program.
 
-    `sample(replay, key, batch, length)` draws windows of `length` rows. Metrics are means over
-    the chunk.
+    `sample(replay, key, batch, length)` draws windows of `length` rows. `loss_of_model` has the
+    arguments of `model_loss`. Metrics are means over the chunk.
     """
     optimiser = make_optimiser(config)
     length = config.unroll_steps + config.td_steps + 1
@@ -93,7 +99,7 @@ def make_fit(
         key, sample_key = jax.random.split(jax.random.wrap_key_data(state.key))
         batch = sample(replay, sample_key, config.batch, length)
         noise_key = jax.random.fold_in(sample_key, 1)
-        loss_of = lambda net: model_loss(
+        loss_of = lambda net: loss_of_model(
             {"net": net, "scale": state.params["scale"]},
             state.target_params,
             model,
@@ -117,7 +123,9 @@ def make_fit(
 
     @jax.jit
     def fit(state: TrainState, replay):
-        state, metrics = jax.lax.scan(lambda state, _: fit_step(state, replay), state, length=chunk)
+        step = lambda state, _: fit_step(state, replay)
+        with within_loops():
+            state, metrics = jax.lax.scan(step, state, length=chunk)
         return state, jax.tree.map(jnp.mean, metrics)
 
     return fit

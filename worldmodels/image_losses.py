@@ -14,12 +14,12 @@ import optax
 from jaxtyping import Array, Float, Num
 
 from worldmodels.augment import augment
-from worldmodels.config import ImageLossWeights
+from worldmodels.config import FitConfig, ImageLossWeights
 from worldmodels.efficientzero import ImageModel
-from worldmodels.losses import scale_gradient
+from worldmodels.losses import n_step_targets, scale_gradient
 from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import value_prefixes
-from worldmodels.types import ImageWindows, ImaginedWindows
+from worldmodels.types import ImageWindows, ImaginedWindows, Windows
 
 LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
 cross_entropy = optax.losses.softmax_cross_entropy
@@ -177,3 +177,40 @@ def of_windows(x: Num[Array, "G Q ..."], batch: ImageWindows) -> Num[Array, "B K
         return x
     sequence = jnp.arange(len(batch.shown)) // (len(batch.shown) // len(x))
     return x[sequence[:, None], batch.shown]
+
+
+def log_loss(
+    params,
+    target_params,
+    model: ImageModel,
+    batch: Windows,
+    config: FitConfig,
+    key: jax.Array,
+    *,
+    weights: ImageLossWeights,
+):
+    """`image_loss` of windows of a log; the arguments are those of `losses.model_loss`.
+
+    Values are fitted to n-step returns on the slow copy; what `key` draws elsewhere, noise in
+    numbers, is nothing that pixels need.
+    """
+    B, L = batch.a.shape[0], batch.o.shape[1]
+    rows, steps = slice(0, config.unroll_steps + 1), slice(0, config.unroll_steps)
+    frames = batch.o.reshape(B, L, model.window, *model.frame)
+    latents = encode_rows(model, target_params, frames)
+    v_logits, _ = over_rows(model, target_params, "predict", latents)
+    windows = ImageWindows(
+        o=frames[:, rows],
+        a=batch.a[:, steps],
+        r=batch.r[:, steps],
+        is_real_step=batch.is_real_step[:, steps],
+        is_real_o=batch.is_real_o[:, rows],
+        is_absorbing=batch.is_absorbing[:, rows],
+        v=n_step_targets(model.scalar(v_logits), batch, config),
+        pi=batch.pi[:, rows],
+        weight=batch.member_weights[:, 0],
+    )
+    loss, (metrics, _) = image_loss(
+        params, model, windows, weights, gradient_scale=config.gradient_scale
+    )
+    return loss, {name.replace("learn/", "fit/"): term for name, term in metrics.items()}

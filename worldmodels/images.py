@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from worldmodels.convolution import convolve
+
 # name -> width of the first stage (0: patches in its place), C, M, width of the heads, P
 # (projection) and its predictor
 SIZES = {
@@ -36,7 +38,17 @@ class Norm(nn.Module):
 def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> nn.Conv:
     """A convolution that keeps the image size, or halves it."""
     pad = (size // 2, size // 2)
-    return nn.Conv(features, (size, size), (stride, stride), (pad, pad), use_bias=bias)
+    kernel, strides = (size, size), (stride, stride)
+    return nn.Conv(
+        features, kernel, strides, (pad, pad), use_bias=bias, conv_general_dilated=convolve
+    )
+
+
+def patches(features: int, size: tuple[int, int], side: int = 4) -> nn.Conv:
+    """A layer over patches of `side` x `side` pixels, the last ones filled up with 0."""
+    pad = [(0, -x % side) for x in size]
+    square = (side, side)
+    return nn.Conv(features, square, square, pad, use_bias=False, conv_general_dilated=convolve)
 
 
 class Residual(nn.Module):
@@ -85,8 +97,7 @@ class Encoder(nn.Module):
             x = Residual(self.first)(x)
             x = Residual(self.features, 2)(x)
         else:
-            patches = nn.Conv(self.features, (4, 4), (4, 4), "SAME", use_bias=False)
-            x = nn.relu(Norm()(patches(x)))
+            x = nn.relu(Norm()(patches(self.features, x.shape[1:3])(x)))
         x = Residual(self.features)(x)
         while max(x.shape[1:3]) > LATENT:
             x = Residual(self.features)(halve(x))

@@ -37,9 +37,16 @@ def value_targets(
     zs = jnp.broadcast_to(z, (model.num_members, *z.shape))
     logits = model.apply(target_params, "value", zs)
     v = support_to_scalar(logits, target_params["scale"]["value_support"])
+    return jax.vmap(lambda v: n_step_targets(v, batch, config))(v)
+
+
+def n_step_targets(
+    v: Float[Array, "B L"], batch: Windows, config: FitConfig
+) -> Float[Array, "B K1"]:
+    """n-step returns on values `v` of all rows, or the search value where there is one."""
     v = jnp.where(batch.is_absorbing, 0.0, v)
     steps = batch.r, batch.terminated, batch.is_real_step
-    n_step = jax.vmap(lambda v: n_step_values(*steps, v, config.discount, config.td_steps))(v)
+    n_step = n_step_values(*steps, v, config.discount, config.td_steps)
     rows = n_step.shape[-1]
     target = jnp.where(batch.has_search[:, :rows], batch.v_search[:, :rows], n_step)
     return jax.lax.stop_gradient(jnp.where(batch.is_absorbing[:, :rows], 0.0, target))

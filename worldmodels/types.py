@@ -35,6 +35,23 @@ class Afterstate(struct.PyTreeNode):
     history: History | None = None
 
 
+class PrefixState(struct.PyTreeNode):
+    """Where a model of images is, and what of its value prefix has been earned."""
+
+    latent: Float[Array, "*B h w C"]
+    memory: tuple[Float[Array, "*B M"], Float[Array, "*B M"]]  # the LSTM's pair; 0 after a reset
+    value_prefix: Float[Array, " *B"]  # sum of rewards since the last reset; 0 after one
+    steps: Int[Array, " *B"]  # since the last reset
+    member: Int[Array, " *B"]  # there is one; -1
+
+
+class ImageAfterstate(struct.PyTreeNode):
+    """A state of a model of images and the action taken there."""
+
+    z: PrefixState
+    a: Float[Array, "*B A"]
+
+
 class Prediction(struct.PyTreeNode):
     """What the model says of the step just taken; scalars in reward units."""
 
@@ -54,7 +71,7 @@ class Windows(struct.PyTreeNode):
     and its value is 0. After a truncation nothing is known.
     """
 
-    o: Float[Array, "B L W O"]  # contexts, oldest observation first
+    o: Num[Array, "B L W O"]  # contexts, oldest observation first
     a_past: Float[Array, "B L V A"]  # V = W - 1 actions between them
     valid: Bool[Array, "B L W"]
     is_real_o: Bool[Array, "B L"]  # the observation belongs to the episode of the first row

@@ -6,8 +6,9 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import dreaming  # noqa: F401 (registers Catch)
-from dreaming.actors import Actors, episode_seed, frame_shape, is_image
+from dreaming.actors import Actors, episode_seed
 from dreaming.errors import EnvError, SpaceError
+from envs.frames import frame_shape, is_image
 
 CATCH, STEPS = "dreaming/Catch-v0", 9
 WORD = np.zeros((2, 3)), np.zeros(2), np.zeros(2)  # of a search: not used here

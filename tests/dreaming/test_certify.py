@@ -80,7 +80,7 @@ def student(actions):
 def figures_of(model, params, log):
     """The figures of a model on a log."""
     tested = held_out(model, params, log, jax.random.key(0), discount=DISCOUNT, span=1.0, window=1)
-    return summarise([tested], log, log.observation.kind == "discrete")
+    return summarise([tested], log, log.observation.kind)
 
 
 def test_the_oracle_of_a_task_without_chance_is_perfect(dry):

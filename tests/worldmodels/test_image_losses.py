@@ -241,3 +241,51 @@ def test_decoding_of_no_weight_is_not_computed(params, batch):
         jax.make_jaxpr(lambda p: image_loss(p, MODEL, batch, weights))(params).jaxpr.eqns
     )
     assert count(ImageLossWeights(decode=0.0)) < count(WEIGHTS) - 10
+
+
+def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
+    """One step earns 2 and leads to a slow value of 3; the next one terminates with -1."""
+    from worldmodels import image_losses
+    from worldmodels.config import FitConfig
+    from worldmodels.types import Windows
+
+    model = ImageModel(make_head((2,), 2), (16, 16, 1), window=1, size="nano", bins=21)
+    config, L = FitConfig(unroll_steps=1, td_steps=1, discount=0.5), 3
+    flags = lambda *x: jnp.array([x])
+    batch = Windows(
+        o=jnp.zeros((1, L, 1, 256), jnp.uint8),
+        a_past=jnp.zeros((1, L, 0, 2)),
+        valid=jnp.ones((1, L, 1), bool),
+        is_real_o=flags(True, True, True),
+        is_absorbing=flags(False, False, True),
+        a=jnp.eye(2)[None],
+        r=flags(2.0, -1.0),
+        terminated=flags(False, True),
+        is_real_step=flags(True, True),
+        pi=jnp.zeros((1, L, 2)),
+        has_pi=flags(True, True, False),
+        legal=jnp.ones((1, L, 2), bool),
+        v_search=jnp.zeros((1, L)),
+        has_search=flags(False, False, False),
+        member_weights=jnp.full((1, 1), 0.7),
+    )
+    slow = lambda *_: (jnp.zeros((1, L, 21)), None)
+    monkeypatch.setattr(image_losses, "over_rows", slow)
+    monkeypatch.setattr(image_losses, "encode_rows", lambda *_: None)
+    monkeypatch.setattr(ImageModel, "scalar", lambda self, _: jnp.full((1, L), 3.0))
+    made = {}
+
+    def seen(params, model, windows, weights, **options):
+        made["windows"], made["options"] = windows, options
+        return 0.0, ({"learn/value_loss": 1.0}, None)
+
+    monkeypatch.setattr(image_losses, "image_loss", seen)
+    key = jax.random.key(0)
+    _, metrics = image_losses.log_loss({}, {}, model, batch, config, key, weights=WEIGHTS)
+    assert metrics == {"fit/value_loss": 1.0}
+    windows = made["windows"]
+    assert windows.o.shape == (1, 2, 1, 16, 16, 1) and windows.o.dtype == jnp.uint8
+    np.testing.assert_allclose(windows.v, [[2 + 0.5 * 3, -1]])
+    np.testing.assert_allclose(windows.weight, [0.7])
+    assert windows.a.shape == (1, 1, 2) and windows.r.shape == (1, 1)
+    assert made["options"] == {"gradient_scale": config.gradient_scale}

@@ -1,0 +1,176 @@
+"""Frames in the offline loop: bytes from the log to the dream, by one model and one student."""
+
+import dataclasses
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+import dreaming  # noqa: F401 (registers Catch)
+from dreaming.collect import record
+from dreaming.config import SearchConfig
+from dreaming.context import ContextBuffer
+from dreaming.errors import UserError
+from dreaming.log import Log
+from dreaming.physics import LearnedPhysics
+from dreaming.policy import Policy, fresh_student, load_policy, save_policy, student_logits
+from dreaming.replay import contexts
+from envs.dreamfile import load_world, write_dream
+from envs.shells import DreamEnv, DreamVectorEnv
+from envs.traces import TraceStore
+from envs.types import Features, Trace, action_features
+from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
+from worldmodels.fit import init_fit
+
+WINDOW = 2
+
+
+def log_of(observation_space, action_space, traces, **options):
+    spaces = Features(observation_space), action_features(action_space)
+    return Log(traces, *spaces, multiple=16, **options)
+
+
+@pytest.fixture(scope="module")
+def log():
+    task = gymnasium.make("dreaming/Catch-v0")
+    traces = list(record("dreaming/Catch-v0", "random", 27, 0))
+    return log_of(task.observation_space, task.action_space, traces)
+
+
+@pytest.fixture(scope="module")
+def physics():
+    images = ImageModelConfig(bins=21)
+    return LearnedPhysics(ModelConfig(window=WINDOW), FitConfig(steps=1), images=images)
+
+
+@pytest.fixture(scope="module")
+def world(log, physics):
+    """The dream of a model that has learned nothing yet."""
+    model, scale = physics._shape(log)
+    learned = init_fit(model, physics.fit, scale, jax.random.key(0))
+    return physics.world(log, learned, 9, SearchConfig(), {})
+
+
+def test_frames_stay_bytes_from_the_log_to_the_dream(log, world):
+    replay = log.replay()
+    assert replay.o.dtype == np.uint8 and replay.o.shape == (32, 1600)
+    assert np.array_equal(replay.o[0].reshape(40, 40, 1), log.traces[0].observations[0])
+    assert contexts(replay, jnp.arange(3), WINDOW).o.dtype == np.uint8
+    assert world.starts.o.dtype == np.uint8 and world.starts.o.shape[1:] == (WINDOW, 1600)
+    buffer = ContextBuffer(1, WINDOW, 1600, 3, log.observation.dtype)
+    assert buffer.context().o.dtype == np.uint8
+
+
+def test_a_dream_shows_what_its_latent_decodes_to(world):
+    env = DreamEnv(world=world)
+    assert env.observation_space == Box(0, 255, (40, 40, 1), np.uint8)
+    o, _ = env.reset(seed=0)
+    assert env.observation_space.contains(o)
+    first = world.starts.o[world.initial, -1]
+    assert any(np.array_equal(o.ravel(), frame) for frame in first)
+    o, _, _, _, info = env.step(1)
+    assert env.observation_space.contains(o)
+    shown = world.model.decode(world.params, env._rows.state.z)
+    assert np.abs(o.ravel().astype(int) - np.asarray(shown[0]).astype(int)).max() <= 1
+    assert np.array_equal(env._rows.state.context.o[0, -1], o.ravel())
+    assert info["uncertainty"] == 0 and info["trusted"]
+
+
+def test_a_dream_file_of_frames_dreams_the_same(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    write_dream(tmp_path / "one.dream", world)
+    write_dream(tmp_path / "two.dream", world)
+    data = (tmp_path / "one.dream").read_bytes()
+    assert data == (tmp_path / "two.dream").read_bytes()
+    loaded = load_world(tmp_path / "one.dream")
+    assert loaded.starts.o.dtype == np.uint8
+    mine, theirs = DreamVectorEnv(world=world, num_envs=2), DreamEnv(world=loaded)
+    o, _ = mine.reset(seed=3)
+    assert np.array_equal(theirs.reset(seed=3)[0], o[0])
+    for a in (0, 2):
+        o, r, *_ = mine.step(np.array([a, 1]))
+        o_file, r_file, *_ = theirs.step(a)
+        assert o.dtype == np.uint8 and np.array_equal(o_file, o[0])
+        assert r_file == pytest.approx(r[0], abs=1e-6)
+
+
+def test_rehearsal_begins_from_heads_that_know_nothing(world):
+    model, params = world.model, world.params
+    z = model.root(params, jax.tree.map(jnp.asarray, world.starts))
+    heads = model.fresh_heads(params, jax.random.key(1))
+    v, pi, _ = model.predict(model.with_heads(params, heads), z)
+    np.testing.assert_allclose(v, 0, atol=1e-4)
+    np.testing.assert_allclose(pi, 0, atol=1e-6)
+    same = model.with_heads(params, model.heads(params))
+    jax.tree.map(np.testing.assert_array_equal, same["net"], params["net"])
+
+
+def test_actions_the_log_avoids_are_uncertain_by_their_nats(world):
+    logits = jnp.log(jnp.array([0.7, 0.2, 0.1]))
+    head = world.params["behaviour"]["policy_head"]
+    output = head["output"] | {"bias": logits, "kernel": 0 * head["output"]["kernel"]}
+    behaviour = world.params["behaviour"] | {"policy_head": head | {"output": output}}
+    model = dataclasses.replace(world.model, behaviour_penalty=2.0)
+    params = world.params | {"behaviour": behaviour}
+    z = model.root(params, jax.tree.map(lambda x: jnp.asarray(x[:3]), world.starts))
+    _, y = model.afterstate(params, z, jnp.eye(3))
+    _, said = model.outcome(params, y, jnp.zeros(3, jnp.int32))
+    expected = 2 * np.log(0.7 / np.array([0.7, 0.2, 0.1]))
+    np.testing.assert_allclose(said.uncertainty, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_of_frames_reads_all_of_its_context_and_survives_saving(log, tmp_path):
+    params = fresh_student(log, WINDOW, 16, jax.random.key(0))
+    context = contexts(log.replay(), jnp.array([0, 1, 5]), WINDOW)
+    out = student_logits(params, context)
+    assert out.shape == (3, 3)
+    other = dataclasses.replace(context, o=context.o.at[:, 0].set(0))  # the older frame alone
+    changed = student_logits(params, other)
+    assert (changed != out).any(axis=-1).all()
+    policy = Policy(params, log.observation.space, log.action.space, WINDOW)
+    save_policy(tmp_path, policy)
+    loaded = load_policy(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    assert loaded.act(log.traces[0].observations[0], seed=0) in range(3)
+
+
+def test_the_normaliser_of_frames_by_hand():
+    """Two frames of two pixels: means 1 and 6, squared deviations 1, 1, 4 and 4."""
+    o = np.array([[[0], [4]], [[2], [8]]], np.uint8)
+    trace = Trace(o, np.array([0]), np.array([0.0]), False, True)
+    mean, std = log_of(Box(0, 255, (2, 1), np.uint8), Discrete(2), [trace]).frame_scale()
+    np.testing.assert_array_equal(mean, [[[1]], [[6]]])
+    assert std == pytest.approx(np.sqrt(2.5))
+
+
+def test_what_the_model_of_frames_cannot_learn_is_refused(log, physics):
+    masked = [
+        Trace(t.observations, t.actions, t.rewards, t.terminated, t.truncated, action_masks=mask)
+        for t in log.traces
+        for mask in [np.ones((len(t) + 1, 3), bool)]
+    ]
+    with pytest.raises(UserError, match="action masks"):
+        physics._shape(log_of(log.observation.space, log.action.space, masked))
+    rich = [
+        Trace(t.observations, t.actions, t.rewards * 1e4, t.terminated, t.truncated)
+        for t in log.traces
+    ]
+    with pytest.raises(UserError, match="images.bins=21 is too few"):
+        physics._shape(log_of(log.observation.space, log.action.space, rich))
+    with pytest.raises(UserError, match="pessimism"):
+        physics._maker(log).searched(physics._shape(log)[0], 1.0)
+
+
+def test_a_store_keeps_frames_as_bytes(tmp_path):
+    """Frames that cannot be compressed take no more than their own bytes."""
+    o = np.random.default_rng(0).integers(0, 256, (41, 40, 40, 1), np.uint8)
+    trace = Trace(o, np.zeros(40, int), np.zeros(40), False, True)
+    spaces = {"observation_space": Box(0, 255, (40, 40, 1), np.uint8)}
+    store = TraceStore(tmp_path, **spaces, action_space=Discrete(3))
+    store.append(trace)
+    [read] = TraceStore(tmp_path).traces()
+    assert read.observations.dtype == np.uint8 and np.array_equal(read.observations, o)
+    assert sum(file.stat().st_size for file in tmp_path.glob("segment-*")) < 1.2 * o.nbytes
