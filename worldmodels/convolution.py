@@ -33,6 +33,7 @@ def within_loops():
 def convolve(x, kernel, strides, padding, **rest: Any):
     """`jax.lax.conv_general_dilated` of channels-last images, for `flax.linen.Conv`."""
     if jax.default_backend() != "cpu" or not LOOPS.get():
+        rest = {"dimension_numbers": AXES} | rest
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **rest)
     return _convolve(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 

@@ -12,14 +12,17 @@ from worldmodels.convolution import AXES, convolve, within_loops
 def test_gradients_are_those_of_xla(stride, size, pad):
     x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
-    settings = (stride, stride), ((pad, pad), (pad, pad))
-    theirs = lambda *a: jax.lax.conv_general_dilated(*a, *settings, dimension_numbers=AXES)
+    strides, padding = (stride, stride), ((pad, pad), (pad, pad))
+    theirs = lambda x, kernel: jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=AXES
+    )
     loss = lambda f: lambda *a: jnp.sum(jnp.sin(f(*a)))
-    assert "custom_vjp" not in str(jax.make_jaxpr(lambda *a: convolve(*a, *settings))(x, kernel))
+    outside = lambda x, kernel: convolve(x, kernel, strides, padding)
+    assert "custom_vjp" not in str(jax.make_jaxpr(outside)(x, kernel))
 
-    def ours(*a):
+    def ours(x, kernel):
         with within_loops():
-            return convolve(*a, *settings)
+            return convolve(x, kernel, strides, padding)
 
     assert "custom_vjp" in str(jax.make_jaxpr(ours)(x, kernel))
     np.testing.assert_array_equal(ours(x, kernel), theirs(x, kernel))
