@@ -168,8 +168,8 @@ def test_a_store_keeps_frames_as_bytes(tmp_path):
     """Frames that cannot be compressed take no more than their own bytes."""
     o = np.random.default_rng(0).integers(0, 256, (41, 40, 40, 1), np.uint8)
     trace = Trace(o, np.zeros(40, int), np.zeros(40), False, True)
-    spaces = {"observation_space": Box(0, 255, (40, 40, 1), np.uint8)}
-    store = TraceStore(tmp_path, **spaces, action_space=Discrete(3))
+    shown = Box(0, 255, (40, 40, 1), np.uint8)
+    store = TraceStore(tmp_path, observation_space=shown, action_space=Discrete(3))
     store.append(trace)
     [read] = TraceStore(tmp_path).traces()
     assert read.observations.dtype == np.uint8 and np.array_equal(read.observations, o)
