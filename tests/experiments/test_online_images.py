@@ -73,7 +73,7 @@ def units(run_dir):
 def test_what_a_run_leaves_behind(finished):
     found = result(finished)
     assert 156 < found["real_steps"] <= 160
-    assert found["fit_steps"] == 25  # a quarter of 100, in calls of 5
+    assert found["fit_steps"] == 30  # three tenths of 100, in calls of 5
     assert found["deployed_return"]["episodes"] == 4 and found["evaluation_steps"] == 36
     assert (finished / "report.html").exists() and (finished / "config.yaml").exists()
     assert len(units(finished)) == 2  # the newest, and the one before it
