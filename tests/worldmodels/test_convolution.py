@@ -13,9 +13,9 @@ def test_gradients_are_those_of_xla(stride, size, pad):
     x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
     settings = (stride, stride), ((pad, pad), (pad, pad))
-    theirs = lambda *a: jax.lax.conv_general_dilated(*a, *settings, dimension_numbers=AXES)
-    loss = lambda f: lambda *a: jnp.sum(jnp.sin(f(*a)))
-    ours = lambda *a: convolve(*a, *settings)
+    theirs = lambda x, k: jax.lax.conv_general_dilated(x, k, *settings, dimension_numbers=AXES)
+    loss = lambda f: lambda x, k: jnp.sum(jnp.sin(f(x, k)))
+    ours = lambda x, k: convolve(x, k, *settings)
     np.testing.assert_array_equal(ours(x, kernel), theirs(x, kernel))
     for mine, known in zip(
         jax.grad(loss(ours), (0, 1))(x, kernel),
