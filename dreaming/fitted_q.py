@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from dreaming.log import Log
 from dreaming.policy import action_distribution, fresh_student
 from dreaming.replay import contexts
+from envs.frames import frame_shape
 from envs.types import Context
 from worldmodels.actions import ActionHead
 from worldmodels.contexts import context_rows
@@ -35,6 +36,7 @@ GAIN = 2.0  # of the hidden layer; with 3 networks see less far than a CartPole 
 DOUBT = 0.3  # logged steps that a member's belief before any data weighs as much as; with 0.01 the
 # iteration diverges on random logs of CartPole, with 10 every value is drawn to the log's mean
 LEFT = 0.003  # share of the first error that may be left when the iteration ends
+SIDE = 16  # blocks along the longer side of a frame, at most
 MOST_PAIRS = 4096  # of observation and action, for a feature each
 
 
@@ -96,7 +98,7 @@ def make_fitted_q(
 def make_steps(log: Log, window: int, discount: float) -> Steps:
     """The steps of a log."""
     replay = log.replay()
-    scale = fresh_student(log, window, 1, jax.random.key(0))["scale"]
+    scale, shown = make_shown(log, window)
     count = int(replay.num_starts)
     rows = np.asarray(replay.starts)[:count]
     begins = np.unique(np.asarray(replay.first)[rows])
@@ -105,7 +107,7 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
     real = lambda i, size: jnp.asarray(np.arange(i.size) < size, jnp.float32)
 
     def inputs(context: Context) -> Array:
-        x = context_rows(context.o, context.a, context.valid, scale)
+        x = context_rows(shown(context.o), context.a, context.valid, scale)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2])
 
     at = lambda i: Seen(contexts(replay, jnp.asarray(i), window), replay.legal[i])
@@ -131,6 +133,30 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
         spread=jnp.float32(np.ptp(seen) / 2),
         head=log.head,
     )
+
+
+def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
+    """(normalisers, what of observations [*B, O] is looked at): all; of frames blocks of pixels.
+
+    A frame is shown as the means of at most SIDE x SIDE blocks; a drawn hidden layer finds nothing
+    in single pixels. What a last, incomplete block would hold is left out.
+    """
+    if log.observation.kind != "pixels":
+        return fresh_student(log, window, 1, jax.random.key(0))["scale"], lambda o: o
+    height, width, channels = frame_shape(log.observation.space)
+    side = -(-max(height, width) // SIDE)
+    rows, columns = max(1, height // side), max(1, width // side)
+    down, right = min(side, height), min(side, width)
+
+    def shown(o: Num[Array, "*B O"]) -> Float[Array, "*B o"]:
+        x = jnp.reshape(o, (*o.shape[:-1], height, width, channels)).astype(jnp.float32)
+        x = x[..., : rows * down, : columns * right, :]
+        x = x.reshape(*o.shape[:-1], rows, down, columns, right, channels).mean((-4, -2))
+        return x.reshape(*o.shape[:-1], rows * columns * channels)
+
+    mean, std = log.frame_scale()
+    mean = shown(jnp.asarray(mean, jnp.float32).ravel())
+    return {"o_mean": mean, "o_std": jnp.float32(std), "o_step": jnp.float32(std)}, shown
 
 
 def returns_to_go(log: Log, discount: float) -> np.ndarray:

@@ -14,6 +14,7 @@ from dreaming.collect import record
 from dreaming.config import SearchConfig
 from dreaming.context import ContextBuffer
 from dreaming.errors import UserError
+from dreaming.fitted_q import make_fitted_q, make_shown
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics
 from dreaming.policy import Policy, fresh_student, load_policy, save_policy, student_logits
@@ -168,9 +169,32 @@ def test_a_store_keeps_frames_as_bytes(tmp_path):
     """Frames that cannot be compressed take no more than their own bytes."""
     o = np.random.default_rng(0).integers(0, 256, (41, 40, 40, 1), np.uint8)
     trace = Trace(o, np.zeros(40, int), np.zeros(40), False, True)
+<<<<<<< HEAD
     shown = Box(0, 255, (40, 40, 1), np.uint8)
     store = TraceStore(tmp_path, observation_space=shown, action_space=Discrete(3))
     store.append(trace)
+=======
+    space = Box(0, 255, (40, 40, 1), np.uint8)
+    TraceStore(tmp_path, observation_space=space, action_space=Discrete(3)).append(trace)
+>>>>>>> helper-a
     [read] = TraceStore(tmp_path).traces()
     assert read.observations.dtype == np.uint8 and np.array_equal(read.observations, o)
     assert sum(file.stat().st_size for file in tmp_path.glob("segment-*")) < 1.2 * o.nbytes
+
+
+def test_fitted_q_sees_the_means_of_blocks():
+    """A column of 18 pixels in 9 blocks of two."""
+    o = np.zeros((2, 18, 1), np.uint8)
+    o[0, :4, 0] = 10, 30, 0, 8
+    trace = Trace(o, np.array([0]), np.array([0.0]), False, True)
+    log = log_of(Box(0, 255, (18, 1), np.uint8), Discrete(2), [trace])
+    scale, shown = make_shown(log, 1)
+    seen = shown(jnp.asarray(log.observation.flatten(o)))
+    np.testing.assert_allclose(seen[0], [20, 4, *[0] * 7])
+    np.testing.assert_allclose(scale["o_mean"], [10, 2, *[0] * 7])
+
+
+def test_policies_are_valued_from_a_log_of_frames_alone(log):
+    steps, value = make_fitted_q(log, WINDOW, 0.9, jax.random.key(0), members=2, width=4)
+    assert steps.now.context.o.dtype == np.uint8
+    assert np.isfinite(value(fresh_student(log, WINDOW, 8, jax.random.key(0))).values).all()

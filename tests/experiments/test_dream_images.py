@@ -11,7 +11,7 @@ from envs.traces import TraceStore
 from experiments import dream
 
 SMALL = ("baselines.width=16", "baselines.batch=16", "env=catch", "env.real_steps=120")
-SMALL += ("context.window=2", "images.bins=21", "devices=1", "fit.steps=10", "judge.steps=5")
+SMALL += ("context.window=2", "images.bins=21", "fit.steps=10", "judge.steps=5")
 RETURNS = ("behaviour", "incumbent", "candidate", "deployed", "dream")
 
 
