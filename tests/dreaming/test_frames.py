@@ -169,14 +169,9 @@ def test_a_store_keeps_frames_as_bytes(tmp_path):
     """Frames that cannot be compressed take no more than their own bytes."""
     o = np.random.default_rng(0).integers(0, 256, (41, 40, 40, 1), np.uint8)
     trace = Trace(o, np.zeros(40, int), np.zeros(40), False, True)
-<<<<<<< HEAD
     shown = Box(0, 255, (40, 40, 1), np.uint8)
     store = TraceStore(tmp_path, observation_space=shown, action_space=Discrete(3))
     store.append(trace)
-=======
-    space = Box(0, 255, (40, 40, 1), np.uint8)
-    TraceStore(tmp_path, observation_space=space, action_space=Discrete(3)).append(trace)
->>>>>>> helper-a
     [read] = TraceStore(tmp_path).traces()
     assert read.observations.dtype == np.uint8 and np.array_equal(read.observations, o)
     assert sum(file.stat().st_size for file in tmp_path.glob("segment-*")) < 1.2 * o.nbytes
