@@ -91,7 +91,7 @@ class AgentConfig:
     real_steps: int = 100_000  # the planned end: schedules run to it
     learn_after: int = 2000  # real steps before the first update
     updates_per_step: float = 1.0  # replay ratio, counted from `learn_after` on
-    updates_per_call: int = 10  # in one compiled program; divides `target.every`
+    updates_per_call: int = 10  # of one call, one program on an accelerator; divides `target.every`
     refresh_batch: int = 256  # states that a refresh searches at once; thousands on a GPU
     augment: bool = True  # shift and intensity of what is learned from
     compute: str = "auto"  # "float32", "bfloat16", or auto: bfloat16 where there is an accelerator

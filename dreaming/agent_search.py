@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from dreaming.agent_config import AgentConfig
 from dreaming.puct import make_puct
-from dreaming.resets import horizon
+from dreaming.resets import annealed
 from dreaming.search import make_teacher
 from dreaming.types import Acted
 from worldmodels.efficientzero import ImageModel
@@ -28,7 +28,7 @@ def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
 def make_teach(model: ImageModel, config: AgentConfig, updates, gumbel_scale: float) -> Callable:
     """The teacher of a configuration, as `make_teacher` makes it, with the discount of so many
     `updates`."""
-    rules = model, model.head, config.search, horizon(config, updates)[1]
+    rules = model, model.head, config.search, annealed(config, updates)[1]
     if config.search.teacher == "puct":
         return make_puct(*rules, explore=gumbel_scale > 0)
     return make_teacher(*rules, gumbel_scale)

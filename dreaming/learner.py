@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dreaming.agent_config import AgentConfig, OptimiserConfig
 from dreaming.errors import LossError
 from dreaming.imagine import imagined_windows
-from dreaming.resets import horizon
+from dreaming.resets import annealed
 from dreaming.ring import age, cut, draw, followed, stacks
 from dreaming.types import AgentState, Cut, RingState
 from worldmodels.efficientzero import ImageModel
@@ -28,14 +28,14 @@ from worldmodels.types import ImageWindows
 
 
 def value_targets(state: AgentState, rows: Cut, config: AgentConfig) -> Float[Array, "B K1"]:
-    """What the values of rows 0..K are fitted to, from what the target params said of rows 0..K+n.
+    """What the values of rows 0..K are fitted to, from what the last refresh said of rows 0..K+n.
 
     "search": the value of the search. "td": n-step returns, n by the age of row 0. "mixed": n-step
     returns early and for the newest data, else the value of the search.
     """
     ring, target = state.ring, config.target
     share = lambda x: max(1, round(x * config.real_steps))
-    n, discount = horizon(config, state.updates)
+    n, discount = annealed(config, state.updates)
     v = jnp.where(rows.is_absorbing, 0.0, ring.v[rows.slots])
     steps = rows.r, rows.terminated, rows.is_real_step, v, discount
     old = age(ring, rows.slots[:, 0])

@@ -156,6 +156,10 @@ class LearnedPhysics:
                 held.append(unseen)
         return Judge(worlds, held, clone, key)
 
+    def check(self, log: Log, search: SearchConfig) -> None:
+        """Raise `UserError`, before anything is fitted, for what the log's model cannot do."""
+        self._maker(log).searched(self._shape(log)[0], search.pessimism)
+
     def world(
         self, log: Log, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
     ) -> World:
@@ -254,6 +258,9 @@ class OraclePhysics:
     def second_opinion(self, *_: Any) -> Judge:
         """Nobody needs to judge an oracle."""
         return Judge([], [], None, jax.random.key(0))
+
+    def check(self, log: Log, search: SearchConfig) -> None:
+        """An oracle can be searched in any way."""
 
     def world(
         self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict

@@ -43,7 +43,7 @@ def without_moments(opt_state: optax.OptState) -> optax.OptState:
     return jax.tree.map(forgotten, opt_state, is_leaf=has_moments)
 
 
-def horizon(
+def annealed(
     config: AgentConfig, updates: Int[Any, ""] | int
 ) -> tuple[int | Int[Array, ""], Scalar]:
     """(n, discount) of the value targets of an update; the search uses the same discount.

@@ -226,6 +226,7 @@ def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chanc
 
 
 def search_edge(reward, discount, prior, value):
+    """What mctx wants to know of an edge [B] and where it leads: logits [B, A] and value [B]."""
     return made(
         mctx.RecurrentFnOutput, reward=reward, discount=discount, prior_logits=prior, value=value
     )

@@ -162,7 +162,8 @@ def test_what_the_model_of_frames_cannot_learn_is_refused(log, physics):
     with pytest.raises(UserError, match="images.bins=21 is too few"):
         physics._shape(log_of(log.observation.space, log.action.space, rich))
     with pytest.raises(UserError, match="pessimism"):
-        physics._maker(log).searched(physics._shape(log)[0], 1.0)
+        physics.check(log, SearchConfig(pessimism=1.0))
+    physics.check(log, SearchConfig())
 
 
 def test_a_store_keeps_frames_as_bytes(tmp_path):

@@ -12,7 +12,7 @@ from dreaming.agent_config import AgentConfig, OptimiserConfig, ReplayConfig, Re
 from dreaming.agent_search import make_mesh, make_search
 from dreaming.config import SearchConfig
 from dreaming.learner import make_optimiser
-from dreaming.resets import horizon, is_reset_due, reset
+from dreaming.resets import annealed, is_reset_due, reset
 from dreaming.types import AgentState
 
 CONFIG = AgentConfig(
@@ -33,7 +33,7 @@ CONFIG = AgentConfig(
 def at(updates, **fields):
     config = AgentConfig(reset=ResetConfig(**fields), discount=0.997)
     config.target.td_steps = 3
-    n, discount = horizon(config, jnp.int32(updates))
+    n, discount = annealed(config, jnp.int32(updates))
     return int(n), float(discount)
 
 
@@ -47,7 +47,7 @@ def test_n_and_discount_anneal_by_equal_factors(every):
 
 def test_nothing_anneals_unless_asked():
     config = AgentConfig(reset=ResetConfig(every=20))
-    assert horizon(config, jnp.int32(3)) == (config.target.td_steps, config.discount)
+    assert annealed(config, jnp.int32(3)) == (config.target.td_steps, config.discount)
     assert config.most_td_steps == 5
 
 
