@@ -259,9 +259,6 @@ class OraclePhysics:
         """Nobody needs to judge an oracle."""
         return Judge([], [], None, jax.random.key(0))
 
-    def check(self, log: Log, search: SearchConfig) -> None:
-        """An oracle can be searched in any way."""
-
     def world(
         self, log: Log, learned: dict, horizon: int, search: SearchConfig, figures: dict
     ) -> World:

@@ -77,7 +77,6 @@ def one_round(
 
     search = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
     searched = search if state.world is not None else None
-    physics.check(seen, config.search)
     learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=searched)
     learned = once("fit", physics.steps(seen), physics.blank(seen), learn)
     second = functools.partial(physics.learn_judges, judged, key_of("judge"))

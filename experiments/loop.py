@@ -80,11 +80,13 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
     """The round of a run; `once` is that of `one_round`."""
     parts = ("search", "rehearse", "distill", "baselines", "gate")
+    physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
+    physics.check(log, config.search)
     _, report = one_round(
         RoundState(),
         root_key(config),
         log=log,
-        physics=LearnedPhysics(config.model, config.fit, config.judge, config.images),
+        physics=physics,
         config=RoundConfig(**{name: getattr(config, name) for name in parts}),
         horizon=dream_horizon(config, log),
         real=scorer(config, log),
