@@ -31,6 +31,7 @@ from dreaming.ring import add, filled, init_ring, stacks
 from dreaming.types import Acted, AgentState, Imagined, Rows
 from worldmodels.actions import make_head
 from worldmodels.efficientzero import ImageModel
+from worldmodels.loops import repeated
 
 __all__ = ["Agent", "check_losses", "make_agent"]
 
@@ -206,21 +207,5 @@ def make_learn(
     """`learn(state)`: `config.updates_per_call` updates, one program where it is fast as one."""
     update = make_update(model, config, spread)
     step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
-    compiled = lambda f: jax.jit(f, donate_argnums=0, out_shardings=everywhere)
-
-    def scanned(state: AgentState):
-        state, metrics = jax.lax.scan(step, state, length=config.updates_per_call)
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    if jax.default_backend() != "cpu":
-        return compiled(scanned)
-    once = compiled(lambda state: step(state, None))
-
-    def one_by_one(state: AgentState):  # gradients of convolutions are slow in a CPU's loops
-        told = []
-        for _ in range(config.updates_per_call):
-            state, metrics = once(state)
-            told.append(metrics)
-        return state, jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *told)
-
-    return one_by_one
+    compiled = {"donate_argnums": 0, "out_shardings": everywhere}
+    return repeated(step, config.updates_per_call, convolves=True, **compiled)

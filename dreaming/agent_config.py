@@ -80,7 +80,7 @@ class AgentConfig:
     window: int = 4  # frames that a root sees
     bins: int = 601  # atoms of values and value prefixes
     hl_gauss: bool = False  # scalars as Gaussian histograms over the atoms, rather than two-hot
-    prefix_horizon: int = 5  # steps between resets of the value prefix
+    prefix_horizon: int = 5  # steps between resets of the value prefix; 1 = rewards, no LSTM
     unroll_steps: int = 5  # K
     late_unroll_steps: int = 0  # K in the last part of the run, for longer dreams; 0 = the same
     late_from: float = 0.8  # share of all updates that come before it

@@ -1,5 +1,6 @@
 """What the same log gives without any dream: behaviour cloning and conservative Q-learning."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,10 @@ from dreaming.policy import learned_part, student_logits, student_of
 from dreaming.replay import ReplayState, contexts
 from envs.dream import World
 from worldmodels.actions import ActionHead
-from worldmodels.convolution import within_loops
+from worldmodels.loops import repeated
 
 KINDS = ("behaviour_cloning", "conservative_q")
+CHUNK = 100  # steps per compiled call
 ANYWHERE = 16  # actions in the log-sum-exp over numbers
 
 
@@ -119,6 +121,7 @@ def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfi
     optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps, 0.05))
     window, discount = world.model.window, world.card["discount"]
     unit = world.card["value_span"] * (1 - discount)  # one typical reward
+    chunk = math.gcd(CHUNK, config.steps)
 
     def loss_of(learned, slow, replay, rows):
         params = slow | learned
@@ -128,23 +131,23 @@ def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfi
             params, slow, head, replay, rows, window, discount, unit, config.conservatism
         )
 
-    @jax.jit
-    def train(params, replay, keys):
-        def step(carry, key):
-            learned, slow, opt_state = carry
-            drawn = jax.random.randint(key, (config.batch,), 0, replay.num_starts)
-            rows = replay.starts[drawn]
-            loss, grads = jax.value_and_grad(loss_of)(learned, slow, replay, rows)
-            updates, opt_state = optimiser.update(grads, opt_state)
-            learned: Any = optax.apply_updates(learned, updates)
-            rate = 1 - config.target_decay
-            slow = slow | optax.incremental_update(learned, learned_part(slow), rate)
-            return (learned, slow, opt_state), loss
+    def step(state, i, replay, keys):
+        learned, slow, opt_state = state
+        drawn = jax.random.randint(keys[i], (config.batch,), 0, replay.num_starts)
+        rows = replay.starts[drawn]
+        loss, grads = jax.value_and_grad(loss_of)(learned, slow, replay, rows)
+        updates, opt_state = optimiser.update(grads, opt_state)
+        learned: Any = optax.apply_updates(learned, updates)
+        rate = 1 - config.target_decay
+        slow = slow | optax.incremental_update(learned, learned_part(slow), rate)
+        return (learned, slow, opt_state), loss
 
-        learned = learned_part(params)
-        carry = learned, params, optimiser.init(learned)
-        with within_loops():
-            (learned, _, _), losses = jax.lax.scan(step, carry, keys)
-        return params | learned, jnp.mean(losses[-100:])
+    def train(params, replay, keys):
+        learned, loss = learned_part(params), jnp.nan
+        state = learned, params, optimiser.init(learned)
+        advance = repeated(step, chunk, convolves="encoder" in learned)
+        for part in jnp.split(keys, config.steps // chunk):
+            state, loss = advance(state, replay, part)
+        return params | state[0], loss
 
     return train

@@ -4,7 +4,7 @@ Nobody writes to a config: those with a hash name the compiled programs that the
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 FIRST_SEED = 1_000_000  # of gate episodes; those of the report begin at ten times this
 
@@ -51,7 +51,7 @@ class SearchConfig:
 class RehearseConfig:
     """How much is rehearsed, and from where."""
 
-    iterations: int = 1000  # a plateau before the jump is normal: budget by iterations, not by gain
+    iterations: int = 0  # 0 = 1,000, on frames 250; a plateau before the jump is normal
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
     going_on: float = 0.5  # share of the walks that go on where the last ones got to, if episodes
@@ -61,6 +61,11 @@ class RehearseConfig:
     lam: float = 0.95  # TD(lambda) of the value target
     sampling: str = "mixture"  # physics of a walk: another member at every step
     behaviour_penalty: float = 10.0  # uncertainty per nat less likely to a foreseen behaviour
+
+    def sized(self, kind: str) -> "RehearseConfig":
+        """With the budget of a `kind` of observations (`Features.kind`) where it is 0."""
+        usual = 250 if kind == "pixels" else 1000
+        return replace(self, iterations=self.iterations or usual)
 
 
 @dataclass(unsafe_hash=True)
@@ -79,12 +84,16 @@ class DistillConfig:
 class BaselineConfig:
     """Both baselines are networks of the student's shape, trained on uniformly drawn steps."""
 
-    steps: int = 3000
+    steps: int = 0  # 0 = 3,000, on frames 1,000
     batch: int = 256
     learning_rate: float = 1e-3
     width: int = 64
     conservatism: float = 1.0  # alpha of CQL(H)
     target_decay: float = 0.995
+
+    def sized(self, kind: str) -> "BaselineConfig":
+        """With the budget of a `kind` of observations (`Features.kind`) where it is 0."""
+        return replace(self, steps=self.steps or (1000 if kind == "pixels" else 3000))
 
 
 @dataclass
@@ -130,3 +139,8 @@ class RoundConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     gate: GateConfig | None = field(default_factory=GateConfig)
+
+    def sized(self, kind: str) -> "RoundConfig":
+        """With the budget of a `kind` of observations (`Features.kind`) wherever it is 0."""
+        rehearse, baselines = self.rehearse.sized(kind), self.baselines.sized(kind)
+        return replace(self, rehearse=rehearse, baselines=baselines)

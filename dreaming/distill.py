@@ -9,21 +9,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.physics import finite
 from dreaming.policy import learned_part, network, student_logits, student_of
-from dreaming.rehearse import make_rehearse
+from dreaming.rehearse import make_mesh, make_rehearse
 from dreaming.replay import contexts
 from dreaming.search import make_teacher
 from dreaming.types import DistillState, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead
-from worldmodels.convolution import within_loops
+from worldmodels.loops import avoids_loops, repeated
 
 LONG = 4  # walks in a logged episode, from which on some are gone on with
 CHUNK = 20  # rehearsals per compiled call, and per progress line
@@ -114,9 +113,10 @@ def practise(
     model, discount = regularised(world, rehearse.behaviour_penalty), world.card["discount"]
     head = log.head
     chunk = math.gcd(CHUNK, rehearse.iterations)
-    advance = compiled_distill(model, head, search, rehearse, config, discount, chunk)
     student_key, key = jax.random.split(key)
     fresh = student_of(log, model, config.width, student_key)
+    convolves, rules = "encoder" in fresh, (search, rehearse, config, discount, chunk)
+    advance = compiled_distill(model, head, *rules, convolves)
     student = fresh if incumbent is None else network(incumbent)
     if incumbent is not None and head.kind != "discrete":
         incumbent = student  # only enumerated probabilities can be mixed: stay near the newest part
@@ -127,7 +127,7 @@ def practise(
     walks = no_walks(log, model, rehearse)
     state = init_distill(model, world.params, student, optimiser, walks, key)
     # What the program gives back lies on every device: begin there too, or it compiles twice.
-    everywhere = NamedSharding(Mesh(np.array(jax.devices()), "walks"), PartitionSpec())
+    everywhere = NamedSharding(make_mesh(rehearse, convolves), PartitionSpec())
     place = lambda tree: jax.device_put(tree, everywhere)
     state, params, replay = place(state), place(world.params), place(log.replay())
     previous = None
@@ -162,11 +162,12 @@ def compiled_distill(
     config: DistillConfig,
     discount: float,
     chunk: int,
+    convolves: bool,
 ) -> Callable:
     """`make_distill` with its teacher and its walks; the next round uses the same program."""
-    teach = make_teacher(model, head, search, discount)
-    walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty)
-    return make_distill(model, head, walk, config, rehearse.iterations, chunk)
+    teach, mesh = make_teacher(model, head, search, discount), make_mesh(rehearse, convolves)
+    walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty, mesh)
+    return make_distill(model, head, walk, config, rehearse.iterations, chunk, convolves)
 
 
 def make_distill(
@@ -176,9 +177,10 @@ def make_distill(
     config: DistillConfig,
     iterations: int,
     chunk: int,
+    convolves: bool = False,
 ):
     """`practise(state, params, replay, incumbent) -> (state, metrics)`: `chunk` rounds of rehearse,
-    then `minibatches` gradient steps on it, in one compiled program."""
+    then `minibatches` gradient steps on it. `convolves` says that students do."""
     optimiser = make_optimiser(config, iterations)
 
     def gradient_step(carry, batch, params, incumbent):
@@ -205,15 +207,14 @@ def make_distill(
         )
         return state, metrics
 
-    def iteration(state: DistillState, params, replay: ReplayState, incumbent):
+    def iteration(state: DistillState, _, params, replay: ReplayState, incumbent):
         key, rehearse_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
         own = model.with_heads(params, state.heads)
         slow = model.with_heads(params, state.slow_heads)
         walked = rehearse(own, slow, state.student, replay, state.walks, rehearse_key)
         batches = minibatches(walked, order_key, config.minibatches)
-        state, metrics = jax.lax.scan(
-            lambda carry, batch: gradient_step(carry, batch, params, incumbent), state, batches
-        )
+        step = lambda state, batch: gradient_step(state, batch, params, incumbent)
+        state, metrics = jax.lax.scan(step, state, batches, unroll=avoids_loops(convolves))
         state = state.replace(
             walks=state.walks.replace(last=walked.last, goes_on=walked.goes_on),
             key=jax.random.key_data(key),
@@ -229,14 +230,7 @@ def make_distill(
         }
         return state, metrics
 
-    @jax.jit
-    def practise(state: DistillState, params, replay: ReplayState, incumbent):
-        once = lambda state, _: iteration(state, params, replay, incumbent)
-        with within_loops():
-            state, metrics = jax.lax.scan(once, state, length=chunk)
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    return practise
+    return repeated(iteration, chunk, convolves=convolves)
 
 
 def minibatches(walked: Rehearsal, key, count: int) -> dict:

@@ -24,8 +24,8 @@ from dreaming.replay import contexts, sample_windows
 from envs.dream import World
 from envs.types import UserError
 from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
-from worldmodels.convolution import within_loops
 from worldmodels.fit import init_fit, make_fit
+from worldmodels.loops import repeated
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
@@ -209,17 +209,16 @@ def imitate(model: Any, params: Any, replay: Any, key: jax.Array) -> Any:
         _, pi, _ = model.predict(with_policy(policy), z)
         return jnp.mean(model.head.imitation(model.head.target(replay.a[rows]), pi))
 
-    def step(carry, key):
-        policy, opt_state = carry
-        rows = replay.starts[jax.random.randint(key, (CLONE_BATCH,), 0, replay.num_starts)]
+    def step(state, i, keys):
+        policy, opt_state = state
+        rows = replay.starts[jax.random.randint(keys[i], (CLONE_BATCH,), 0, replay.num_starts)]
         grads = jax.grad(loss_of)(policy, rows)
         updates, opt_state = optimiser.update(grads, opt_state, policy)
-        return (optax.apply_updates(policy, updates), opt_state), None
+        return (optax.apply_updates(policy, updates), opt_state), ()
 
-    keys = jax.random.split(key, steps)
-    with within_loops():
-        clone = jax.jit(lambda start, keys: jax.lax.scan(step, start, keys)[0])
-        return with_policy(clone((fresh, optimiser.init(fresh)), keys)[0])
+    clone = repeated(step, steps, convolves=model.convolves)
+    (policy, _), _ = clone((fresh, optimiser.init(fresh)), jax.random.split(key, steps))
+    return with_policy(policy)
 
 
 @dataclass

@@ -83,14 +83,16 @@ def init_image_student(key: jax.Array, window: int, num_outputs: int, width: int
     """Parameters of a student of `window` frames: an encoder, then layers as the others have.
 
     `o_mean` [H, V, F] is the mean frame, `o_std` the deviation of all pixels from it. The encoder's
-    first stage has width / 8 channels, its latents width / 4.
+    first stage has width / 8 channels, or is one of patches as in a model of such frames; its
+    latents have width / 4.
     """
-    from worldmodels.images import Encoder
+    from worldmodels.images import SIZES, Encoder, usual_size
 
     encoder_key, key = jax.random.split(key)
     height, columns, channels = o_mean.shape
     x = jnp.zeros((1, height, columns, channels * window))
-    encoder = Encoder(max(1, width // 8), max(1, width // 4))
+    first = max(1, width // 8) if SIZES[usual_size(height, columns)][0] else 0
+    encoder = Encoder(first, max(1, width // 4))
     out, variables = jax.jit(encoder.init_with_output)(encoder_key, x)
     student = init_student(key, out.size, num_outputs, width, o_mean, o_std)
     return student | {"encoder": variables["params"]}
@@ -157,15 +159,13 @@ def _inputs(params: Any, context: Context) -> Float[Array, "*B X"]:
 
 def _look(encoder: Any, scale: Any, o: Num[Array, "*B W O"]) -> Float[Array, "*B X"]:
     """The encoder's word on the newest frames, stacked as the world's model stacks them."""
-    from worldmodels.images import Encoder
+    from worldmodels.images import encoder_of
 
     shape, frame = o.shape[:-2], scale["o_mean"].shape
     x = o.reshape(math.prod(shape), o.shape[-2], *frame)
     x = jnp.moveaxis((x - scale["o_mean"]) / scale["o_std"], 1, 3)
     x = x.reshape(*x.shape[:3], x.shape[3] * x.shape[4])
-    first, last = encoder["Conv_0"], encoder["Residual_2"]["Conv_1"]
-    sizes = (conv["kernel"].shape[-1] for conv in (first, last))
-    z: Any = Encoder(*sizes).apply({"params": encoder}, x)
+    z: Any = encoder_of(encoder).apply({"params": encoder}, x)
     return z.reshape(*shape, math.prod(z.shape[1:]))
 
 

@@ -18,7 +18,19 @@ from dreaming.types import Rehearsal, ReplayState, Walks
 from envs.dream import Dream
 from envs.types import Context
 from worldmodels.actions import ActionHead
+from worldmodels.loops import avoids_loops
 from worldmodels.targets import lambda_returns
+
+
+def make_mesh(config: RehearseConfig, convolves: bool = False) -> Mesh:
+    """The devices that share the walks out: as many as share them evenly.
+
+    On a CPU with virtual devices a search would else use one core, whatever its batch. Convolutions
+    use all cores of one device, and those of several would wait for each other's threads.
+    """
+    most = 1 if avoids_loops(convolves) else jax.device_count()
+    parts = math.gcd(most, math.gcd(config.dreams, config.taught))
+    return Mesh(np.array(jax.devices()[:parts]), "walks")
 
 
 def make_rehearse(
@@ -28,17 +40,17 @@ def make_rehearse(
     config: RehearseConfig,
     discount: float,
     penalty: float,
+    mesh: Mesh | None = None,
 ):
     """`rehearse(params, slow_params, student, replay, walks, key) -> Rehearsal`, a pure function.
 
     A share of the walks goes on from where `walks` got to, the others begin at real states.
     Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of a
-    walk; `params` serve the teacher. The walks are shared out over all devices: on a CPU with
-    virtual devices a search would else use one core, whatever its batch.
+    walk; `params` serve the teacher. The walks are shared out over `mesh`.
     """
     dream = Dream(model, sampling=config.sampling)
-    parts = math.gcd(jax.device_count(), math.gcd(config.dreams, config.taught))
-    mesh = Mesh(np.array(jax.devices()[:parts]), "walks")
+    mesh = mesh or make_mesh(config)
+    parts = mesh.size
     count, taught = config.dreams // parts, config.taught // parts
 
     def walk(params, student, context: Context, key):

@@ -210,8 +210,9 @@ def try_policy(
         )
     if not config.episodes:
         return {}, OFF
+    baselines = BaselineConfig().sized(log.observation.kind)
     with progress.stage("clone", total=2) as stage:
-        fitted = fit_baselines(log, world, BaselineConfig(), stage_key(key, "clone"), stage.update)
+        fitted = fit_baselines(log, world, baselines, stage_key(key, "clone"), stage.update)
     as_run = DreamConfig(env=config.env)
     as_run.model.window = window
     settings = CertifyConfig(config.episodes, config.dreams)

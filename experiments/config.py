@@ -293,6 +293,7 @@ class BenchmarkConfig:
     dreams: int | None = None  # image dreams stepped at once (64; 4096)
     updates_per_call: int | None = None  # updates in one program (2; 10)
     unroll_steps: int = 5  # of every window
+    prefix_horizon: int = 5  # of the value prefix; 1 = rewards, no LSTM
     envs: int = 8  # real environments that step together
     frame: list[int] = field(default_factory=lambda: [96, 96, 3])  # height, width, channels
     window: int = 4  # frames that a root sees
@@ -312,7 +313,7 @@ LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, 
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
 LEAST |= {"fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 LEAST |= {"agent.late_unroll_steps": 0}
-LEAST |= {"images.bins": 5}
+LEAST |= {"images.bins": 5, "rehearse.iterations": 0, "baselines.steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
     "search.teacher": ("search", "one_step"),

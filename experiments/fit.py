@@ -52,6 +52,7 @@ def fit_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[st
     from experiments.desk import Desk
     from experiments.options import config_yaml
     from experiments.report import render, to_json
+    from experiments.strip import dream_strip
 
     if (run_dir / "policy").exists():
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
@@ -73,7 +74,7 @@ def fit_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[st
 
     write_dream(run_dir / "world.dream", world)
     result = loop.world_result(config, log, fidelity, desk.seconds, learned)
-    figures = {"open_loop": skill, "strip": loop.dream_strip(world, log)}
+    figures = {"open_loop": skill, "strip": dream_strip(world, log)}
     atomic_write(run_dir / "config.yaml", config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
     atomic_write(run_dir / "result.json", to_json(result))

@@ -160,5 +160,6 @@ def _cartpole_judge(behaviour: gate_cartpole.Mixed, seed: int) -> tuple[Log, Jud
     judges = physics.learn_judges(judged, fit_key, quiet)
     limit = gate_cartpole.LIMIT
     world = physics.second_opinion(judges, judged, seen, None, limit, key).worlds[0]
-    clone = fit_baselines(log, world, BaselineConfig(), clone_key, quiet)["behaviour_cloning"]
+    baselines = BaselineConfig().sized(log.observation.kind)
+    clone = fit_baselines(log, world, baselines, clone_key, quiet)["behaviour_cloning"]
     return log, physics.second_opinion(judges, judged, seen, clone, limit, key)

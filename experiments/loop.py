@@ -22,7 +22,6 @@ from dreaming.evaluate import dream_returns, evaluate
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics
 from dreaming.policy import Policy, act, save_policy
-from dreaming.replay import contexts
 from dreaming.round import Report, RoundState, one_round, stage_key
 from dreaming.search import model_steps
 from envs import tabular
@@ -38,6 +37,7 @@ from experiments.progress import Progress
 from experiments.record import recording
 from experiments.report import render, to_json
 from experiments.source import named_log
+from experiments.strip import dream_strip
 from experiments.trial import make_certificate, ranking_stage
 from worldmodels.actions import MOST_COMBINATIONS, make_head
 
@@ -80,6 +80,7 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
     """The round of a run; `once` is that of `one_round`."""
     parts = ("search", "rehearse", "distill", "baselines", "gate")
+    rules = RoundConfig(**{name: getattr(config, name) for name in parts})
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
     physics.check(log, config.search)
     _, report = one_round(
@@ -87,7 +88,7 @@ def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
         root_key(config),
         log=log,
         physics=physics,
-        config=RoundConfig(**{name: getattr(config, name) for name in parts}),
+        config=rules.sized(log.observation.kind),
         horizon=dream_horizon(config, log),
         real=scorer(config, log),
         once=once,
@@ -351,9 +352,9 @@ def make_result(
         fidelity |= exact
     if tabular_return is not None:
         baselines["tabular"] = tabular_return
-    rehearse = config.rehearse
-    walked = rehearse.iterations * rehearse.dreams * rehearse.horizon
-    taught = rehearse.iterations * rehearse.taught
+    rehearse, iterations = config.rehearse, int(report.rehearsed.iterations)
+    walked = iterations * rehearse.dreams * rehearse.horizon
+    taught = iterations * rehearse.taught
     counters = np.array([len(log), walked, report.gate_steps])
     return {
         "schema_version": SCHEMA_VERSION,
@@ -433,30 +434,3 @@ def greedy_table(student: Any, log: Log) -> np.ndarray:
     context = start_context(np.eye(size, dtype=np.float32), log.action.size)
     keys = jnp.zeros((size, 2), jnp.uint32)
     return np.asarray(act(student, context, keys, log.head)).argmax(-1)
-
-
-def dream_strip(world: Any, log: Log, steps: int = 60) -> dict[str, Any]:
-    """The longest logged episode, and the dream of it from its first observation, same actions."""
-    longest = max(range(len(log.traces)), key=lambda i: len(log.traces[i]))
-    trace = log.traces[longest]
-    real = log.observation.flatten(trace.observations)[: steps + 1]
-    a = log.action.flatten(trace.actions)[: len(real) - 1]
-    model, params = world.model, world.params
-    start = contexts(log.only(np.array([longest])).replay(), jnp.zeros(1, int), model.window)
-
-    @jax.jit
-    def roll(context, actions):
-        def step(z, action):
-            logits, y = model.afterstate(params, z, action[None])
-            z, _ = model.outcome(params, y, jnp.argmax(logits, -1))
-            return z, model.decode(params, z)[0]
-
-        return jax.lax.scan(step, model.root(params, context), actions)[1]
-
-    dreamed = np.asarray(roll(start, jnp.asarray(a)))
-    dreamed = np.concatenate([real[:1], dreamed])
-    shown = np.arange(min(4, real.shape[1]))
-    if log.observation.kind == "pixels":  # those that change most
-        shown = np.sort(np.argsort(-real.std(0), kind="stable")[:4])
-    names = [f"o[{i}]" for i in shown]
-    return {"names": names, "real": real[:, shown].tolist(), "dream": dreamed[:, shown].tolist()}

@@ -191,7 +191,7 @@ def play_round(
         jax.random.fold_in(root_key(config), number),
         log=log,
         physics=LearnedPhysics(config.model, config.fit, imitates=False),
-        config=RoundConfig(**parts, gate=None),
+        config=RoundConfig(**parts, gate=None).sized(log.observation.kind),
         horizon=task_limit(config.env) or max(len(trace) for trace in log.traces),
         real=None,
         once=once,
@@ -222,8 +222,9 @@ def make_result(
     """The flat object of result.json."""
     summed = lambda x: statistics.summary(x) if x.size else None
     rehearse, rounds = config.rehearse, len(plan(config))
-    walked = rounds * rehearse.iterations * rehearse.dreams * rehearse.horizon
-    taught = rounds * rehearse.iterations * rehearse.taught
+    iterations = rounds * int(report.rehearsed.iterations)
+    walked = iterations * rehearse.dreams * rehearse.horizon
+    taught = iterations * rehearse.taught
     counters = np.array([len(log), rounds])
     return {
         "schema_version": SCHEMA_VERSION,

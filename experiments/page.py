@@ -39,6 +39,10 @@ ul.reasons{margin:12px 0 0;padding:0;list-style:none}
 .wide{overflow-x:auto}
 .wide+.wide{margin-top:18px}
 .wide svg{min-width:640px}
+.pictures{margin-top:24px}
+.pictures th,.pictures td{padding:4px 0 4px 10px;border:0;text-align:left;vertical-align:middle}
+.pictures img{display:block;width:100%;min-width:56px;border:1px solid var(--rule);
+image-rendering:pixelated}
 .wide table{min-width:560px}
 svg{display:block;width:100%;height:auto}
 svg text{font-family:var(--font)!important}
@@ -109,6 +113,21 @@ def figure(svg: str, caption: str, aside: str = "", keys: Mapping[str, str] | No
     marks = (f'<i class="key {kind}"></i>{word}' for kind, word in (keys or {}).items())
     right = f"<span>{html.escape(aside)}{''.join(marks)}</span>"
     return f"<figure><figcaption>{html.escape(caption)}{right}</figcaption>{svg}</figure>"
+
+
+def pictures(steps: Sequence[int], rows: Mapping[str, Sequence[str]]) -> str:
+    """Rows of pictures (PNG in base64) over the steps that they belong to, a row per name."""
+    head = "".join(f"<th>{html.escape(number(k))}</th>" for k in steps)
+    image = lambda name, k, x: (
+        f'<td><img alt="{html.escape(name)}, step {k}" src="data:image/png;base64,{x}"></td>'
+    )
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        f"{''.join(image(name, k, x) for k, x in zip(steps, row, strict=True))}</tr>"
+        for name, row in rows.items()
+    )
+    top = f"<thead><tr><th>step</th>{head}</tr></thead>"
+    return f'<div class="wide pictures"><table>{top}<tbody>{body}</tbody></table></div>'
 
 
 def grid(parts: Iterable[str], kind: str = "") -> str:

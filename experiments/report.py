@@ -200,6 +200,7 @@ def _model(result: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
         svg = plots.open_loop(loop["k"], loop["model"], loop["persistence"])
         panels.append(page.figure(svg, "Open-loop error", keys=LOOP_KEYS))
     strip = drawn.get("strip") or {}
+    pictures = page.pictures(strip["k"], _rows(strip)) if "k" in strip else ""
     names = strip.get("names") or []
     real, dream = (_by_dimension(strip.get(key), len(names)) for key in ("real", "dream"))
     for name, real_row, dream_row in zip(names, real, dream, strict=False):
@@ -210,11 +211,16 @@ def _model(result: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
         "Prediction error by the number of steps dreamed without looking, against predicting no "
         "change; then one real episode and a dream from the same start under the same actions.",
         page.grid(panels),
+        pictures,
         page.details(
             f"All {len(fidelity)} measures of fidelity",
             page.grid([page.pairs_table("Fidelity", fidelity)], "two") if fidelity else "",
         ),
     )
+
+
+def _rows(strip: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    return {name: strip[name] for name in ("real", "dream")}
 
 
 def _training(metrics: Sequence[Mapping[str, Any]], shown: set[str]) -> str:

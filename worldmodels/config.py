@@ -77,5 +77,5 @@ class ImageModelConfig:
 
     size: str = "auto"  # of the networks: nano, small, base; auto = by frames of 48 or 64 pixels
     bins: int = 101  # atoms of values and value prefixes: squashed they reach (bins - 1) / 2
-    prefix_horizon: int = 5  # steps between resets of the value prefix
+    prefix_horizon: int = 5  # steps between resets of the value prefix; 1 = rewards, no LSTM
     weights: ImageLossWeights = field(default_factory=_decoding)

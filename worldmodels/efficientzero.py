@@ -6,7 +6,7 @@ predicted by an LSTM that is reset every `prefix_horizon` steps.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,11 @@ class ImageModel:
     frame: tuple[int, int, int]  # H, W and channels of one frame
     window: int = 4  # frames that a root sees
     size: str = "base"
-    prefix_horizon: int = 5  # steps between resets of the value prefix
+    prefix_horizon: int = 5  # steps between resets of the value prefix; 1 = rewards, no LSTM
     bins: int = 601  # atoms of values and of value prefixes: whole numbers about 0, squashed
     num_codes: int = 1
     num_members: int = 1
+    convolves: ClassVar[bool] = True
     compute: str = "float32"  # or bfloat16, where that is fast; params and outputs are float32
 
     @cached_property
@@ -43,7 +44,13 @@ class ImageModel:
             reward_bins=self.bins,
             value_bins=self.bins,
             frame=self.frame,
+            memory=self.memory,
         )
+
+    @property
+    def memory(self) -> int:
+        """M, what each part of the LSTM's pair holds."""
+        return SIZES[self.size][2] if self.prefix_horizon > 1 else 0
 
     @property
     def support(self) -> Float[Array, " S"]:
@@ -140,5 +147,5 @@ class ImageModel:
         return unsquash(support_to_scalar(logits, self.support))
 
     def _forget(self, rows: Any):
-        nothing = jnp.zeros((rows, SIZES[self.size][2]))
+        nothing = jnp.zeros((rows, self.memory))
         return nothing, nothing

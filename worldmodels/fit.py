@@ -10,7 +10,7 @@ import optax
 
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.contexts import observation_scale
-from worldmodels.convolution import within_loops
+from worldmodels.loops import repeated
 from worldmodels.losses import model_loss
 from worldmodels.model import WorldModel
 from worldmodels.support import reward_support, value_bounds, value_support
@@ -95,7 +95,7 @@ def make_fit(
     optimiser = make_optimiser(config)
     length = config.unroll_steps + config.td_steps + 1
 
-    def fit_step(state: TrainState, replay):
+    def fit_step(state: TrainState, _, replay):
         key, sample_key = jax.random.split(jax.random.wrap_key_data(state.key))
         batch = sample(replay, sample_key, config.batch, length)
         noise_key = jax.random.fold_in(sample_key, 1)
@@ -121,11 +121,4 @@ def make_fit(
         )
         return state, metrics | {"fit/loss": loss, "fit/gradient_norm": optax.tree.norm(grads)}
 
-    @jax.jit
-    def fit(state: TrainState, replay):
-        step = lambda state, _: fit_step(state, replay)
-        with within_loops():
-            state, metrics = jax.lax.scan(step, state, length=chunk)
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    return fit
+    return repeated(fit_step, chunk, convolves=model.convolves)

@@ -70,10 +70,10 @@ def consistency_loss(model: ImageModel, params, latents, real) -> Float[Array, "
     return 1 - optax.losses.cosine_similarity(ours, theirs, epsilon=1e-6)
 
 
-def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, "B K1"]:
+def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, " B"]:
     """Cross-entropy per pixel of decoded frames, 0 to 255; the latents learn nothing from it."""
-    logits = over_rows(model, params, "decode", jax.lax.stop_gradient(latents))
-    return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(2, 3, 4))
+    logits = model.apply(params, "decode", jax.lax.stop_gradient(latents))
+    return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(1, 2, 3))
 
 
 def image_loss(
@@ -85,11 +85,13 @@ def image_loss(
     gradient_scale: float = 0.5,
     hl_gauss: bool = False,
     key: jax.Array | None = None,
+    real: Float[Array, "B K h w C"] | None = None,
 ):
     """(loss, (metrics, priorities [B])): priorities are |v - target| of the roots, in reward units.
 
     With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
-    augmentations, None = none. Raises `ValueError` for frames of another shape.
+    augmentations, None = none. `real` are latents of the frames of rows 1..K, if they are known.
+    Raises `ValueError` for frames of another shape.
     """
     (B, K), G = batch.r.shape, batch.o.shape[0]
     expected = (G, B // G + K, model.window, *model.frame)
@@ -98,7 +100,10 @@ def image_loss(
 
     o = batch.o.reshape(-1, *batch.o.shape[2:])
     o = (augment(o, key) if key is not None else o).reshape(batch.o.shape)
-    root, real = encodings(model, params, o, batch)
+    if real is None:
+        root, real = encodings(model, params, o, batch)
+    else:
+        root = encode_rows(model, params, o[:, :1])[:, 0]
     after, prefix_logits = unroll(model, params, root, batch.a, gradient_scale)
     latents = jnp.concatenate([root[:, None], after], axis=1)
     v_logits, pi_logits = over_rows(model, params, "predict", latents)
@@ -117,9 +122,11 @@ def image_loss(
         "continuation": is_known_step
         * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
     }
-    if weights.decode > 0:
+    if weights.decode > 0:  # of one row per window, each in turn: decoding is dear
         newest = of_windows(batch.o[:, :, -1], batch)
-        terms["decode"] = batch.is_real_o * decode_loss(model, params, latents, newest)
+        at = jnp.arange(B), jnp.arange(B) % (K + 1)
+        told = decode_loss(model, params, latents[at], newest[at])
+        terms["decode"] = jnp.zeros((B, K + 1)).at[at].set((K + 1) * batch.is_real_o[at] * told)
 
     per_window = {}
     for name, term in terms.items():
@@ -191,14 +198,16 @@ def log_loss(
 ):
     """`image_loss` of windows of a log; the arguments are those of `losses.model_loss`.
 
-    Values are fitted to n-step returns on the slow copy; what `key` draws elsewhere, noise in
-    numbers, is nothing that pixels need.
+    Values are fitted to n-step returns on what the params say of the real frames, whose encodings
+    consistency needs anyway; neither a slow copy nor noise in pixels is needed.
     """
     B, L = batch.a.shape[0], batch.o.shape[1]
     rows, steps = slice(0, config.unroll_steps + 1), slice(0, config.unroll_steps)
     frames = batch.o.reshape(B, L, model.window, *model.frame)
-    latents = encode_rows(model, target_params, frames)
-    v_logits, _ = over_rows(model, target_params, "predict", latents)
+    still = jax.lax.stop_gradient(params)
+    real = encode_rows(model, still, frames[:, 1:])
+    v_logits, _ = over_rows(model, still, "predict", real)
+    v = jnp.pad(model.scalar(v_logits), ((0, 0), (1, 0)))  # no target rests on the first row's
     windows = ImageWindows(
         o=frames[:, rows],
         a=batch.a[:, steps],
@@ -206,11 +215,16 @@ def log_loss(
         is_real_step=batch.is_real_step[:, steps],
         is_real_o=batch.is_real_o[:, rows],
         is_absorbing=batch.is_absorbing[:, rows],
-        v=n_step_targets(model.scalar(v_logits), batch, config),
+        v=n_step_targets(v, batch, config),
         pi=batch.pi[:, rows],
         weight=batch.member_weights[:, 0],
     )
     loss, (metrics, _) = image_loss(
-        params, model, windows, weights, gradient_scale=config.gradient_scale
+        params,
+        model,
+        windows,
+        weights,
+        gradient_scale=config.gradient_scale,
+        real=real[:, : config.unroll_steps],
     )
     return loss, {name.replace("learn/", "fit/"): term for name, term in metrics.items()}

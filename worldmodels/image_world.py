@@ -15,13 +15,12 @@ from jaxtyping import Array, Float
 from worldmodels.actions import ActionHead
 from worldmodels.config import ImageModelConfig
 from worldmodels.efficientzero import ImageModel
+from worldmodels.images import usual_size
 from worldmodels.support import scalar_to_support, squash
 from worldmodels.types import ImageAfterstate, PrefixState
 
 VALUE, POLICY = ("value_net", "value_head"), ("policy_net", "policy_head")
 SURE = 6.0  # logit by which fresh heads prefer a value of 0
-# The largest side in pixels up to which a size is chosen where none is named.
-SIDES = {"nano": 48, "small": 64}
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,11 @@ def make_image_model(
     config: ImageModelConfig, frame: tuple[int, int, int], window: int, head: ActionHead
 ) -> ImageWorldModel:
     """The model of `config` for `window` frames [H, V, F] and actions of `head`."""
-    fits = [size for size, side in SIDES.items() if max(frame[:2]) <= side]
     return ImageWorldModel(
         head=head,
         frame=frame,
         window=window,
-        size=[*fits, "base"][0] if config.size == "auto" else config.size,
+        size=usual_size(*frame[:2]) if config.size == "auto" else config.size,
         prefix_horizon=config.prefix_horizon,
         bins=config.bins,
     )

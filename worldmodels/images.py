@@ -12,8 +12,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from worldmodels.convolution import convolve
-
 # name -> width of the first stage (0: patches in its place), C, M, width of the heads, P
 # (projection) and its predictor
 SIZES = {
@@ -21,8 +19,16 @@ SIZES = {
     "small": (16, 32, 128, 32, 256, 128),
     "base": (32, 64, 512, 32, 1024, 512),
 }
+PATCH = 4  # rows and columns of pixels
 REDUCED = 16  # channels that a head flattens
 LATENT = 6  # rows and columns that a latent has at most
+SIDES = {"nano": 48, "small": 64}  # pixels up to which a size is chosen where none is named
+
+
+def usual_size(height: int, width: int) -> str:
+    """The name of the size for frames of so many pixels."""
+    fits = [size for size, side in SIDES.items() if max(height, width) <= side]
+    return [*fits, "base"][0]
 
 
 class Norm(nn.Module):
@@ -39,16 +45,14 @@ def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> n
     """A convolution that keeps the image size, or halves it."""
     pad = (size // 2, size // 2)
     kernel, strides = (size, size), (stride, stride)
-    return nn.Conv(
-        features, kernel, strides, (pad, pad), use_bias=bias, conv_general_dilated=convolve
-    )
+    return nn.Conv(features, kernel, strides, (pad, pad), use_bias=bias)
 
 
-def patches(features: int, size: tuple[int, int], side: int = 4) -> nn.Conv:
-    """A layer over patches of `side` x `side` pixels, the last ones filled up with 0."""
-    pad = [(0, -x % side) for x in size]
-    square = (side, side)
-    return nn.Conv(features, square, square, pad, use_bias=False, conv_general_dilated=convolve)
+def patches(features: int, size: tuple[int, int]) -> nn.Conv:
+    """A layer over patches of 4 x 4 pixels, the last ones filled up with 0."""
+    pad = [(0, -x % PATCH) for x in size]
+    square = (PATCH, PATCH)
+    return nn.Conv(features, square, square, pad, use_bias=False)
 
 
 class Residual(nn.Module):
@@ -104,6 +108,14 @@ class Encoder(nn.Module):
         return x
 
 
+def encoder_of(params: Any) -> Encoder:
+    """The encoder that has such parameters."""
+    side, _, _, width = params["Conv_0"]["kernel"].shape
+    if side == PATCH:
+        return Encoder(0, width)
+    return Encoder(width, params["Residual_1"]["Conv_1"]["kernel"].shape[-1])
+
+
 class Dynamics(nn.Module):
     """The next latent; what is added to the last one keeps the gradient alive over an unroll."""
 
@@ -138,7 +150,10 @@ class Head(nn.Module):
 
 
 class ValuePrefix(nn.Module):
-    """Logits of the rewards since the last reset, read by an LSTM from latent to latent."""
+    """Logits of the rewards since the last reset, read by an LSTM from latent to latent.
+
+    Without memory, of the last reward alone.
+    """
 
     memory: int
     width: int
@@ -146,8 +161,11 @@ class ValuePrefix(nn.Module):
 
     @nn.compact
     def __call__(self, z, h):
-        h, x = nn.OptimizedLSTMCell(self.memory)(h, Flat()(z))
-        return h, Head(self.width, self.size)(nn.relu(Norm()(x)))
+        x = Flat()(z)
+        if self.memory:
+            h, x = nn.OptimizedLSTMCell(self.memory)(h, x)
+            x = nn.relu(Norm()(x))
+        return h, Head(self.width, self.size)(x)
 
 
 class Project(nn.Module):
@@ -213,16 +231,17 @@ class ImageNetworks(nn.Module):
     reward_bins: int
     value_bins: int
     frame: tuple[int, int, int]
+    memory: int  # M
 
     def setup(self):
-        first, features, memory, width, projection, predictor = SIZES[self.size]
+        first, features, _, width, projection, predictor = SIZES[self.size]
         self.encoder = Encoder(first, features)
         self.dynamics = Dynamics(features)
         self.trunk = Residual(features)
         self.value_net, self.policy_net = Flat(), Flat()
         self.value_head = Head(width, self.value_bins)
         self.policy_head = Head(width, self.num_actions)
-        self.prefix = ValuePrefix(memory, width, self.reward_bins)
+        self.prefix = ValuePrefix(self.memory, width, self.reward_bins)
         self.goes_on_net, self.goes_on_head = Flat(), Head(width, 1)
         self.projector = Project(projection)
         self.predictor = PredictProjection(predictor, projection)

@@ -7,7 +7,7 @@ log and travel with the weights, so a model file is complete.
 import functools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ class WorldModel:
     grounded: bool = True
     pessimism: float = 0.0
     behaviour_penalty: float = 0.0
+    convolves: ClassVar[bool] = False
 
     @property
     def observation_size(self) -> int:

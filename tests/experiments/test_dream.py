@@ -23,6 +23,7 @@ from envs.traces import TraceStore
 from envs.types import Features, action_features
 from experiments import loop
 from experiments.cli import main
+from experiments.strip import dream_strip
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.fit import init_fit
 
@@ -236,7 +237,7 @@ def test_the_strip_of_a_report_begins_at_the_real_start(window):
     model, scale = physics._shape(log)
     learned = init_fit(model, FitConfig(steps=1), scale, jax.random.key(0))
     world = physics.world(log, learned, 500, SearchConfig(), {})
-    strip = loop.dream_strip(world, log)
+    strip = dream_strip(world, log)
     longest = max(log.traces, key=len)
     assert len(strip["dream"]) == len(strip["real"]) == min(len(longest), 60) + 1
     np.testing.assert_allclose(strip["dream"][0], longest.observations[0], rtol=1e-6)

@@ -67,6 +67,11 @@ def test_squashing_by_hand_and_back():
 class Counting(ImageModel):
     """A model whose value prefix is what it should be if every step earned 1."""
 
+    @property
+    def memory(self):
+        """It counts, whatever the horizon."""
+        return 1
+
     def outcome(self, params, y: ImageAfterstate, c):
         latent, memory = y.z.latent, jax.tree.map(lambda x: x + 1, y.z.memory)
         earned = memory[0][:, 0]  # steps since the memory was reset, if it is at the right time
@@ -82,6 +87,22 @@ def test_one_per_step_is_backed_up_as_one_per_step(horizon):
         rewards.append(np.asarray(r))
         assert z.steps.tolist() == [depth % horizon] * 2
     np.testing.assert_array_equal(rewards, np.ones((12, 2)))
+
+
+def test_without_a_horizon_rewards_are_what_the_head_says():
+    """Nothing is remembered, so what a step earns rests on the latent it leads to alone."""
+    model = ImageModel(make_head((2,), 2), (24, 24, 1), size="nano", prefix_horizon=1, bins=11)
+    params = model.init(jax.random.key(0))
+    assert not any("LSTM" in name for name in params["prefix"])
+    noise = lambda x: x + jax.random.normal(jax.random.key(x.size), x.shape)
+    params = jax.tree.map(noise, params)
+    z = model.begin(jax.random.normal(jax.random.key(1), (3, *model.networks.latent_shape)))
+    for _ in range(2):
+        y = model.afterstate(params, z, jnp.eye(2)[jnp.array([0, 1, 1])])[1]
+        z, p = model.outcome(params, y, NO_CODE)
+        _, logits = model.apply(params, "value_prefix", z.latent, z.memory)
+        np.testing.assert_allclose(p.r, model.scalar(logits), rtol=1e-5, atol=1e-6)
+        assert jnp.ptp(p.r) > 0 and not z.value_prefix.any() and not z.steps.any()
 
 
 def test_a_fresh_model_earns_nothing_and_prefers_nothing():

@@ -244,7 +244,7 @@ def test_decoding_of_no_weight_is_not_computed(params, batch):
 
 
 def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
-    """One step earns 2 and leads to a slow value of 3; the next one terminates with -1."""
+    """One step earns 2 and leads to a value of 3; the next one terminates with -1."""
     from worldmodels import image_losses
     from worldmodels.config import FitConfig
     from worldmodels.types import Windows
@@ -269,10 +269,11 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
         has_search=flags(False, False, False),
         member_weights=jnp.full((1, 1), 0.7),
     )
-    slow = lambda *_: (jnp.zeros((1, L, 21)), None)
-    monkeypatch.setattr(image_losses, "over_rows", slow)
-    monkeypatch.setattr(image_losses, "encode_rows", lambda *_: None)
-    monkeypatch.setattr(ImageModel, "scalar", lambda self, _: jnp.full((1, L), 3.0))
+    said = lambda *_: (jnp.zeros((1, L - 1, 21)), None)
+    monkeypatch.setattr(image_losses, "over_rows", said)
+    encoded = jnp.arange(float(L - 1)).reshape(1, L - 1, 1, 1, 1)
+    monkeypatch.setattr(image_losses, "encode_rows", lambda *_: encoded)
+    monkeypatch.setattr(ImageModel, "scalar", lambda self, _: jnp.full((1, L - 1), 3.0))
     made = {}
 
     def seen(params, model, windows, weights, **options):
@@ -288,4 +289,5 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
     np.testing.assert_allclose(windows.v, [[2 + 0.5 * 3, -1]])
     np.testing.assert_allclose(windows.weight, [0.7])
     assert windows.a.shape == (1, 1, 2) and windows.r.shape == (1, 1)
+    np.testing.assert_array_equal(made["options"].pop("real"), encoded[:, :1])
     assert made["options"] == {"gradient_scale": config.gradient_scale}
