@@ -115,6 +115,8 @@ def practise(
     chunk = math.gcd(CHUNK, rehearse.iterations)
     student_key, key = jax.random.split(key)
     fresh = student_of(log, model, config.width, student_key)
+    if "encoder" in fresh:  # a student of frames begins with the eyes of the model
+        fresh |= {"encoder": world.params["net"]["encoder"]}
     convolves, rules = "encoder" in fresh, (search, rehearse, config, discount, chunk)
     advance = compiled_distill(model, head, *rules, convolves)
     student = fresh if incumbent is None else network(incumbent)

@@ -126,7 +126,7 @@ def make_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTrans
 def decayed(which: str, names: list[str]) -> bool:
     """Whether the weights at `names` in the params decay. "kernels" and "encoder" mean the weights
     of layers, everywhere or in the encoder; never norms and biases, which "all" means as well."""
-    is_kernel = names[-1] in ("kernel", "planes")
+    is_kernel = names[-1] == "kernel"
     chosen = {"kernels": is_kernel, "encoder": is_kernel and names[0] == "encoder"}
     return (chosen | {"all": True, "none": False})[which]
 

@@ -17,6 +17,7 @@ import numpy as np
 from dreaming.behaviours import legal_entries
 from dreaming.context import ContextBuffer
 from envs.atomic import sync_directory, write_file
+from envs.frames import frame_shape
 from envs.types import (
     Context,
     Features,
@@ -79,31 +80,46 @@ def init_student(
     return {"layers": layers, **gru, "scale": scale, "greedy": jnp.array(True)}
 
 
-def init_image_student(key: jax.Array, window: int, num_outputs: int, width: int, o_mean, o_std):
-    """Parameters of a student of `window` frames: an encoder, then layers as the others have.
-
-    `o_mean` [H, V, F] is the mean frame, `o_std` the deviation of all pixels from it. The encoder's
-    first stage has width / 8 channels, or is one of patches as in a model of such frames; its
-    latents have width / 4.
-    """
-    from worldmodels.images import SIZES, Encoder, usual_size
+def init_image_student(
+    key: jax.Array,
+    frame: tuple[int, int, int],
+    window: int,
+    num_outputs: int,
+    width: int,
+    size: str,
+):
+    """Parameters of a student of `window` frames [H, V, F]: the encoder of a model of that `size`,
+    then layers as the others have."""
+    from worldmodels.images import SIZES, Encoder
 
     encoder_key, key = jax.random.split(key)
-    height, columns, channels = o_mean.shape
+    height, columns, channels = frame
     x = jnp.zeros((1, height, columns, channels * window))
-    first = max(1, width // 8) if SIZES[usual_size(height, columns)][0] else 0
-    encoder = Encoder(first, max(1, width // 4))
+    encoder = Encoder(*SIZES[size][:2])
     out, variables = jax.jit(encoder.init_with_output)(encoder_key, x)
-    student = init_student(key, out.size, num_outputs, width, o_mean, o_std)
+    student = init_student(key, out.size, num_outputs, width, jnp.zeros(frame), 255.0)
     return student | {"encoder": variables["params"]}
 
 
 def fresh_student(
-    log: Any, window: int, width: int, key: jax.Array, recurrent: bool = False
+    log: Any,
+    window: int,
+    width: int,
+    key: jax.Array,
+    *,
+    recurrent: bool | None = None,
+    size: str | None = None,
 ) -> Any:
-    """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations."""
+    """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations.
+
+    `size` is that of its encoder where they are frames; None = what is usual for such frames.
+    """
     if log.observation.kind == "pixels":
-        return init_image_student(key, window, log.head.num_outputs, width, *log.frame_scale())
+        from worldmodels.images import usual_size
+
+        frame = frame_shape(log.observation.space)
+        size = size or usual_size(*frame[:2])
+        return init_image_student(key, frame, window, log.head.num_outputs, width, size)
     o = [log.observation.flatten(trace.observations) for trace in log.traces]
     change = np.concatenate([np.diff(x, axis=0) for x in o])
     scale = observation_scale(np.concatenate(o), change, log.is_number)
@@ -130,8 +146,8 @@ def learned_part(params: Any) -> Any:
 
 def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
     """A fresh student that reads its context as `model` does."""
-    recurrent = getattr(model, "recurrent", False)
-    return fresh_student(log, model.window, width, key, recurrent)
+    as_model = {name: getattr(model, name, None) for name in ("recurrent", "size")}
+    return fresh_student(log, model.window, width, key, **as_model)
 
 
 def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:

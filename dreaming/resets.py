@@ -16,7 +16,7 @@ from dreaming.agent_config import AgentConfig
 from dreaming.types import AgentState
 from worldmodels.types import Scalar
 
-SHRUNK = ("encoder", "dynamics", "planes")  # all other networks are heads
+SHRUNK = ("encoder", "dynamics")  # all other networks are heads
 
 
 def is_reset_due(config: AgentConfig, updates: int) -> bool:

@@ -11,7 +11,7 @@ it was cut, nothing is known.
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from worldmodels.augment import augment
 from worldmodels.config import FitConfig, ImageLossWeights
@@ -62,12 +62,28 @@ def scalar_loss(
     return cross_entropy(logits, spread(squash(x), model.support))
 
 
-def consistency_loss(model: ImageModel, params, latents, real) -> Float[Array, "B K"]:
-    """1 - cos(P2(P1(latent)), stop_gradient(P1(encoder of the real frames)))."""
+def consistency_loss(
+    model: ImageModel, params, latents, real, is_real: Bool[Array, "B K"]
+) -> Float[Array, "B K"]:
+    """1 - cos(P2(P1(latent)), stop_gradient(standardised P1(encoder of the real frames))).
+
+    Standardised over the real rows of the batch, as by the BatchNorm that ends EfficientZero's
+    projection: what all frames have in common would else make up nearly all of a cosine, and what
+    moved nothing (see docs/results.md).
+    """
     ours = over_rows(model, params, "project", latents)
     ours = over_rows(model, params, "predict_projection", ours)
     theirs = jax.lax.stop_gradient(over_rows(model, params, "project", real))
+    theirs = standardised(theirs, is_real)
     return 1 - optax.losses.cosine_similarity(ours, theirs, epsilon=1e-6)
+
+
+def standardised(x: Float[Array, "B K P"], counts: Bool[Array, "B K"]) -> Float[Array, "B K P"]:
+    """`x` with mean 0 and deviation 1 in every column, over the rows that count."""
+    counts = counts[..., None]
+    mean = lambda x: jnp.sum(counts * x, axis=(0, 1)) / jnp.maximum(jnp.sum(counts), 1)
+    x = x - mean(x)
+    return x / jnp.sqrt(mean(jnp.square(x)) + 1e-6)
 
 
 def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, " B"]:
@@ -118,7 +134,8 @@ def image_loss(
         * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon), hl_gauss),
         "value": is_known_row * scalar_loss(model, v_logits, batch.v, hl_gauss),
         "policy": has_pi * cross_entropy(pi_logits, batch.pi),
-        "consistency": batch.is_real_o[:, 1:] * consistency_loss(model, params, after, real),
+        "consistency": batch.is_real_o[:, 1:]
+        * consistency_loss(model, params, after, real, batch.is_real_o[:, 1:]),
         "continuation": is_known_step
         * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
     }

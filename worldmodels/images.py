@@ -1,9 +1,9 @@
 """The networks of EfficientZero for images (flax linen), NHWC.
 
-The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a
-learned plane per action in place of a constant one, and two parts of our own: the probability that
-the task goes on, and a decoder. MuZero's h, g, f are represent, step and predict. Latent states
-are [B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
+The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, planes
+of its own for every action in place of one that is shared, and two parts of our own: the
+probability that the task goes on, and a decoder. MuZero's h, g, f are represent, step and predict.
+Latent states are [B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
 """
 
 from typing import Any
@@ -117,13 +117,19 @@ def encoder_of(params: Any) -> Encoder:
 
 
 class Dynamics(nn.Module):
-    """The next latent; what is added to the last one keeps the gradient alive over an unroll."""
+    """The next latent; what is added to the last one keeps the gradient alive over an unroll.
+
+    An action speaks to every place alike, as constant planes do that are its own: a bias of the
+    first layer. From planes that differ from place to place what moves is hardly learned.
+    """
 
     features: int
 
     @nn.compact
-    def __call__(self, z, plane):
-        x = Norm()(conv(self.features)(jnp.concatenate([z, plane], -1)))
+    def __call__(self, z, a):
+        unit = nn.initializers.normal(1.0)
+        said = nn.Dense(self.features, use_bias=False, kernel_init=unit, name="action")(a)
+        x = Norm()(conv(self.features)(z) + said[:, None, None, :])
         return Residual(self.features)(nn.relu(x + z))
 
 
@@ -192,35 +198,21 @@ class PredictProjection(nn.Module):
         return nn.Dense(self.size)(nn.relu(Norm()(nn.Dense(self.width)(x))))
 
 
-def double(x: Float[Array, "B h w C"], height: int, width: int) -> Float[Array, "B H W C"]:
-    """Every pixel 2 x 2 times, cut to `height` x `width`.
-
-    Its gradient is a sum; that of a general resizing scatters, ten times as dear as the rest.
-    """
-    B, h, w, C = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (B, h, 2, w, 2, C)).reshape(B, 2 * h, 2 * w, C)
-    return x[:, :height, :width]
-
-
 class Decoder(nn.Module):
-    """The newest frame of a latent, logits of [0, 1]: doubled, and in the end each output makes
-    2 x 2 pixels (sub-pixel convolution; Shi et al., 2016), as nothing else has to be that large."""
+    """The newest frame of a latent, logits of [0, 1]: each place makes a patch of it (sub-pixel
+    convolution; Shi et al., 2016), as nothing else has to be as large as a frame."""
 
     features: int
     shape: tuple[int, int, int]
 
     @nn.compact
     def __call__(self, z):
-        height, width, channels = self.shape
-        half = -(-height // 2), -(-width // 2)
-        *through, _ = latent_sizes(height, width)
-        x = z
-        for k, size in enumerate([*reversed(through), half]):
-            x = nn.relu(Norm()(conv(max(self.features >> k, 8))(double(x, *size))))
-        x = conv(4 * channels, bias=True)(x)
-        B, h, w, _ = x.shape
-        x = x.reshape(B, h, w, 2, 2, channels).swapaxes(2, 3)
-        return x.reshape(B, 2 * h, 2 * w, channels)[:, :height, :width]
+        (B, h, w, _), (height, width, channels) = z.shape, self.shape
+        down, right = -(-height // h), -(-width // w)
+        x = nn.relu(Norm()(conv(self.features)(z)))
+        x = conv(down * right * channels, size=1, bias=True)(x)
+        x = x.reshape(B, h, w, down, right, channels).swapaxes(2, 3)
+        return x.reshape(B, h * down, w * right, channels)[:, :height, :width]
 
 
 class ImageNetworks(nn.Module):
@@ -245,11 +237,7 @@ class ImageNetworks(nn.Module):
         self.goes_on_net, self.goes_on_head = Flat(), Head(width, 1)
         self.projector = Project(projection)
         self.predictor = PredictProjection(predictor, projection)
-        self.decoder = Decoder(features, self.frame)
-        height, columns, _ = self.latent_shape
-        self.planes = self.param(
-            "planes", nn.initializers.normal(1.0), (self.num_actions, height * columns)
-        )
+        self.decoder = Decoder(4 * features, self.frame)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -263,9 +251,7 @@ class ImageNetworks(nn.Module):
 
     def step(self, z, a: Float[Array, "B A"]):
         """The latents that one-hot actions lead to."""
-        height, width, _ = self.latent_shape
-        plane = (a @ self.planes).reshape(-1, height, width, 1).astype(z.dtype)
-        return self.dynamics(z, plane)
+        return self.dynamics(z, a.astype(z.dtype))
 
     def value_prefix(self, z, h):
         """(memory, logits of the value prefix) after reaching `z`."""

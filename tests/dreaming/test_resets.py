@@ -59,14 +59,14 @@ def test_no_reset_comes_too_late_to_recover_from():
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_heads_begin_again_and_the_rest_is_shrunk(name):
-    modules = "encoder", "dynamics", "planes", "value_head", "projector"
+    modules = "encoder", "dynamics", "value_head", "projector"
     params, fresh = ({x: {"kernel": jnp.full(2, value)} for x in modules} for value in (5.0, 1.0))
     opt_state = make_optimiser(OptimiserConfig(name), 10).init(params)
     used = jax.tree.map(lambda x: x + 7, opt_state)
     nothing: Any = None
     rest = {field: nothing for field in AgentState.__dataclass_fields__}
     after = reset(AgentState(**rest | {"params": params, "opt_state": used}), fresh, keep=0.25)
-    expected = {"encoder": 2.0, "dynamics": 2.0, "planes": 2.0, "value_head": 1.0, "projector": 1.0}
+    expected = {"encoder": 2.0, "dynamics": 2.0, "value_head": 1.0, "projector": 1.0}
     assert {x: after.params[x]["kernel"].tolist() for x in modules} == {
         x: [value] * 2 for x, value in expected.items()
     }

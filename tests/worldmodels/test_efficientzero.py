@@ -24,7 +24,7 @@ TABLE = {
 NO_CODE = jnp.zeros(4, jnp.int32)
 MODULES = {
     "represent": ["encoder"],
-    "step": ["dynamics", "planes"],
+    "step": ["dynamics"],
     "value_prefix": ["prefix"],
     "predict": ["trunk", "value_net", "value_head", "policy_net", "policy_head"],
     "project": ["projector"],
