@@ -11,8 +11,8 @@ import optax
 from dreaming.config import BaselineConfig
 from dreaming.log import Log
 from dreaming.physics import finite
-from dreaming.policy import learned_part, student_logits, student_of
 from dreaming.replay import ReplayState, contexts
+from dreaming.student import learned_part, student_logits, student_of
 from envs.dream import World
 from worldmodels.actions import ActionHead
 from worldmodels.loops import repeated

@@ -15,10 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
 from dreaming.log import Log
 from dreaming.physics import finite
-from dreaming.policy import learned_part, network, student_logits, student_of
 from dreaming.rehearse import make_mesh, make_rehearse
 from dreaming.replay import contexts
 from dreaming.search import make_teacher
+from dreaming.student import learned_part, network, student_logits, student_of
 from dreaming.types import DistillState, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead

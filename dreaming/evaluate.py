@@ -139,7 +139,7 @@ def dream_episodes(world: Any, students: Sequence[Any], key: Any, episodes: int)
     """
     import jax.numpy as jnp
 
-    from dreaming.policy import act, head_of
+    from dreaming.student import act, head_of
 
     dream, head = world.dream("member"), head_of(world.action_space)
     start_key, row_key, walk_key = jax.random.split(key, 3)

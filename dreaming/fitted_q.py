@@ -23,8 +23,8 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from dreaming.log import Log
-from dreaming.policy import action_distribution, fresh_student
 from dreaming.replay import contexts
+from dreaming.student import action_distribution, fresh_student
 from envs.frames import frame_shape
 from envs.types import Context
 from worldmodels.actions import ActionHead

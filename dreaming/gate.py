@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dreaming.config import GateConfig
-from dreaming.policy import mixture
 from dreaming.statistics import studentised_interval, t_interval
+from dreaming.student import mixture
 from envs.types import Trace
 
 

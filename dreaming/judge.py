@@ -24,9 +24,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dreaming.log import Log
-from dreaming.policy import action_distribution, head_of
 from dreaming.replay import contexts
 from dreaming.statistics import t_interval
+from dreaming.student import action_distribution, head_of
 from envs.dream import World
 
 SEGMENT = 50  # steps of a segment

@@ -20,7 +20,7 @@ from dreaming.evidence import Evidence
 from dreaming.gate import Verdict, improvable, no_evidence, number
 from dreaming.judge import BLOCKS, Judge
 from dreaming.log import Log
-from dreaming.policy import mixture
+from dreaming.student import mixture
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in what is tried, in this order
 NAMES = ("fitted Q", "doubly robust", "the judge's dreams")

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from dreaming.config import RehearseConfig
-from dreaming.policy import student_logits
 from dreaming.replay import contexts
 from dreaming.search import penalised
+from dreaming.student import student_logits
 from dreaming.types import Rehearsal, ReplayState, Walks
 from envs.dream import Dream
 from envs.types import Context
@@ -31,6 +32,18 @@ def make_mesh(config: RehearseConfig, convolves: bool = False) -> Mesh:
     most = 1 if avoids_loops(convolves) else jax.device_count()
     parts = math.gcd(most, math.gcd(config.dreams, config.taught))
     return Mesh(np.array(jax.devices()[:parts]), "walks")
+
+
+def pick(key, states: int, walks: int, taught: int, real: float) -> Int[Array, " T"]:
+    """Which of the states of all walks are taught; the first ones of the `walks` come first.
+
+    `real` of the taught, as far as there are enough, are first ones of the walks that come last:
+    those that never go on from where others got to.
+    """
+    first = min(walks, round(real * taught))
+    rest = jax.random.choice(key, states - first, (taught - first,), replace=False)
+    rest += first * (rest >= walks - first)
+    return jnp.concatenate([walks - first + jnp.arange(first), rest])
 
 
 def make_rehearse(
@@ -81,7 +94,7 @@ def make_rehearse(
         v_target = lambda_returns(r, discount * continuation, v, config.lam)
         reached = jnp.cumprod(jnp.concatenate([jnp.ones_like(r[:1]), continuation[:-1]]), axis=0)
         z, seen, weight = _mean(_flat(z)), _flat(seen), reached.reshape(-1)
-        picked = jax.random.choice(pick_key, weight.size, (taught,), replace=False)
+        picked = pick(pick_key, weight.size, count, taught, config.real)
         at = lambda tree: jax.tree.map(lambda x: x[picked], tree)
         return Rehearsal(
             z=z,

@@ -17,8 +17,8 @@ from dreaming.distill import practise
 from dreaming.log import Log
 from dreaming.physics import CHUNK as FIT_STEPS
 from dreaming.physics import LearnedPhysics
-from dreaming.policy import head_of
 from dreaming.search import make_teacher, model_steps
+from dreaming.student import head_of
 from envs.real import make_real
 from envs.shells import DreamEnv, DreamVectorEnv
 from envs.types import Features, action_features

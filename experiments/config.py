@@ -341,6 +341,7 @@ CLOSED = (
     "collect.epsilon",
     "search.uniform_share",
     "rehearse.lam",
+    "rehearse.real",
     "fit.target_decay",
     "distill.target_decay",
     "baselines.target_decay",

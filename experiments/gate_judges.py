@@ -20,7 +20,7 @@ from dreaming.evidence import Evidence
 from dreaming.judge import Judge
 from dreaming.log import Log, split_log
 from dreaming.physics import LearnedPhysics
-from dreaming.policy import mixture
+from dreaming.student import mixture
 from envs import tabular
 from envs.dream import World, start_context
 from envs.types import Features, Trace, action_features

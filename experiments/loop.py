@@ -21,9 +21,10 @@ from dreaming.errors import ConfigError, TraceError
 from dreaming.evaluate import dream_returns, evaluate
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics
-from dreaming.policy import Policy, act, save_policy
+from dreaming.policy import Policy, save_policy
 from dreaming.round import Report, RoundState, one_round, stage_key
 from dreaming.search import model_steps
+from dreaming.student import act
 from envs import tabular
 from envs.dreamfile import write_dream
 from envs.real import horizon as step_limit

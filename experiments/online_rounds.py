@@ -19,9 +19,10 @@ from dreaming.config import RoundConfig
 from dreaming.errors import TraceError
 from dreaming.log import MULTIPLE, Log
 from dreaming.physics import LearnedPhysics
-from dreaming.policy import Policy, network, with_uniform
+from dreaming.policy import Policy
 from dreaming.round import Report, RoundState, one_round
 from dreaming.search import model_steps
+from dreaming.student import network, with_uniform
 from envs.real import make_real
 from envs.traces import TraceStore
 from envs.types import Features, Trace, action_features

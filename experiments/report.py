@@ -228,6 +228,8 @@ def _training(metrics: Sequence[Mapping[str, Any]], shown: set[str]) -> str:
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for row in metrics:
         for name, value in row.items():
+            if row.get("stage") == "judge":  # a fit of its own
+                name = name.replace("fit/", "judge/", 1)
             if "/" in name and name not in shown and _is_number(value) and np.isfinite(value):
                 x, y = curves.setdefault(name, ([], []))
                 step = row.get("step", len(x))

@@ -14,7 +14,14 @@ MAY_IMPORT = {
     "dreaming": {"envs", "worldmodels"},
     "experiments": {"dreaming", "envs", "worldmodels"},
 }
-RUNTIME = ("dreaming", "dreaming.policy", "envs.types", "envs.dream", "envs.dreamfile")
+RUNTIME = (
+    "dreaming",
+    "dreaming.policy",
+    "dreaming.student",
+    "envs.types",
+    "envs.dream",
+    "envs.dreamfile",
+)
 RUNTIME_NEEDS = "numpy, gymnasium.vector, jax.export, safetensors.numpy, flatbuffers"
 
 

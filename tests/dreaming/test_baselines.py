@@ -15,7 +15,7 @@ from dreaming.baselines import (
 )
 from dreaming.config import BaselineConfig
 from dreaming.log import Log
-from dreaming.policy import student_logits
+from dreaming.student import student_logits
 from envs.dream import World, start_context
 from envs.tabular import TabularModel, corridor
 from envs.types import Features, Trace, action_features

@@ -20,8 +20,8 @@ from dreaming.config import SearchConfig
 from dreaming.evaluate import dream_episodes, dream_returns, evaluate
 from dreaming.log import Log
 from dreaming.physics import OraclePhysics
-from dreaming.policy import act, action_distribution, head_of, init_student, with_uniform
 from dreaming.ranking import distinguishable, rank, rank_agreement, rank_correlation
+from dreaming.student import act, action_distribution, head_of, init_student, with_uniform
 from envs import tabular
 from envs.dream import start_context
 from envs.types import Features, Trace, action_features

@@ -19,10 +19,10 @@ from dreaming.distill import (
     no_walks,
 )
 from dreaming.log import Log
-from dreaming.policy import init_student, student_logits
 from dreaming.rehearse import Rehearsal, make_rehearse
 from dreaming.replay import contexts, make_replay
 from dreaming.search import SearchResult, make_teacher
+from dreaming.student import init_student, student_logits
 from dreaming.types import Walks
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor

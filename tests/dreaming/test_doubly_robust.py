@@ -14,7 +14,7 @@ from dreaming.doubly_robust import (
 )
 from dreaming.fitted_q import Valued, make_fitted_q, make_steps
 from dreaming.log import Log
-from dreaming.policy import mixture
+from dreaming.student import mixture
 from envs import tabular
 from envs.types import Features, Trace, action_features
 from experiments.gate_cases import Task, record

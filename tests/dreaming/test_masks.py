@@ -7,8 +7,8 @@ import pytest
 from gymnasium.spaces import Discrete
 
 from dreaming.config import SearchConfig
-from dreaming.policy import act, head_of, init_student, with_uniform
 from dreaming.search import make_teacher
+from dreaming.student import act, head_of, init_student, with_uniform
 from envs.dream import Dream, start_context
 from envs.tabular import Table, TabularModel
 from worldmodels.actions import make_head

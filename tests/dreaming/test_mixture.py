@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 
-from dreaming.policy import (
-    Policy,
-    act,
-    action_distribution,
-    load_policy,
-    mixture,
-    network,
-    save_policy,
-    student_logits,
-)
+from dreaming.policy import Policy, load_policy, save_policy
+from dreaming.student import act, action_distribution, mixture, network, student_logits
 from envs.dream import start_context
 from experiments.gate_judges import tabular_student
 from worldmodels.actions import make_head

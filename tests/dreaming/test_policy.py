@@ -12,17 +12,8 @@ from gymnasium.spaces import Box, Discrete
 
 import dreaming
 from dreaming.config import SearchConfig
-from dreaming.policy import (
-    CARD,
-    WEIGHTS,
-    Policy,
-    act,
-    head_of,
-    init_student,
-    load_policy,
-    save_policy,
-    student_logits,
-)
+from dreaming.policy import CARD, WEIGHTS, Policy, load_policy, save_policy
+from dreaming.student import act, head_of, init_student, student_logits
 from envs.dream import World, start_context
 from envs.dreamfile import write_dream
 from envs.tabular import TabularModel, from_gym, solve

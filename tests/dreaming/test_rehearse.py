@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Discrete
 
 from dreaming.config import RehearseConfig, SearchConfig
-from dreaming.rehearse import make_rehearse
+from dreaming.rehearse import make_rehearse, pick
 from dreaming.replay import contexts, make_replay
 from dreaming.search import make_teacher
 from dreaming.types import Walks
@@ -114,3 +114,14 @@ def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
     assert set(np.asarray(after.z.s)) == {0, 1, 2} and not after.z.ended.any()
     starts = rehearse(go_right=True, walks=(before.last, before.goes_on))
     assert 0 not in set(np.asarray(starts.z.s))
+
+
+@pytest.mark.parametrize(("real", "least"), [(0.0, 0), (0.5, 4), (1.0, 6)])
+def test_real_states_have_their_share_of_what_is_taught(real, least):
+    """Of 6 walks of 5 steps 8 states are taught, none twice; the last walks begin at logged ones."""
+    for seed in range(20):
+        picked = np.asarray(pick(jax.random.key(seed), 30, 6, 8, real))
+        assert len(set(picked)) == 8 and 0 <= picked.min() and picked.max() < 30
+        assert set(range(6 - least, 6)) <= set(picked)
+    rest = {int(i) for seed in range(60) for i in pick(jax.random.key(seed), 30, 6, 8, real)}
+    assert rest == set(range(30))

@@ -24,8 +24,8 @@ from dreaming.config import (
 from dreaming.evaluate import evaluate
 from dreaming.log import Log
 from dreaming.physics import LearnedPhysics, OraclePhysics
-from dreaming.policy import act, mixture
 from dreaming.round import RoundState, one_round
+from dreaming.student import act, mixture
 from envs import tabular
 from envs.dream import start_context
 from envs.types import Features, action_features

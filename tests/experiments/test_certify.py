@@ -105,7 +105,8 @@ def test_a_policy_of_another_task_is_refused(tiny_run, log, fails, tmp_path):
     import jax
     import numpy as np
 
-    from dreaming.policy import Policy, init_student, save_policy
+    from dreaming.policy import Policy, save_policy
+    from dreaming.student import init_student
 
     params = init_student(jax.random.key(0), 3, 2, 4, np.zeros(3), np.ones(3))
     spaces = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from dreaming.policy import Policy, init_student, load_policy, save_policy
+from dreaming.policy import Policy, load_policy, save_policy
+from dreaming.student import init_student
 from envs.traces import TraceStore
 from experiments.cli import main
 

@@ -241,3 +241,14 @@ def test_numbers_and_durations_are_written_for_readers():
     assert thin(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
     thinned = thin(np.arange(10_001))
     assert len(thinned) <= MAX_POINTS and thinned[-1] == 10_000
+
+
+def test_a_run_on_frames_shows_pictures(tmp_path):
+    """PNGs of the same steps, real above dreamed, inside of the page."""
+    run_dir = write_run(tmp_path / "run")
+    png = "iVBORw0KGgo="
+    strip = {"k": [0, 1, 8], "real": [png] * 3, "dream": [png] * 3}
+    (run_dir / "figures.json").write_text(json.dumps({"returns": {}, "strip": strip}))
+    page = render(run_dir).read_text()
+    assert page.count(f'src="data:image/png;base64,{png}"') == 6
+    assert page.index('alt="real, step 8"') < page.index('alt="dream, step 0"')
