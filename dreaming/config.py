@@ -51,7 +51,7 @@ class SearchConfig:
 class RehearseConfig:
     """How much is rehearsed, and from where."""
 
-    iterations: int = 0  # 0 = 1,000, on frames 250; a plateau before the jump is normal
+    iterations: int = 0  # 0 = 1,000, on frames 500; a plateau before the jump is normal
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
     going_on: float = 0.5  # share of the walks that go on where the last ones got to, if episodes
@@ -66,7 +66,7 @@ class RehearseConfig:
 
     def sized(self, kind: str) -> "RehearseConfig":
         """With what a `kind` of observations (`Features.kind`) needs where 0 leaves it open."""
-        iterations, real = (250, 0.5) if kind == "pixels" else (1000, 0.0)
+        iterations, real = (500, 0.5) if kind == "pixels" else (1000, 0.0)
         return replace(self, iterations=self.iterations or iterations, real=self.real or real)
 
 
