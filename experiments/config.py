@@ -4,6 +4,7 @@ The parts of the loop declare their own knobs (`dreaming.config`, `worldmodels.c
 here imports JAX, so that help stays fast.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -128,42 +129,7 @@ class OnlineConfig:
     def __post_init__(self):
         _check(self)
         _check_rehearsal(self.rehearse, self.distill)
-        agent, capacity = self.agent, self.agent.replay.capacity
-        if agent.replay.batch > agent.learn_after:
-            raise ValueError(
-                f"agent.learn_after={agent.learn_after} must be at least "
-                f"agent.replay.batch={agent.replay.batch}: nothing else can be drawn by then"
-            )
-        if capacity % agent.envs or capacity < 2 * agent.envs:
-            raise ValueError(
-                f"agent.replay.capacity={capacity} must be a multiple of agent.envs={agent.envs}, "
-                "and at least twice it"
-            )
-        if agent.target.every % agent.updates_per_call:
-            raise ValueError(
-                f"agent.target.every={agent.target.every} must be a multiple of "
-                f"agent.updates_per_call={agent.updates_per_call}"
-            )
-        if agent.replay.batch % agent.replay.sequence:
-            raise ValueError(
-                f"agent.replay.batch={agent.replay.batch} must be a multiple of "
-                f"agent.replay.sequence={agent.replay.sequence}"
-            )
-        if agent.imagine.weight > 0 and agent.imagine.roots > agent.learn_after:
-            raise ValueError(
-                f"agent.imagine.roots={agent.imagine.roots} must be at most "
-                f"agent.learn_after={agent.learn_after}: nothing else can be drawn by then"
-            )
-        if agent.imagine.batch > agent.imagine.roots:
-            raise ValueError(
-                f"agent.imagine.batch={agent.imagine.batch} must be at most "
-                f"agent.imagine.roots={agent.imagine.roots}"
-            )
-        if agent.reset.every % agent.target.every:
-            raise ValueError(
-                f"agent.reset.every={agent.reset.every} must be a multiple of "
-                f"agent.target.every={agent.target.every}: fresh heads learn from a fresh search"
-            )
+        _check_agent(self.agent)
 
 
 @dataclass
@@ -308,6 +274,20 @@ class BenchmarkConfig:
             raise ValueError(f"frame={self.frame} must be [height, width, channels]")
 
 
+UNDRAWN = ": nothing else can be drawn by then"
+# Of the agent: (option, the one it must not exceed, why).
+AT_MOST = (
+    ("replay.batch", "learn_after", UNDRAWN),
+    ("imagine.roots", "learn_after", UNDRAWN),
+    ("imagine.batch", "imagine.roots", ""),
+)
+# Of the agent: (option, the one it must be a multiple of, why).
+MULTIPLES = (
+    ("replay.capacity", "envs", ""),
+    ("target.every", "updates_per_call", ""),
+    ("replay.batch", "replay.sequence", ""),
+    ("reset.every", "target.every", ": fresh heads learn from a fresh search"),
+)
 # The least value of whole numbers; what is not named here must be at least 1.
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
@@ -377,6 +357,20 @@ def _check_rehearsal(rehearse: RehearseConfig, distill: DistillConfig) -> None:
             f"distill.minibatches={distill.minibatches} must divide "
             f"rehearse.dreams * rehearse.horizon = {states}"
         )
+
+
+def _check_agent(agent: AgentConfig) -> None:
+    """Raise `ValueError` for the first two of its options that do not fit each other."""
+    of = lambda name: functools.reduce(getattr, name.split("."), agent)
+    told = lambda name: f"agent.{name}={of(name)}"
+    for few, many, reason in AT_MOST:
+        if of(few) > of(many) and (few != "imagine.roots" or agent.imagine.weight > 0):
+            raise ValueError(f"{told(few)} must be at most {told(many)}{reason}")
+    for whole, part, reason in MULTIPLES:
+        if of(whole) % of(part):
+            raise ValueError(f"{told(whole)} must be a multiple of {told(part)}{reason}")
+    if agent.replay.capacity < 2 * agent.envs:
+        raise ValueError(f"{told('replay.capacity')} must be at least twice {told('envs')}")
 
 
 def _check_real(name: str, value: float) -> None:

@@ -118,7 +118,7 @@ def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
 
 @pytest.mark.parametrize(("real", "least"), [(0.0, 0), (0.5, 4), (1.0, 6)])
 def test_real_states_have_their_share_of_what_is_taught(real, least):
-    """Of 6 walks of 5 steps 8 states are taught, none twice; the last walks begin at logged ones."""
+    """Of 6 walks of 5 steps 8 states are taught, none twice; the last walks begin in the log."""
     for seed in range(20):
         picked = np.asarray(pick(jax.random.key(seed), 30, 6, 8, real))
         assert len(set(picked)) == 8 and 0 <= picked.min() and picked.max() < 30

@@ -199,7 +199,7 @@ def test_kills_at_random_instants_change_nothing():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["agent.learn_after=4"], "agent.learn_after=4 must be at least agent.replay.batch=8"),
+        (["agent.learn_after=4"], "agent.replay.batch=8 must be at most agent.learn_after=4"),
         (["agent.search.teacher=pcut"], "agent.search.teacher=pcut does not exist; choose search"),
         (["agent.replay.capacity=81"], "agent.replay.capacity=81 must be a multiple"),
         (["agent.target.every=11"], "agent.target.every=11 must be a multiple"),
