@@ -89,7 +89,9 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
     found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots, 0)
     cached = lambda name: np.asarray(getattr(state.ring, name))[: 2 * TICKS]
     for name in ("pi_search", "v_search", "v"):
-        np.testing.assert_allclose(cached(name), getattr(found, name), atol=1e-5)
+        # The policy of a search is a softmax of normalised values: it magnifies their rounding.
+        atol = 1e-4 if name == "pi_search" else 1e-5
+        np.testing.assert_allclose(cached(name), getattr(found, name), atol=atol)
     assert cached("version").tolist() == [1] * 2 * TICKS
     assert not state.ring.version[2 * TICKS :].any()
 
