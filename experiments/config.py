@@ -4,8 +4,8 @@ The parts of the loop declare their own knobs (`dreaming.config`, `worldmodels.c
 here imports JAX, so that help stays fast.
 """
 
-import functools
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -361,7 +361,7 @@ def _check_rehearsal(rehearse: RehearseConfig, distill: DistillConfig) -> None:
 
 def _check_agent(agent: AgentConfig) -> None:
     """Raise `ValueError` for the first two of its options that do not fit each other."""
-    of = lambda name: functools.reduce(getattr, name.split("."), agent)
+    of = lambda name: operator.attrgetter(name)(agent)
     told = lambda name: f"agent.{name}={of(name)}"
     for few, many, reason in AT_MOST:
         if of(few) > of(many) and (few != "imagine.roots" or agent.imagine.weight > 0):
