@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from dreaming.agent_config import AgentConfig
-from dreaming.agent_search import EACH, EVERY, make_mesh, make_search
+from dreaming.agent_search import EACH, EVERY, make_mesh, make_search, usual_devices
 from dreaming.imagine import init_imagined, make_imagine
 from dreaming.learner import check_losses, make_optimiser, make_update
 from dreaming.resets import reset
@@ -58,14 +58,14 @@ def make_agent(
     num_actions: int,
     devices: Sequence[Any] | None = None,
 ) -> Agent:
-    """The agent for frames (H, V, F) and so many actions; `devices`, by default all, share the
-    searches and the batch.
+    """The agent for frames (H, V, F) and so many actions; `devices`, by default the usual ones,
+    share the searches and the batch.
 
     `act` draws from (key, tick) alone, so a tick is the same whenever it is run. `learn` needs at
     least `config.replay.batch` rows to draw from; its metrics are means over the call, all named
     learn/*; pass them to `check_losses`.
     """
-    mesh = make_mesh(devices or jax.devices(), config)
+    mesh = make_mesh(devices or usual_devices(config), config)
     model = make_image_model(config, frame, num_actions)
     explore = make_search(model, config, mesh, gumbel_scale=1.0)
     everywhere = NamedSharding(mesh, EVERY)

@@ -18,6 +18,12 @@ from worldmodels.efficientzero import ImageModel
 EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
 
 
+def usual_devices(config: AgentConfig) -> list[Any]:
+    """All devices there are, but one CPU for small networks, which keep its cores busy alone."""
+    small = config.size != "base" and jax.default_backend() == "cpu"
+    return jax.devices()[: 1 if small else None]
+
+
 def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
     """As many of the devices as share batches evenly."""
     sequences = config.replay.batch // config.replay.sequence

@@ -123,7 +123,7 @@ class OnlineConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     budget_minutes: float = 0.0  # save and stop after so long, to go on later; 0 = no limit
     platform: str = "auto"  # cpu, gpu or tpu; auto = the best there is
-    devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
+    devices: int = 0  # virtual CPU devices; 0 = one for small networks on frames, else up to two
     tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
 
     def __post_init__(self):

@@ -51,7 +51,8 @@ def learn_from_images(
     shape = config.agent, actors.frame, actors.num_actions
     try:
         with explained(lambda: agent_knobs(*shape, KNOBS)):
-            run = Run(config, make_agent(*shape), actors, desk, run_dir)
+            agent = make_agent(*shape, jax.devices() if config.devices else None)
+            run = Run(config, agent, actors, desk, run_dir)
             run.resume()
             run.learn(stop)
             policy = run.policy(make_env)
