@@ -108,6 +108,11 @@ class AgentConfig:
         return updates >= self.late_from * self.updates
 
     @property
+    def most_unroll_steps(self) -> int:
+        """The greater K of a run's two."""
+        return max(self.unroll_steps, self.late_unroll_steps)
+
+    @property
     def most_td_steps(self) -> int:
         """The greatest n that anneals or stays."""
         return max(self.target.td_steps, self.reset.td_steps if self.reset.anneal else 0)

@@ -98,7 +98,7 @@ def agent_knobs(
         halves(
             called("replay.capacity"), replay.capacity, nbytes(ring) / replay.capacity, config.envs
         ),
-        halves(called("replay.batch"), replay.batch, window),
+        halves(called("replay.batch"), replay.batch, window, replay.sequence),
         halves(called("refresh_batch"), config.refresh_batch, root),
         Knob(
             called("size"),
@@ -128,7 +128,7 @@ def window_bytes(config: AgentConfig, frame, num_actions: int) -> float:
     loss = lambda params, windows: image_loss(params, model, windows, config.weights)[0]
     kept = jax.eval_shape(lambda p, w: jax.vjp(lambda p: loss(p, w), p)[1], params, windows)
     kept_bytes = max(nbytes(kept) - nbytes(params), 0) + nbytes(windows)
-    return kept_bytes / batch + config.unroll_steps * _widest(config, frame)
+    return kept_bytes / batch + config.most_unroll_steps * _widest(config, frame)
 
 
 def root_bytes(config: AgentConfig, frame, num_actions: int) -> float:
@@ -141,8 +141,8 @@ def root_bytes(config: AgentConfig, frame, num_actions: int) -> float:
 
 
 def window_shapes(config: AgentConfig, frame, num_actions: int, batch: int) -> ImageWindows:
-    """Shapes of a batch of windows with augmented frames."""
-    K = config.unroll_steps
+    """Shapes of a batch of windows with augmented frames, as long as they get in a run."""
+    K = config.most_unroll_steps
     flags = lambda rows: jnp.zeros((batch, rows), bool)
     numbers = lambda *sizes: jnp.zeros((batch, *sizes))
     return jax.eval_shape(

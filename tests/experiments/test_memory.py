@@ -1,5 +1,7 @@
 """Out of memory: the knob that lowers it, and by how much."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -46,6 +48,15 @@ def test_the_ring_is_counted_exactly_and_smaller_networks_take_less():
     assert batch.name == "batch" and batch.bytes > 64 * 6 * 4 * 32 * 32 * 4  # its frames alone
     assert refresh.bytes > 256 * 17 * 2 * 2 * 32 * 4  # the latents of its trees alone
     assert [value for value, _ in size.lower] == ["nano"] and size.lower[0][1] < size.bytes
+
+
+def test_late_unrolls_count_and_sequences_stay_whole():
+    batch = lambda config: agent_knobs(config, FRAME, ACTIONS)[1]
+    late = batch(dataclasses.replace(CONFIG, late_unroll_steps=10))
+    assert late.bytes > batch(CONFIG).bytes + 64 * 5 * 4 * 32 * 32 * 4  # frames of 5 more steps
+    replay = ReplayConfig(capacity=2400, batch=48, sequence=6)
+    lower = batch(dataclasses.replace(CONFIG, replay=replay)).lower
+    assert [value for value, _ in lower] == [24, 12, 6]
 
 
 def test_only_a_lack_of_memory_is_explained():
