@@ -34,7 +34,7 @@ from envs.atomic import sync_directory, write_file
 from envs.types import Features, action_features, space_from_json, space_to_json
 from worldmodels.config import ImageLossWeights
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had networks of other layers
 WEIGHTS, CARD = "agent.safetensors", "agent.json"
 LEARNING = ("projector", "predictor", "decoder")  # networks that acting does not need
 PARTS = {

@@ -58,16 +58,18 @@ class RehearseConfig:
     # of the log are long: where a student ends up in the long run is not where the log has been
     restart: float = 0.125  # least probability that such a walk begins anew
     taught: int = 512  # states per iteration at which the teacher looks ahead
-    real: float = 0.0  # share of them that were logged; 0 = as it comes, on frames half, as a
-    # student that sees mostly what was decoded misjudges what is real
+    real: float | None = None  # share of them that are drawn from the log; null = none, on frames
+    # half, as a student that sees mostly what was decoded misjudges what is real
     lam: float = 0.95  # TD(lambda) of the value target
     sampling: str = "mixture"  # physics of a walk: another member at every step
     behaviour_penalty: float = 10.0  # uncertainty per nat less likely to a foreseen behaviour
 
     def sized(self, kind: str) -> "RehearseConfig":
-        """With what a `kind` of observations (`Features.kind`) needs where 0 leaves it open."""
+        """With what a `kind` of observations (`Features.kind`) needs where 0 or None leaves it
+        open."""
         iterations, real = (500, 0.5) if kind == "pixels" else (1000, 0.0)
-        return replace(self, iterations=self.iterations or iterations, real=self.real or real)
+        real = real if self.real is None else self.real
+        return replace(self, iterations=self.iterations or iterations, real=real)
 
 
 @dataclass(unsafe_hash=True)
@@ -143,6 +145,6 @@ class RoundConfig:
     gate: GateConfig | None = field(default_factory=GateConfig)
 
     def sized(self, kind: str) -> "RoundConfig":
-        """With what a `kind` of observations (`Features.kind`) needs wherever 0 leaves it open."""
+        """With what a `kind` of observations (`Features.kind`) needs wherever it is left open."""
         rehearse, baselines = self.rehearse.sized(kind), self.baselines.sized(kind)
         return replace(self, rehearse=rehearse, baselines=baselines)

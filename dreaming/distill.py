@@ -105,7 +105,7 @@ def practise(
     key: jax.Array,
     update: Callable,
 ) -> DistillState:
-    """Rehearse in the dream of `world` and distil, `rehearse.iterations` times.
+    """Rehearse in the dream of `world` and distil, `rehearse.iterations` times (`sized`, not 0).
 
     `incumbent` are the parameters of a student to begin from and to stay near, or None.
     `update(iterations, **metrics)` is called after each chunk.
@@ -114,9 +114,7 @@ def practise(
     head = log.head
     chunk = math.gcd(CHUNK, rehearse.iterations)
     student_key, key = jax.random.split(key)
-    fresh = student_of(log, model, config.width, student_key)
-    if "encoder" in fresh:  # a student of frames begins with the eyes of the model
-        fresh |= {"encoder": world.params["net"]["encoder"]}
+    fresh = first_student(log, world, config.width, student_key)
     convolves, rules = "encoder" in fresh, (search, rehearse, config, discount, chunk)
     advance = compiled_distill(model, head, *rules, convolves)
     student = fresh if incumbent is None else network(incumbent)
@@ -140,6 +138,12 @@ def practise(
         previous = metrics
     update(chunk, **finite(previous))
     return state
+
+
+def first_student(log: Log, world: World, width: int, key: jax.Array) -> Any:
+    """A student that knows nothing; one of frames has the eyes of the model."""
+    fresh = student_of(log, world.model, width, key)
+    return fresh | ({"encoder": world.params["net"]["encoder"]} if "encoder" in fresh else {})
 
 
 def regularised(world: World, behaviour_penalty: float) -> Any:

@@ -1,4 +1,5 @@
-"""Rehearsal: the student walks the dream from real states, a teacher looks ahead where it went."""
+"""Rehearsal: the student walks the dream from real states, a teacher looks ahead where it went,
+and at logged states themselves."""
 
 import dataclasses
 import math
@@ -9,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
 
 from dreaming.config import RehearseConfig
 from dreaming.replay import contexts
@@ -34,18 +34,6 @@ def make_mesh(config: RehearseConfig, convolves: bool = False) -> Mesh:
     return Mesh(np.array(jax.devices()[:parts]), "walks")
 
 
-def pick(key, states: int, walks: int, taught: int, real: float) -> Int[Array, " T"]:
-    """Which of the states of all walks are taught; the first ones of the `walks` come first.
-
-    `real` of the taught, as far as there are enough, are first ones of the walks that come last:
-    those that never go on from where others got to.
-    """
-    first = min(walks, round(real * taught))
-    rest = jax.random.choice(key, states - first, (taught - first,), replace=False)
-    rest += first * (rest >= walks - first)
-    return jnp.concatenate([walks - first + jnp.arange(first), rest])
-
-
 def make_rehearse(
     model: Any,
     head: ActionHead,
@@ -57,14 +45,16 @@ def make_rehearse(
 ):
     """`rehearse(params, slow_params, student, replay, walks, key) -> Rehearsal`, a pure function.
 
-    A share of the walks goes on from where `walks` got to, the others begin at real states.
+    A share of the walks goes on from where `walks` got to, the others begin at logged states.
     Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of a
-    walk; `params` serve the teacher. The walks are shared out over `mesh`.
+    walk; `params` serve the teacher, who speaks of states of the walks and, `config.real` of them,
+    of logged ones. The work is shared out over `mesh`.
     """
     dream = Dream(model, sampling=config.sampling)
     mesh = mesh or make_mesh(config)
     parts = mesh.size
     count, taught = config.dreams // parts, config.taught // parts
+    logged = round((config.real or 0.0) * taught)
 
     def walk(params, student, context: Context, key):
         """The student's own walk: states [H, D] and the last one, rewards and continuations."""
@@ -84,7 +74,7 @@ def make_rehearse(
         (last, _), walked = jax.lax.scan(step, start, jax.random.key_data(step_keys))
         return last, *walked
 
-    def part(params, slow_params, student, context: Context, key) -> Rehearsal:
+    def part(params, slow_params, student, context: Context, real: Context, key) -> Rehearsal:
         """What one device does: its walks, their value targets, and its share of the teaching."""
         keys = jax.random.split(jax.random.wrap_key_data(key[0]), 4)
         walk_key, pick_key, teach_key, end_key = keys
@@ -94,35 +84,46 @@ def make_rehearse(
         v_target = lambda_returns(r, discount * continuation, v, config.lam)
         reached = jnp.cumprod(jnp.concatenate([jnp.ones_like(r[:1]), continuation[:-1]]), axis=0)
         z, seen, weight = _mean(_flat(z)), _flat(seen), reached.reshape(-1)
-        picked = pick(pick_key, weight.size, count, taught, config.real)
+        picked = jax.random.choice(pick_key, weight.size, (taught - logged,), replace=False)
         at = lambda tree: jax.tree.map(lambda x: x[picked], tree)
+        taught_z, taught_context, taught_weight = at(z), at(seen), at(weight)
+        if logged:
+            both = lambda one, other: jax.tree.map(lambda *x: jnp.concatenate(x), one, other)
+            taught_z = both(model.root(params, real), taught_z)
+            taught_context = both(real, taught_context)
+            taught_weight = both(jnp.ones(logged), taught_weight)
         return Rehearsal(
             z=z,
             v_target=v_target.reshape(-1),
             weight=weight,
-            taught_z=at(z),
-            taught_context=at(seen),
-            taught_weight=weight[picked],
-            taught=teach(params, at(z), teach_key, model.value_span(params)),
+            taught_z=taught_z,
+            taught_context=taught_context,
+            taught_weight=taught_weight,
+            taught=teach(params, taught_z, teach_key, model.value_span(params)),
             last=last.context,
             goes_on=jax.random.bernoulli(end_key, jnp.prod(continuation, axis=0)),
         )
 
+    def drawn(replay: ReplayState, key, count: int) -> Context:
+        """Logged states, uniformly drawn with replacement."""
+        start = jax.random.randint(key, (count,), 0, replay.num_starts)
+        return contexts(replay, replay.starts[start], model.window)
+
     def rehearse(params, slow_params, student, replay: ReplayState, walks: Walks, key) -> Rehearsal:
         start_key, anew_key, key = jax.random.split(key, 3)
-        start = jax.random.randint(start_key, (config.dreams,), 0, replay.num_starts)
-        context = contexts(replay, replay.starts[start], model.window)
+        context = drawn(replay, start_key, config.dreams)
+        real = drawn(replay, jax.random.fold_in(start_key, 1), logged * parts)
         goes_on = walks.goes_on & (jnp.arange(config.dreams) < config.going_on * config.dreams)
         goes_on &= jax.random.bernoulli(anew_key, 1 - walks.restart, goes_on.shape)
         either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
         context = jax.tree.map(either, walks.last, context)
         keys = jax.random.key_data(jax.random.split(key, parts))
         if parts == 1:
-            return part(params, slow_params, student, context, keys)
+            return part(params, slow_params, student, context, real, keys)
         every, each = PartitionSpec(), PartitionSpec("walks")
-        specs = (every, every, every, each, each)
+        specs = (every, every, every, each, each, each)
         shared = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)(
-            params, slow_params, student, context, keys
+            params, slow_params, student, context, real, keys
         )
         whole = NamedSharding(mesh, every)
         return jax.lax.with_sharding_constraint(shared, whole)

@@ -67,11 +67,12 @@ def one_round(
 ) -> tuple[RoundState, Report]:
     """The next state, and what happened.
 
+    Where `config` leaves open how much, the log's kind of observations decides.
     `real(student, seeds)` scores a student in the real task; None where there is none.
     `once(stage, total, like, work)` is the state of a stage: loaded if it was done before, else
     made by `work(update)` and committed; `like` has its structure.
     """
-    key_of = functools.partial(stage_key, key)
+    key_of, config = functools.partial(stage_key, key), config.sized(log.observation.kind)
     is_gated = config.gate is not None
     seen, judged = split_log(log, physics.judge, key_of("split")) if is_gated else (log, [])
 

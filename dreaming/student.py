@@ -93,7 +93,8 @@ def fresh_student(
     recurrent: bool | None = None,
     size: str | None = None,
 ) -> Any:
-    """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations.
+    """A student for the spaces of `log` (`dreaming.log.Log`), normalised by its observations; of
+    bytes 0 to 255 become 0 to 1.
 
     `size` is that of its encoder where they are frames; None = what is usual for such frames.
     """

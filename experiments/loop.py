@@ -89,7 +89,7 @@ def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
         root_key(config),
         log=log,
         physics=physics,
-        config=rules.sized(log.observation.kind),
+        config=rules,
         horizon=dream_horizon(config, log),
         real=scorer(config, log),
         once=once,

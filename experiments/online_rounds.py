@@ -192,7 +192,7 @@ def play_round(
         jax.random.fold_in(root_key(config), number),
         log=log,
         physics=LearnedPhysics(config.model, config.fit, imitates=False),
-        config=RoundConfig(**parts, gate=None).sized(log.observation.kind),
+        config=RoundConfig(**parts, gate=None),
         horizon=task_limit(config.env) or max(len(trace) for trace in log.traces),
         real=None,
         once=once,

@@ -73,7 +73,8 @@ def _decoding() -> ImageLossWeights:
 
 @dataclass(unsafe_hash=True)
 class ImageModelConfig:
-    """The shape of a world model for frames. `fit` fits it too, but for its noise and weights."""
+    """The shape of a world model for frames. `fit` fits it too, but for its noise, its
+    weights and its slow copy: values bootstrap on what the newest params say of real frames."""
 
     size: str = "auto"  # of the networks: nano, small, base; auto = by frames of 48 or 64 pixels
     bins: int = 101  # atoms of values and value prefixes: squashed they reach (bins - 1) / 2

@@ -3,6 +3,7 @@
 L = 1/K sum_k [c_v value + c_pi policy + c_d decode]
   + 1/K sum_{k>=1} [c_vp value prefix + c_c consistency + c_g continuation],
 
+where decode, which is dear, is estimated: each row by a share of the windows alone. All is
 unrolled K steps from the encoded root, times the importance weight of the draw, averaged over the
 batch. Where an episode terminated, value and reward are 0 ever after and it does not go on; where
 it was cut, nothing is known.
@@ -10,6 +11,7 @@ it was cut, nothing is known.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Num
 
@@ -86,6 +88,15 @@ def standardised(x: Float[Array, "B K P"], counts: Bool[Array, "B K"]) -> Float[
     return x / jnp.sqrt(mean(jnp.square(x)) + 1e-6)
 
 
+def decoded_rows(windows: int, rows: int):
+    """((window, row) of what is decoded, how many windows show the row of each).
+
+    Of every window one row, each in turn, or as many as it takes to have every row.
+    """
+    i = np.arange(-(-rows // windows) * windows)
+    return (i % windows, i % rows), np.bincount(i % rows)[i % rows]
+
+
 def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, " B"]:
     """Cross-entropy per pixel of decoded frames, 0 to 255; the latents learn nothing from it."""
     logits = model.apply(params, "decode", jax.lax.stop_gradient(latents))
@@ -107,12 +118,14 @@ def image_loss(
 
     With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
     augmentations, None = none. `real` are latents of the frames of rows 1..K, if they are known.
-    Raises `ValueError` for frames of another shape.
+    Raises `ValueError` for frames of another shape, and for `real` of windows that share frames.
     """
     (B, K), G = batch.r.shape, batch.o.shape[0]
     expected = (G, B // G + K, model.window, *model.frame)
     if batch.o.shape != expected:
         raise ValueError(f"frames have shape {batch.o.shape}, expected {expected}")
+    if real is not None and batch.shown is not None:
+        raise ValueError("latents of windows that share frames are made here: leave out `real`")
 
     o = batch.o.reshape(-1, *batch.o.shape[2:])
     o = (augment(o, key) if key is not None else o).reshape(batch.o.shape)
@@ -139,11 +152,10 @@ def image_loss(
         "continuation": is_known_step
         * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
     }
-    if weights.decode > 0:  # of one row per window, each in turn: decoding is dear
-        newest = of_windows(batch.o[:, :, -1], batch)
-        at = jnp.arange(B), jnp.arange(B) % (K + 1)
+    if weights.decode > 0:
+        newest, (at, counts) = of_windows(batch.o[:, :, -1], batch), decoded_rows(B, K + 1)
         told = decode_loss(model, params, latents[at], newest[at])
-        terms["decode"] = jnp.zeros((B, K + 1)).at[at].set((K + 1) * batch.is_real_o[at] * told)
+        terms["decode"] = jnp.zeros((B, K + 1)).at[at].set(B / counts * batch.is_real_o[at] * told)
 
     per_window = {}
     for name, term in terms.items():

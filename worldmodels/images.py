@@ -1,8 +1,8 @@
 """The networks of EfficientZero for images (flax linen), NHWC.
 
-The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, planes
-of its own for every action in place of one that is shared, and two parts of our own: the
-probability that the task goes on, and a decoder. MuZero's h, g, f are represent, step and predict.
+The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a bias
+for every action in place of one plane that all share, and two parts of our own: the probability
+that the task goes on, and a decoder. MuZero's h, g, f are represent, step and predict.
 Latent states are [B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
 """
 
@@ -208,11 +208,11 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z):
         (B, h, w, _), (height, width, channels) = z.shape, self.shape
-        down, right = -(-height // h), -(-width // w)
+        side = PATCH * 2 ** (len(latent_sizes(height, width)) - 1)  # of what a place encodes
         x = nn.relu(Norm()(conv(self.features)(z)))
-        x = conv(down * right * channels, size=1, bias=True)(x)
-        x = x.reshape(B, h, w, down, right, channels).swapaxes(2, 3)
-        return x.reshape(B, h * down, w * right, channels)[:, :height, :width]
+        x = conv(side * side * channels, size=1, bias=True)(x)
+        x = x.reshape(B, h, w, side, side, channels).swapaxes(2, 3)
+        return x.reshape(B, h * side, w * side, channels)[:, :height, :width]
 
 
 class ImageNetworks(nn.Module):

@@ -1,18 +1,22 @@
 """Frames in the offline loop: bytes from the log to the dream, by one model and one student."""
 
+import base64
 import dataclasses
+import io
 
 import gymnasium
 import jax
 import jax.numpy as jnp
+import matplotlib.image
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
 import dreaming  # noqa: F401 (registers Catch)
 from dreaming.collect import record
-from dreaming.config import SearchConfig
+from dreaming.config import BaselineConfig, RehearseConfig, RoundConfig, SearchConfig
 from dreaming.context import ContextBuffer
+from dreaming.distill import first_student
 from dreaming.errors import UserError
 from dreaming.fitted_q import make_fitted_q, make_shown
 from dreaming.log import Log
@@ -24,6 +28,7 @@ from envs.dreamfile import load_world, write_dream
 from envs.shells import DreamEnv, DreamVectorEnv
 from envs.traces import TraceStore
 from envs.types import Features, Trace, action_features
+from experiments.strip import dream_strip
 from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
 from worldmodels.fit import init_fit
 
@@ -195,6 +200,40 @@ def test_policies_are_valued_from_a_log_of_frames_alone(log):
     steps, value = make_fitted_q(log, WINDOW, 0.9, jax.random.key(0), members=2, width=4)
     assert steps.now.context.o.dtype == np.uint8
     assert np.isfinite(value(fresh_student(log, WINDOW, 8, jax.random.key(0))).values).all()
+
+
+def test_a_student_begins_with_the_eyes_of_the_model(log, world):
+    student = first_student(log, world, 8, jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, student["encoder"], world.params["net"]["encoder"])
+    other = fresh_student(log, WINDOW, 8, jax.random.key(1))
+    same = lambda x, y: bool(jnp.array_equal(x, y))
+    assert not all(jax.tree.leaves(jax.tree.map(same, student["encoder"], other["encoder"])))
+    drop = lambda tree: {name: x for name, x in tree.items() if name != "encoder"}
+    jax.tree.map(np.testing.assert_array_equal, drop(student), drop(other))
+
+
+def test_pictures_of_a_strip_are_the_frames(log, world):
+    """PNGs of a real episode, pixel by pixel."""
+    strip = dream_strip(world, log)
+    trace = max(log.traces, key=len)
+    assert strip["k"] == [k for k in (0, 1, 2, 3, 5, 8) if k <= len(trace)]
+    assert len(strip["real"]) == len(strip["dream"]) == len(strip["k"])
+    for k, png in zip(strip["k"], strip["real"], strict=True):
+        shown = matplotlib.image.imread(io.BytesIO(base64.b64decode(png)))
+        np.testing.assert_array_equal(np.round(shown[..., :1] * 255), trace.observations[k])
+    assert strip["dream"][0] == strip["real"][0] and strip["dream"][1] != strip["real"][1]
+
+
+@pytest.mark.parametrize("kind", ["pixels", "numbers"])
+def test_what_is_left_open_goes_by_the_kind_of_observations(kind):
+    found = RoundConfig().sized(kind)
+    expected = (500, 0.5, 1000) if kind == "pixels" else (1000, 0.0, 3000)
+    rehearse = found.rehearse
+    assert (rehearse.iterations, rehearse.real, found.baselines.steps) == expected
+    named = RoundConfig(
+        rehearse=RehearseConfig(iterations=7, real=0.0), baselines=BaselineConfig(steps=8)
+    )
+    assert named.sized(kind) == named  # 0 of them real is an answer, too
 
 
 @pytest.mark.slow  # half a minute: learning

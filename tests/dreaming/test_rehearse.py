@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Discrete
 
 from dreaming.config import RehearseConfig, SearchConfig
-from dreaming.rehearse import make_rehearse, pick
+from dreaming.rehearse import make_mesh, make_rehearse
 from dreaming.replay import contexts, make_replay
 from dreaming.search import make_teacher
 from dreaming.types import Walks
@@ -22,12 +22,11 @@ ORACLE = TabularModel(corridor(SIZE), DISCOUNT)
 V, Q, _ = solve(corridor(SIZE), DISCOUNT)
 
 
-@pytest.fixture(scope="module")
-def rehearse():
+def rehearsing(**settings):
     """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
     log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
     replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
-    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0)
+    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0, **settings)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
     function = jax.jit(make_rehearse(ORACLE, HEAD, teach, config, DISCOUNT, 0.0))
 
@@ -44,6 +43,11 @@ def rehearse():
             return function(ORACLE.params, ORACLE.params | slow, *args)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def rehearse():
+    return rehearsing()
 
 
 def test_walks_begin_at_logged_states_and_follow_the_student(rehearse):
@@ -116,12 +120,33 @@ def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
     assert 0 not in set(np.asarray(starts.z.s))
 
 
-@pytest.mark.parametrize(("real", "least"), [(0.0, 0), (0.5, 4), (1.0, 6)])
-def test_real_states_have_their_share_of_what_is_taught(real, least):
-    """Of 6 walks of 5 steps 8 states are taught, none twice; the last walks begin in the log."""
-    for seed in range(20):
-        picked = np.asarray(pick(jax.random.key(seed), 30, 6, 8, real))
-        assert len(set(picked)) == 8 and 0 <= picked.min() and picked.max() < 30
-        assert set(range(6 - least, 6)) <= set(picked)
-    rest = {int(i) for seed in range(60) for i in pick(jax.random.key(seed), 30, 6, 8, real)}
-    assert rest == set(range(30))
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_real_states_have_their_share_of_what_is_taught(share):
+    """All walks go on from 0 or begin at 1 and 2, and go left: what is taught at 2 is mostly real.
+
+    A walk from 2 is there once, half of the walks of 6 steps go on: at most 8 of 96 states.
+    """
+    rehearse = rehearsing(real=share)
+    before = rehearse(go_right=False)
+    walked = rehearse(go_right=False, walks=(before.last, before.goes_on))
+    s = np.asarray(walked.taught_z.s)
+    assert s.shape == (TAUGHT,)
+    np.testing.assert_array_equal(walked.taught_context.o[:, -1].argmax(-1), s)
+    np.testing.assert_allclose(walked.taught.q, Q[s], atol=1e-5)
+    np.testing.assert_array_equal(walked.taught_weight, 1)
+    real = s.reshape(make_mesh(RehearseConfig(dreams=WALKS, taught=TAUGHT)).size, -1)
+    real = real[:, : round(share * real.shape[1])]
+    assert set(real.ravel()) == {1, 2} and real.size == share * TAUGHT
+    assert (s == 0).any() == (share < 1)
+
+
+def test_logged_states_are_drawn_anew_each_time():
+    rehearse = rehearsing(real=1.0)
+    one, again, other = (np.asarray(rehearse(True, seed).taught_z.s) for seed in (1, 1, 2))
+    assert (one == again).all() and (one != other).any()
+
+
+def test_students_of_frames_rehearse_on_one_cpu():
+    config = RehearseConfig()
+    assert make_mesh(config, convolves=True).size == 1
+    assert make_mesh(config, convolves=False).size == jax.device_count() == 2

@@ -8,6 +8,7 @@ import pytest
 from experiments.flops import count_flops
 from worldmodels.actions import make_head
 from worldmodels.efficientzero import ImageAfterstate, ImageModel, PrefixState
+from worldmodels.images import SIZES, Decoder, Encoder, encoder_of, latent_sizes
 from worldmodels.support import squash, unsquash
 
 ATARI = ImageModel(make_head((18,), 18), (96, 96, 3))
@@ -118,3 +119,30 @@ def test_a_fresh_model_earns_nothing_and_prefers_nothing():
     np.testing.assert_allclose(p.continuation, jax.nn.sigmoid(3.0), rtol=1e-5)
     shown = model.decode(params, z)
     assert shown.shape == (4, 1600) and 0 <= shown.min() and shown.max() <= 255
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_encoder_is_known_by_its_parameters(size):
+    first, features = SIZES[size][:2]
+    encoder = Encoder(first, features)
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 40, 32, 6)))
+    assert encoder_of(shapes["params"]) == encoder
+
+
+@pytest.mark.parametrize("frame", [(40, 40, 1), (84, 84, 1), (25, 7, 3), (210, 160, 3), (3, 9, 2)])
+def test_a_decoder_paints_what_each_place_encodes(frame):
+    """The last place, and those a 3 x 3 convolution makes differ with it, paint their own squares;
+    all others paint what the first one does."""
+    decoder, (h, w) = Decoder(8, frame), latent_sizes(*frame[:2])[-1]
+    side = 4
+    while -(-max(frame[:2]) // side) > 6:
+        side *= 2
+    assert (h, w) == (-(-frame[0] // side), -(-frame[1] // side))
+    z = jnp.zeros((1, h, w, 4)).at[0, -1, -1].set(jnp.arange(4.0))
+    painted, _ = decoder.init_with_output(jax.random.key(0), z)
+    assert painted.shape == (1, *frame)
+    first = jnp.tile(painted[0, :side, :side], (h, w, 1))[: frame[0], : frame[1]]
+    differs = np.asarray(jnp.abs(painted[0] - first).max(-1) > 1e-6)
+    rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
+    assert (rows[0], columns[0]) == (max(0, h - 2) * side, max(0, w - 2) * side)
+    assert (rows[-1], columns[-1]) == (frame[0] - 1, frame[1] - 1)

@@ -12,6 +12,8 @@ from worldmodels.actions import make_head
 from worldmodels.config import ImageLossWeights
 from worldmodels.efficientzero import ImageModel
 from worldmodels.image_losses import (
+    decoded_rows,
+    encode_rows,
     encodings,
     image_loss,
     imagined_loss,
@@ -93,6 +95,43 @@ def test_a_fresh_model_loses_what_can_be_counted(params, batch):
     assert 0 < metrics["learn/decode_loss"] < 0.5 * 2 * mean(np.array(real_rows))
     np.testing.assert_allclose(loss, sum(metrics.values()), rtol=1e-5)
     np.testing.assert_allclose(priorities, np.abs(batch.v[:, 0]) + 1e-6, atol=1e-5)
+
+
+def test_every_row_is_decoded_and_counts_once():
+    """6 rows of 4 windows: two of each, so that all are shown, and those twice count half."""
+    (window, row), counts = decoded_rows(4, 6)
+    np.testing.assert_array_equal(window, [0, 1, 2, 3, 0, 1, 2, 3])
+    np.testing.assert_array_equal(row, [0, 1, 2, 3, 4, 5, 0, 1])
+    np.testing.assert_array_equal(counts, [2, 2, 1, 1, 1, 1, 2, 2])
+    for windows, rows in ((1, 6), (3, 6), (5, 6), (7, 6), (64, 6)):
+        (window, row), counts = decoded_rows(windows, rows)
+        assert len(set(zip(window, row, strict=True))) == len(row)  # none of them twice
+        np.testing.assert_allclose(np.bincount(row, 1 / counts), np.ones(rows))
+
+
+def test_a_frame_is_compared_with_the_latent_of_its_row(params, batch):
+    """Of window b row b is shown; the last window has no weight, and its term none."""
+    _, (metrics, _), _, _ = loss_and_gradients(params, batch)
+    latents = [MODEL.encode(params, batch.o[:, 0])]
+    for k in range(K):
+        latents.append(MODEL.apply(params, "step", latents[-1], batch.a[:, k]))
+    expected = 0.0
+    for b, weight in enumerate([1.0, 1.0, 0.5]):
+        x = 1 / (1 + np.exp(-np.asarray(MODEL.apply(params, "decode", latents[b])[b], float)))
+        o = np.asarray(batch.o[b, b, -1]) / 255
+        expected += weight * -np.mean(o * np.log(x) + (1 - o) * np.log(1 - x))
+    scale = WEIGHTS.decode * (K + 1) / K / B
+    np.testing.assert_allclose(metrics["learn/decode_loss"], scale * expected, rtol=1e-4)
+
+
+def test_what_is_known_of_real_frames_changes_nothing(params, batch, sequences):
+    """Latents that are given, and the same ones made inside."""
+    given = encode_rows(MODEL, params, batch.o[:, 1:])
+    one = image_loss(params, MODEL, batch, WEIGHTS)
+    other = image_loss(params, MODEL, batch, WEIGHTS, real=given)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), one, other)
+    with pytest.raises(ValueError, match="leave out `real`"):
+        image_loss(params, MODEL, sequences, WEIGHTS, real=given)
 
 
 def test_what_all_rows_share_is_no_part_of_consistency():
@@ -264,7 +303,7 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
     config, L = FitConfig(unroll_steps=1, td_steps=1, discount=0.5), 3
     flags = lambda *x: jnp.array([x])
     batch = Windows(
-        o=jnp.zeros((1, L, 1, 256), jnp.uint8),
+        o=jnp.arange(L, dtype=jnp.uint8)[None, :, None, None] * jnp.ones((1, L, 1, 256), jnp.uint8),
         a_past=jnp.zeros((1, L, 0, 2)),
         valid=jnp.ones((1, L, 1), bool),
         is_real_o=flags(True, True, True),
@@ -280,11 +319,12 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
         has_search=flags(False, False, False),
         member_weights=jnp.full((1, 1), 0.7),
     )
-    said = lambda *_: (jnp.zeros((1, L - 1, 21)), None)
+    encode = lambda model, params, o: o[:, :, -1].astype(float)  # a frame is its own latent
+    monkeypatch.setattr(image_losses, "encode_rows", encode)
+    value = jnp.array([jnp.nan, 3.0, 99.0])  # of frame 0, 1, 2
+    said = lambda model, params, name, z: (value[z[..., 0, 0, 0].astype(int)], None)
     monkeypatch.setattr(image_losses, "over_rows", said)
-    encoded = jnp.arange(float(L - 1)).reshape(1, L - 1, 1, 1, 1)
-    monkeypatch.setattr(image_losses, "encode_rows", lambda *_: encoded)
-    monkeypatch.setattr(ImageModel, "scalar", lambda self, _: jnp.full((1, L - 1), 3.0))
+    monkeypatch.setattr(ImageModel, "scalar", lambda self, logits: logits)
     made = {}
 
     def seen(params, model, windows, weights, **options):
@@ -300,5 +340,5 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
     np.testing.assert_allclose(windows.v, [[2 + 0.5 * 3, -1]])
     np.testing.assert_allclose(windows.weight, [0.7])
     assert windows.a.shape == (1, 1, 2) and windows.r.shape == (1, 1)
-    np.testing.assert_array_equal(made["options"].pop("real"), encoded[:, :1])
+    np.testing.assert_array_equal(made["options"].pop("real"), np.ones((1, 1, 16, 16, 1)))
     assert made["options"] == {"gradient_scale": config.gradient_scale}
