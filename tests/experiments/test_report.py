@@ -252,3 +252,17 @@ def test_a_run_on_frames_shows_pictures(tmp_path):
     page = render(run_dir).read_text()
     assert page.count(f'src="data:image/png;base64,{png}"') == 6
     assert page.index('alt="real, step 8"') < page.index('alt="dream, step 0"')
+
+
+def test_a_judge_has_curves_of_its_own(tmp_path):
+    """Its fit names its losses as the planner's does; the number shown is where each ended."""
+    run_dir = write_run(tmp_path)
+    stages = {"fit": (4.0, 3.0), "judge": (2.0, 1.25)}
+    lines = [
+        {"stage": stage, "step": step, "fit/o_loss": loss}
+        for stage, losses in stages.items()
+        for step, loss in enumerate(losses)
+    ]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = Page(render(run_dir).read_text()).text
+    assert "fit/o_loss 3 " in text and "judge/o_loss 1.25 " in text
