@@ -9,7 +9,7 @@ import pytest
 
 from dreaming.agent import check_losses, make_agent, stream
 from dreaming.agent_config import AgentConfig, OptimiserConfig, ReplayConfig, TargetConfig
-from dreaming.agent_search import make_mesh, make_search
+from dreaming.agent_search import make_mesh, make_search, usual_devices
 from dreaming.config import SearchConfig
 from dreaming.errors import LossError
 from dreaming.ring import stacks
@@ -170,6 +170,12 @@ def test_late_unrolls_and_sequences_cost_what_they_should():
     saved = (4 - 2) * CONFIG.unroll_steps * encode  # 4 windows in 2 sequences
     in_sequences = counted(replay=ReplayConfig(capacity=24, batch=4, sequence=2))
     assert in_sequences == pytest.approx(plain - saved, rel=0.01) and saved > 0.02 * plain
+
+
+def test_small_networks_take_one_of_two_cpus():
+    of = lambda size: usual_devices(dataclasses.replace(CONFIG, size=size))
+    assert len(of("base")) == jax.device_count() == 2
+    assert of("nano") == of("small") == jax.devices()[:1]
 
 
 def test_the_mesh_takes_as_many_devices_as_share_evenly():
