@@ -1,9 +1,12 @@
-"""Online learning in rounds: collect, one round on all that was collected, and again."""
+"""Online learning in rounds: collect, one round on all that was collected, and again.
+
+A round's student goes on to collect, the last one too; the one that earned most then is deployed.
+"""
 
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,15 +57,21 @@ def learn_online(
     desk = Desk(run_dir, stage_fields(config), progress)
     if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
         atomic_write(run_dir / "config.yaml", config_yaml(config))
-    collector, state = Collector(config, run_dir), RoundState()
+    collector, state, students = Collector(config, run_dir), RoundState(), []
     for number, until in enumerate(plan(config)):
         once = in_round(desk, number, stop)
         log = collector.collect(state.incumbent, number, until, once)
         check_window(config.model.window, log)
         state, report = play_round(config, state, number, log, once)
+        students.append(state.incumbent)
+    rounds = len(students)
+    once = in_round(desk, rounds, stop)
+    log = collector.collect(state.incumbent, rounds, config.env.real_steps, once)
+    earned = earned_by(log.traces, rounds)
+    report = dataclasses.replace(report, deployed=students[best(earned)])
     returns = evaluate_student(config, report, log, in_round(desk, None, stop))
     save_artifacts(run_dir, log, report)
-    result = make_result(config, log, report, returns, desk)
+    result = make_result(config, log, report, returns, earned, desk)
     figures = {"returns": {name: x.tolist() for name, x in returns.items() if x.ndim}}
     atomic_write(run_dir / "config.yaml", config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
@@ -72,9 +81,27 @@ def learn_online(
 
 
 def plan(config: OnlineConfig) -> list[int]:
-    """The real steps there are before each round."""
+    """The real steps there are before each round; those after the last one try its student."""
     last, collect = config.env.real_steps, config.collect
-    return [*range(min(collect.first, last), last, collect.steps), last]
+    first = min(collect.first, last)
+    return [first, *range(first + collect.steps, last, collect.steps)]
+
+
+def earned_by(traces: Sequence[Trace], rounds: int) -> list[float | None]:
+    """Mean return of the episodes each round's student collected and finished, None of none."""
+    returns = lambda name: [t.rewards.sum() for t in traces if t.policy == name and not t.is_open]
+    found = [returns(f"student-{number + 1}") for number in range(rounds)]
+    return [float(np.mean(each)) if each else None for each in found]
+
+
+def best(earned: Sequence[float | None]) -> int:
+    """The round whose student earned most, of equals the last; the last, if nothing is known of it.
+
+    A round's student is seldom worse than the one before, but it can be, and a dream may not know.
+    """
+    if earned[-1] is None:
+        return len(earned) - 1
+    return max((x, number) for number, x in enumerate(earned) if x is not None)[1]
 
 
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
@@ -84,8 +111,9 @@ def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
         every.pop(name)
     learned = {name: value for name, value in every.items() if name != "evaluation"}
     stages = ("collect", "fit", "rehearse")
-    numbers = range(len(plan(config)))
-    return {f"{stage}-{n}": learned for n in numbers for stage in stages} | {"evaluate": every}
+    rounds = len(plan(config))
+    names = [f"{stage}-{n}" for n in range(rounds) for stage in stages] + [f"collect-{rounds}"]
+    return dict.fromkeys(names, learned) | {"evaluate": every}
 
 
 def in_round(desk: Desk, number: int | None, stop: Callable) -> Callable:
@@ -202,7 +230,7 @@ def play_round(
 def evaluate_student(
     config: OnlineConfig, report: Report, log: Log, once: Callable
 ) -> dict[str, np.ndarray]:
-    """Returns of the last student in fresh real episodes, and of the first episodes."""
+    """Returns of the deployed student in fresh real episodes, and of the first episodes."""
     count, window = config.evaluation.episodes, config.model.window
     limit = int(report.world.horizon)
     real = real_scorer(config.env, log.observation, log.action, window, limit)
@@ -218,7 +246,12 @@ def evaluate_student(
 
 
 def make_result(
-    config: OnlineConfig, log: Log, report: Report, returns: dict[str, np.ndarray], desk: Desk
+    config: OnlineConfig,
+    log: Log,
+    report: Report,
+    returns: dict[str, np.ndarray],
+    earned: Sequence[float | None],
+    desk: Desk,
 ) -> dict[str, Any]:
     """The flat object of result.json."""
     summed = lambda x: statistics.summary(x) if x.size else None
@@ -234,6 +267,8 @@ def make_result(
         "seed": config.seed,
         "teacher": config.teacher,
         "rounds": rounds,
+        "earned_by_round": earned,
+        "deployed_round": best(earned),
         "real_steps": len(log),
         "gate_steps": 0,
         "evaluation_steps": int(returns["steps"]),

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from dreaming.physics import compiled_fit
+from dreaming.policy import load_policy
 from envs.traces import TraceStore
+from envs.types import Trace
 from experiments import online, online_rounds
 from experiments.config import OnlineConfig
 from tests.experiments.conftest import TAKES, as_users_run
 
 SHORT = ("distill.minibatches=4", "env.real_steps=250", "collect.first=100", "collect.steps=60")
-STAGES = [f"{stage}-{n}" for n in range(4) for stage in ("collect", "fit", "rehearse")]
+STAGES = [f"{stage}-{n}" for n in range(3) for stage in ("collect", "fit", "rehearse")]
+STAGES += ["collect-3"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def result(run_dir):
 def test_real_steps_are_shared_out_between_the_rounds():
     config = OnlineConfig()
     config.env.real_steps, config.collect.first, config.collect.steps = 250, 100, 60
-    assert online_rounds.plan(config) == [100, 160, 220, 250]
+    assert online_rounds.plan(config) == [100, 160, 220]  # 30 steps try the last student
     config.env.real_steps = 100
     assert online_rounds.plan(config) == [100]
     config.env.real_steps = 30
@@ -58,9 +61,9 @@ def test_real_steps_are_shared_out_between_the_rounds():
 
 def test_what_a_run_leaves_behind(finished):
     found = result(finished)
-    assert found["real_steps"] == 250 and found["rounds"] == 4
+    assert found["real_steps"] == 250 and found["rounds"] == 3
     assert found["deployed_return"]["episodes"] == 4
-    assert found["dream_steps"] == 4 * 4 * 8 * 4
+    assert found["dream_steps"] == 3 * 4 * 8 * 4
     traces = list(TraceStore(finished / "traces"))
     assert sum(map(len, traces)) == 250
     ends = np.cumsum([len(trace) for trace in traces])
@@ -73,6 +76,52 @@ def test_what_a_run_leaves_behind(finished):
     steps = [line["step"] for line in lines if "collect/return" in line]
     closed = [end for end, trace in zip(ends, traces, strict=True) if not trace.is_open]
     assert steps == closed
+    earned = [
+        [t.rewards.sum() for t in traces if t.policy == name and not t.is_open]
+        for name in ("student-1", "student-2", "student-3")
+    ]
+    assert found["earned_by_round"] == [np.mean(x) if x else None for x in earned]
+    assert found["deployed_round"] == online_rounds.best(found["earned_by_round"])
+
+
+@pytest.mark.parametrize(
+    ("earned", "round_"),
+    [
+        ([20.0, 500.0, 110.0], 1),  # the last one fell behind
+        ([500.0, 110.0, 500.0], 2),  # of equals the last
+        ([500.0, 20.0, None], 2),  # its only episode was cut: nothing speaks against it
+        ([None, None, -3.0], 2),
+        ([None], 0),
+    ],
+)
+def test_the_student_that_earned_most_is_deployed(earned, round_):
+    assert online_rounds.best(earned) == round_
+
+
+def test_only_what_a_student_finished_counts():
+    trace = lambda policy, r, **cut: Trace(
+        np.zeros((3, 1)), np.zeros(2, int), np.array([r, 1.0]), policy=policy, **cut
+    )
+    over, cut = {"terminated": True, "truncated": False}, {"terminated": False, "truncated": False}
+    traces = [
+        trace("random", 9.0, **over),
+        trace("student-1", 1.0, **over),
+        trace("student-1", 3.0, **over),
+        trace("student-1", 99.0, **cut),
+        trace("student-2", 99.0, **cut),
+    ]
+    assert online_rounds.earned_by(traces, 3) == [3.0, None, None]
+
+
+def test_the_deployed_student_is_that_of_its_round(copy, short, finished, monkeypatch):
+    other = (result(finished)["deployed_round"] + 1) % 3
+    monkeypatch.setattr(online_rounds, "best", lambda earned: other)
+    shutil.rmtree(copy / "state" / "evaluate")
+    (copy / "result.json").unlink()
+    assert online.main([*short, f"hydra.run.dir={copy}"]) == 0
+    weights = lambda run: load_policy(run / "policy").params["layers"][0]["w"]
+    assert result(copy)["deployed_round"] == other
+    assert not np.array_equal(weights(copy), weights(finished))
 
 
 @pytest.mark.parametrize("kept", [1, 5, 9])
