@@ -239,13 +239,15 @@ def test_what_is_left_open_goes_by_the_kind_of_observations(kind):
 @pytest.mark.slow  # half a minute: learning
 def test_a_dream_moves_what_the_action_moves():
     """The paddle of Catch goes left, stays, or goes right. Of its row a dream that knows no actions
-    explains half: blurred over three places it has an error of 2/3 where standing still has 4/3."""
+    explains half: blurred over three places it has an error of 2/3 where standing still has 4/3.
+    After 1,000 steps it is 0.65 to 0.78; without a bias for actions or standardised targets it was
+    0.45 to 0.55."""
     task = gymnasium.make("dreaming/Catch-v0")
     spaces = task.observation_space, task.action_space
     traces = list(record("dreaming/Catch-v0", "random", 6000, 0))
     log, unseen = log_of(*spaces, traces[:-60]), log_of(*spaces, traces[-60:])
-    physics = LearnedPhysics(fit=FitConfig(steps=700), imitates=False)
-    learned = physics.learn(log, jax.random.key(0), lambda *_, **__: None)
+    physics = LearnedPhysics(fit=FitConfig(steps=1000), imitates=False)
+    learned = physics.learn(log, jax.random.key(1), lambda *_, **__: None)
     world = physics.world(log, learned, 9, SearchConfig(), {})
     model, params, replay = world.model, world.params, unseen.replay()
     rows = np.asarray(replay.starts)[: int(replay.num_starts)]

@@ -89,8 +89,8 @@ def stage_of(run_dir: Path) -> str:
     done = [stage for stage in begun if is_done(stage)]
     working = [stage for stage in begun if stage not in done]
     if working:
-        return f"in {working[-1]}"
-    return f"after {done[-1]}" if done else "before the first stage"
+        return f"in {working[-1]}, before its first commit"
+    return f"after a commit of {done[-1]}" if done else "before the first stage"
 
 
 def sha256(run_dir: Path) -> str:
