@@ -14,7 +14,7 @@ class CollectConfig:
     """How real steps and rounds take turns online; env.real_steps says how many in all."""
 
     first: int = 500  # steps by env.behaviour, before anything is learned
-    steps: int = 750  # by the newest student, after every round
+    steps: int = 500  # by the newest student, after every round
     epsilon: float = 0.05  # of them are uniformly random, beside what the student itself draws
     ticks: int = 4  # images: decisions of every environment until it gets newer params
     save_every: int = 2000  # images: real steps between two checkpoints

@@ -1,9 +1,8 @@
 """One round: from a log of real episodes to a dream, a student that rehearsed in it, a verdict.
 
 log -> reanalyze -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Online the gate
-is off: no judge and no clone, and every candidate is deployed. Only `physics` knows where the
-model comes from. Every stage draws from a key of its own name, so that a stage
-which was already done changes nothing for those after it.
+is off: no judge and no clone, and every candidate is deployed. Only `physics` knows where the model
+comes from. Every stage draws from a key of its own name: one already done changes nothing later.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Learn while collecting: real steps and rounds take turns.
 
 The first steps are random; then the newest student collects, and each round of
-world model and rehearsal goes on from all that was collected. Every student goes
-on to collect, the last one too, and the one that earned most is deployed. A run
-that was stopped goes on where it was when it is started again. Examples:
+world model and rehearsal goes on from all that was collected. Every student
+collects, the last one too, and the one that earned most is deployed. A run that
+was stopped goes on where it was when it is started again. Examples:
   dreaming online                         CartPole, 2,000 real steps in all
   dreaming online env=mountaincar seed=1
   dreaming online env=gym env.id=Acrobot-v1 env.real_steps=10000

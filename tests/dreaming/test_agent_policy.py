@@ -77,7 +77,7 @@ def test_what_is_damaged_or_newer_is_told(saved):
         load_agent_policy(saved)
     card = json.loads((saved / "agent.json").read_text())
     (saved / "agent.json").write_text(json.dumps(card | {"schema_version": 9}))
-    with pytest.raises(UserError, match="schema 9 is not 1"):
+    with pytest.raises(UserError, match="schema 9 is not 2"):
         load_agent_policy(saved)
     with pytest.raises(UserError, match="no policy can be read here"):
         load_agent_policy(saved.parent)
