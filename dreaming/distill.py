@@ -141,7 +141,7 @@ def practise(
 
 
 def first_student(log: Log, world: World, width: int, key: jax.Array) -> Any:
-    """A student that knows nothing; one of frames has the eyes of the model."""
+    """A student that knows nothing; one of frames has the encoder of the model."""
     fresh = student_of(log, world.model, width, key)
     return fresh | ({"encoder": world.params["net"]["encoder"]} if "encoder" in fresh else {})
 

@@ -50,29 +50,11 @@ def make_rehearse(
     walk; `params` serve the teacher, who speaks of states of the walks and, `config.real` of them,
     of logged ones. The work is shared out over `mesh`.
     """
-    dream = Dream(model, sampling=config.sampling)
     mesh = mesh or make_mesh(config)
     parts = mesh.size
-    count, taught = config.dreams // parts, config.taught // parts
+    taught = config.taught // parts
+    walk = make_walk(model, head, config, discount, penalty)
     logged = round((config.real or 0.0) * taught)
-
-    def walk(params, student, context: Context, key):
-        """The student's own walk: states [H, D] and the last one, rewards and continuations."""
-        action_key, dream_key = jax.random.split(key)
-        rows = jax.random.key_data(jax.random.split(dream_key, count))
-        state, begun = dream.initial(params, context, rows)
-
-        def step(carry, keys):
-            state, legal = carry
-            pi = head.masked(student_logits(student, state.context), legal)
-            after, seen = dream.step(params, state, head.sample(pi, keys))
-            r = penalised(seen, penalty, discount, model.value_span(params))
-            return (after, seen.legal), (state.z, state.context, r, seen.continuation)
-
-        step_keys = jax.random.split(action_key, (config.horizon, count))
-        start = state, begun.legal
-        (last, _), walked = jax.lax.scan(step, start, jax.random.key_data(step_keys))
-        return last, *walked
 
     def part(params, slow_params, student, context: Context, real: Context, key) -> Rehearsal:
         """What one device does: its walks, their value targets, and its share of the teaching."""
@@ -104,15 +86,10 @@ def make_rehearse(
             goes_on=jax.random.bernoulli(end_key, jnp.prod(continuation, axis=0)),
         )
 
-    def drawn(replay: ReplayState, key, count: int) -> Context:
-        """Logged states, uniformly drawn with replacement."""
-        start = jax.random.randint(key, (count,), 0, replay.num_starts)
-        return contexts(replay, replay.starts[start], model.window)
-
     def rehearse(params, slow_params, student, replay: ReplayState, walks: Walks, key) -> Rehearsal:
         start_key, anew_key, key = jax.random.split(key, 3)
-        context = drawn(replay, start_key, config.dreams)
-        real = drawn(replay, jax.random.fold_in(start_key, 1), logged * parts)
+        context = drawn(replay, start_key, config.dreams, model.window)
+        real = drawn(replay, jax.random.fold_in(start_key, 1), logged * parts, model.window)
         goes_on = walks.goes_on & (jnp.arange(config.dreams) < config.going_on * config.dreams)
         goes_on &= jax.random.bernoulli(anew_key, 1 - walks.restart, goes_on.shape)
         either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
@@ -129,6 +106,43 @@ def make_rehearse(
         return jax.lax.with_sharding_constraint(shared, whole)
 
     return rehearse
+
+
+def make_walk(
+    model: Any, head: ActionHead, config: RehearseConfig, discount: float, penalty: float
+) -> Callable:
+    """`walk(params, student, context [D], key)`: the student's own walks from contexts.
+
+    The last dream states [D], then by step the latent states and contexts [H, D], rewards lowered
+    by `penalty` and continuations [H, D].
+    """
+    dream = Dream(model, sampling=config.sampling)
+
+    def walk(params, student, context: Context, key):
+        count = context.o.shape[0]
+        action_key, dream_key = jax.random.split(key)
+        rows = jax.random.key_data(jax.random.split(dream_key, count))
+        state, begun = dream.initial(params, context, rows)
+
+        def step(carry, keys):
+            state, legal = carry
+            pi = head.masked(student_logits(student, state.context), legal)
+            after, seen = dream.step(params, state, head.sample(pi, keys))
+            r = penalised(seen, penalty, discount, model.value_span(params))
+            return (after, seen.legal), (state.z, state.context, r, seen.continuation)
+
+        step_keys = jax.random.split(action_key, (config.horizon, count))
+        start = state, begun.legal
+        (last, _), walked = jax.lax.scan(step, start, jax.random.key_data(step_keys))
+        return last, *walked
+
+    return walk
+
+
+def drawn(replay: ReplayState, key, count: int, window: int) -> Context:
+    """So many logged states, uniformly drawn with replacement; leaves [count, W, ...]."""
+    start = jax.random.randint(key, (count,), 0, replay.num_starts)
+    return contexts(replay, replay.starts[start], window)
 
 
 def _column(flag, like):

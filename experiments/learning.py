@@ -26,6 +26,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def round_of(result: Mapping[str, Any]) -> str:
+    """Which round's student is deployed, and what each earned; "" where there are no rounds."""
+    if not (earned := result.get("earned_by_round")):
+        return ""
+    told = ", ".join("–" if x is None else f"{x:.1f}" for x in earned)
+    return f"the student of round {result['deployed_round']} (by round they earned {told})"
+
+
 def is_online(result: Mapping[str, Any]) -> bool:
     """Whether a result is of a run that learned while it collected."""
     return "rounds" in result and "verdict" not in result

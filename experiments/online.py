@@ -67,10 +67,14 @@ def chosen(config: OnlineConfig) -> Callable:
 
 def summary(result: dict[str, Any], run_dir: Path) -> str:
     """What a run says at its end."""
+    from experiments.learning import round_of
+
     figure = lambda x: f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
     lines = ["", f"real return after {result['real_steps']} real steps (mean, 95% interval):"]
     rows = [("first, random steps", "behaviour_return"), ("deployed", "deployed_return")]
     lines += [f"  {name:<24}{figure(result[key])}" for name, key in rows if result.get(key)]
+    if which := round_of(result):
+        lines += [f"deployed is {which}"]
     lines += [f"report: {run_dir / 'report.html'}"]
     return "\n".join(lines)
 

@@ -99,6 +99,8 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
         low, high = map(number, deployed["ci"])
         rest += f" What is deployed now was scored in {number(deployed['episodes'])} fresh episodes"
         rest += f" of the real task; the 95% interval of the mean is {low} to {high}."
+    if which := learning.round_of(result):
+        rest += f" Deployed is {which}."
     if online:
         learned = f"A policy for {task} was learned while it collected"
         return f"{learned}; it earns {mean('deployed_return')}.", rest

@@ -89,7 +89,7 @@ def standardised(x: Float[Array, "B K P"], counts: Bool[Array, "B K"]) -> Float[
 
 
 def decoded_rows(windows: int, rows: int):
-    """((window, row) of what is decoded, how many windows show the row of each).
+    """((window [N], row [N]) of what is decoded, how many windows show the row of each [N]).
 
     Of every window one row, each in turn, or as many as it takes to have every row.
     """

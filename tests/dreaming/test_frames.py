@@ -202,7 +202,7 @@ def test_policies_are_valued_from_a_log_of_frames_alone(log):
     assert np.isfinite(value(fresh_student(log, WINDOW, 8, jax.random.key(0))).values).all()
 
 
-def test_a_student_begins_with_the_eyes_of_the_model(log, world):
+def test_a_student_begins_with_the_encoder_of_the_model(log, world):
     student = first_student(log, world, 8, jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, student["encoder"], world.params["net"]["encoder"])
     other = fresh_student(log, WINDOW, 8, jax.random.key(1))

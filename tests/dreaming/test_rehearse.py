@@ -122,10 +122,7 @@ def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_real_states_have_their_share_of_what_is_taught(share):
-    """All walks go on from 0 or begin at 1 and 2, and go left: what is taught at 2 is mostly real.
-
-    A walk from 2 is there once, half of the walks of 6 steps go on: at most 8 of 96 states.
-    """
+    """Walks go left to 0, where no logged state is; each device's logged states come first."""
     rehearse = rehearsing(real=share)
     before = rehearse(go_right=False)
     walked = rehearse(go_right=False, walks=(before.last, before.goes_on))

@@ -203,7 +203,8 @@ def test_an_online_run_shows_its_return_by_real_steps(tmp_path):
     run_dir = write_run(tmp_path)
     result = json.loads((run_dir / "result.json").read_text())
     kept = ("schema_version", "env", "seed", "real_steps", "deployed_return", "seconds")
-    result = {name: result[name] for name in kept} | {"experiment": "online", "rounds": 7}
+    result = {name: result[name] for name in kept} | {"experiment": "online", "rounds": 3}
+    result |= {"earned_by_round": [20.0, 500.0, None], "deployed_round": 1}
     (run_dir / "result.json").write_text(json.dumps(result))
     lines = [
         {"stage": "learn", "step": step, "collect/return": step / 10, "learn/loss": 1 / step}
@@ -215,6 +216,7 @@ def test_an_online_run_shows_its_return_by_real_steps(tmp_path):
     text = Page(html).text
     assert "learned while it collected; it earns 49" in text
     assert "Learned from 2,000 real steps of its own." in text and "recorded" not in text
+    assert "Deployed is the student of round 1 (by round they earned 20.0, 500.0, –)." in text
     assert "Return while it was learned" in text and 'aria-label="Return per episode by' in html
     assert "learn/loss" in text and "collect/return" not in text  # that is the curve above
 
