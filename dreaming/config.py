@@ -54,8 +54,8 @@ class RehearseConfig:
     iterations: int = 0  # 0 = 1,000, on frames 500; a plateau before the jump is normal
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
-    going_on: float = 0.5  # share of the walks that go on, if logged episodes are long: where a
-    # student ends up in the long run is not where the log has been
+    going_on: float = 0.5  # share of the walks that go on, if episodes of the log are long
+    # (where a student ends up in the long run is not where the log has been)
     restart: float = 0.125  # least probability that such a walk begins anew
     taught: int = 512  # states per iteration at which the teacher looks ahead
     real: float | None = None  # share of them drawn from the log; null = none, on frames half
