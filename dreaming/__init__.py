@@ -39,9 +39,9 @@ def load_policy(path: Any) -> Any:
     from pathlib import Path
 
     if (Path(path) / "agent.json").exists():  # of an online agent; needs what it was learned with
-        from dreaming.agent_policy import load_agent_policy
+        from dreaming.efficientzero.policy import load_agent_policy
 
         return load_agent_policy(Path(path))
-    from dreaming.policy import load_policy
+    from dreaming.student.policy import load_policy
 
     return load_policy(path)

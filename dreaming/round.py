@@ -15,13 +15,13 @@ from typing import Any
 import jax
 from flax import struct
 
-from dreaming.baselines import blank_baselines, fit_baselines
 from dreaming.config import RoundConfig
-from dreaming.distill import DistillState, blank_distill, practise
-from dreaming.gate import Verdict, improvable, real_gate, ungated
-from dreaming.log import Log, split_log
-from dreaming.offline import offline_gate
-from dreaming.reanalyze import reanalyze
+from dreaming.gate.offline import offline_gate
+from dreaming.gate.verdict import Verdict, improvable, real_gate, ungated
+from dreaming.observe.log import Log, split_log
+from dreaming.search.reanalyze import reanalyze
+from dreaming.student.baselines import blank_baselines, fit_baselines
+from dreaming.student.distill import DistillState, blank_distill, practise
 
 
 class RoundState(struct.PyTreeNode):

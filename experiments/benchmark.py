@@ -17,21 +17,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_verb
+from experiments.command.cli import run_verb
+from experiments.command.progress import Progress
 from experiments.config import BenchmarkConfig
-from experiments.progress import Progress
 
 
 def run(config: BenchmarkConfig, run_dir: Path) -> int:
     """Measure, print a table, and write it to `config.path` if there is one."""
     with Progress() as progress:
         progress.log(f"measuring on {platform.machine()}; this takes a few minutes")
-        from experiments import runtime
+        from experiments.command import runtime
 
         runtime.configure(devices=config.devices, cache_dir="")
         from dreaming.checkpoint import atomic_write
-        from experiments.bench_table import table
-        from experiments.report import to_json
+        from experiments.bench.table import table
+        from experiments.pages.words import to_json
 
         result = measured(config, progress)
     print(table(result))
@@ -43,20 +43,21 @@ def run(config: BenchmarkConfig, run_dir: Path) -> int:
 
 def measured(config: BenchmarkConfig, progress: Progress) -> dict[str, Any]:
     """`figures` (flat, those of images as images/...), `machine`, and the shapes of `images`."""
-    from experiments import bench_case, bench_images, bench_vectors
-    from experiments.memory import explained
-    from experiments.peak import host_memory
+    from experiments.bench import images, vectors
+    from experiments.bench.case import make_case
+    from experiments.bench.peak import host_memory
+    from experiments.runs.memory import explained
 
     figures: dict[str, float] = {}
     result: dict[str, Any] = {"figures": figures, "machine": machine()}
     if config.part in ("all", "vectors"):
-        figures |= bench_vectors.measure(config, progress)
+        figures |= vectors.measure(config, progress)
     if config.part in ("all", "images"):
-        case = bench_case.make_case(config)
+        case = make_case(config)
         with explained(case.knobs):
-            images = bench_images.measure(case, progress)
+            found = images.measure(case, progress)
         named = lambda name: name if name.startswith("device/") else f"images/{name}"
-        figures |= {named(name): value for name, value in images.items()}
+        figures |= {named(name): value for name, value in found.items()}
         result["images"] = case.shapes()
     figures["peak_memory_mb"] = host_memory()
     return result
@@ -66,7 +67,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import jax
 
-    from experiments.runtime import usable_cores
+    from experiments.command.runtime import usable_cores
 
     return {
         "platform": platform.platform(),

@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dreaming.agent_config import AgentConfig
 from dreaming.config import (
     BaselineConfig,
     CertifyConfig,
@@ -23,6 +22,7 @@ from dreaming.config import (
     RehearseConfig,
     SearchConfig,
 )
+from dreaming.efficientzero.config import AgentConfig
 from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
 
 

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_verb
+from experiments.command.cli import run_verb
+from experiments.command.progress import Progress
 from experiments.config import DreamConfig
-from experiments.progress import Progress
 
 
 def run(config: DreamConfig, run_dir: Path) -> int:
@@ -26,13 +26,13 @@ def run(config: DreamConfig, run_dir: Path) -> int:
     with Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"dreaming of {task}, seed {config.seed}, in {run_dir}")
-        from experiments.trackers import final_figures, open_tracker
+        from experiments.command.trackers import final_figures, open_tracker
 
         progress.track(open_tracker(config, run_dir))
-        from experiments import runtime
+        from experiments.command import runtime
 
         runtime.configure(devices=config.devices)
-        from experiments.loop import whole_loop
+        from experiments.runs.offline import whole_loop
 
         result = whole_loop(config, run_dir, progress)
         progress.finish(result["real_steps"], final_figures(result))

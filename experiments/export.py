@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_verb
+from experiments.command.cli import run_verb
 from experiments.config import ExportConfig
 
 WORLD, POLICY, CARD = "world.dream", "policy", "README.md"
@@ -23,7 +23,7 @@ WORLD, POLICY, CARD = "world.dream", "policy", "README.md"
 
 def run(config: ExportConfig, run_dir: Path) -> int:
     """Copy and say where."""
-    from experiments import runtime
+    from experiments.command import runtime
 
     runtime.configure()
     source, target = Path(config.run), Path(config.to)
@@ -53,7 +53,7 @@ def check(source: Path, target: Path) -> None:
 
 def export(source: Path, target: Path) -> None:
     """A directory with all that can be used elsewhere; it is whole or it is not there."""
-    from dreaming.policy import load_policy
+    from dreaming.student.policy import load_policy
     from envs.atomic import sync_directory, write_file
 
     draft = target.parent / f"{target.name}.tmp"

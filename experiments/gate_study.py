@@ -25,25 +25,25 @@ COUNTS = {"sabotage": 200, "known_good": 100, "power": 264}
 
 def cases_of(suite: str, count: int, seed: int) -> list[Any]:
     """The cases of a suite, a fifth of them CartPole."""
-    from experiments import gate_cartpole, gate_cases
+    from experiments.study import cartpole, cases
 
     effects = {
-        "sabotage": gate_cases.SABOTAGE,
-        "known_good": gate_cases.KNOWN_GOOD,
-        "power": gate_cases.POWER,
+        "sabotage": cases.SABOTAGE,
+        "known_good": cases.KNOWN_GOOD,
+        "power": cases.POWER,
     }[suite]
     carts = count // 5
     first = seed + 10_000 * list(COUNTS).index(suite)
-    cases = gate_cases.suite(effects, count - carts, first)
+    tables = cases.suite(effects, count - carts, first)
     logs = 4 if suite == "sabotage" else 2  # judges are fitted per log, and take their time
-    return cases + gate_cartpole.suite(effects, carts, first, logs)
+    return tables + cartpole.suite(effects, carts, first, logs)
 
 
 def decide(case: Any) -> dict[str, Any]:
     """What the gate says of a case."""
     from dreaming.config import GateConfig
-    from dreaming.offline import offline_verdict, weigh
-    from experiments.gate_judges import ask
+    from dreaming.gate.offline import offline_verdict, weigh
+    from experiments.study.judges import ask
 
     config = GateConfig()
     question = ask(case, config)
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    from experiments import runtime
+    from experiments.command import runtime
 
     runtime.configure(devices=1)
     suites = list(COUNTS) if chosen["suite"] == "all" else [chosen["suite"]]

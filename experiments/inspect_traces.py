@@ -19,10 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import run_verb
+from experiments.command.cli import run_verb
 from experiments.config import InspectConfig
-from experiments.plots import number
-from experiments.source import named_log
+from experiments.pages.plots import number
 
 MOST_ROWS = 12  # of one table; the rest is in the JSON
 Section = tuple[str, Sequence[str], Sequence[Sequence[Any]]]  # title, head, rows
@@ -32,8 +31,9 @@ def run(config: InspectConfig, run_dir: Path) -> int:
     """Read everything, print it, and write `config.json` if it is named."""
     from dreaming.checkpoint import atomic_write
     from dreaming.errors import ConfigError, TraceError
-    from experiments.inspection import inspect
-    from experiments.report import to_json
+    from experiments.logs.inspection import inspect
+    from experiments.logs.source import named_log
+    from experiments.pages.words import to_json
 
     source = named_log(config.path, config.source, option="path")
     if source is None:

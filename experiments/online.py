@@ -19,20 +19,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_verb
+from experiments.command.cli import run_verb
+from experiments.command.progress import Progress
+from experiments.command.stopping import Stopped, Stopping
 from experiments.config import OnlineConfig
-from experiments.progress import Progress
-from experiments.stopping import Stopped, Stopping
 
 
 def run(config: OnlineConfig, run_dir: Path) -> int:
     """Learn; everything that was found is in `run_dir` afterwards."""
     with Progress(run_dir) as progress, Stopping(config.budget_minutes) as stop:
         progress.log(f"learning {config.env.id} online, seed {config.seed}, in {run_dir}")
-        from experiments.trackers import final_figures, open_tracker
+        from experiments.command.trackers import final_figures, open_tracker
 
         progress.track(open_tracker(config, run_dir))
-        from experiments import runtime
+        from experiments.command import runtime
 
         runtime.configure(devices=config.devices, platform=config.platform)
         try:
@@ -57,17 +57,17 @@ def chosen(config: OnlineConfig) -> Callable:
     space = task.observation_space
     task.close()
     if is_image(space):
-        from experiments.online_images import learn_from_images
+        from experiments.runs.frames import learn_from_images
 
         return learn_from_images
-    from experiments.online_rounds import learn_online
+    from experiments.runs.rounds import learn_online
 
     return learn_online
 
 
 def summary(result: dict[str, Any], run_dir: Path) -> str:
     """What a run says at its end."""
-    from experiments.learning import round_of
+    from experiments.pages.learning import round_of
 
     figure = lambda x: f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
     lines = ["", f"real return after {result['real_steps']} real steps (mean, 95% interval):"]

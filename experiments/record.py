@@ -11,13 +11,12 @@ Learn from it with `dreaming dream traces=path/to/store`.
 """
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_verb
-from experiments.config import EnvConfig, RecordConfig
-from experiments.progress import Progress
+from experiments.command.cli import run_verb
+from experiments.command.progress import Progress
+from experiments.config import RecordConfig
 
 
 def run(config: RecordConfig, run_dir: Path) -> int:
@@ -25,6 +24,7 @@ def run(config: RecordConfig, run_dir: Path) -> int:
     path, env = Path(config.path), config.env
     with Progress() as progress:
         from envs.traces import TraceStore
+        from experiments.logs.recording import recording
 
         stored = _stored(path, config.append)
         progress.log(f"recording {env.id} in {path}: {env.behaviour}, seed {config.seed}")
@@ -35,67 +35,6 @@ def run(config: RecordConfig, run_dir: Path) -> int:
             store.extend(traces)
     print(summary(store, stored))
     return 0
-
-
-def recording(
-    env: EnvConfig, seed: int, update: Callable[[int], None], skip: int = 0
-) -> tuple[Iterator[Any], dict[str, Any]]:
-    """(an iterator that records episodes, their spaces); `update(n)` is told of n more steps.
-
-    With `skip` episodes recorded before, others follow from the same seed. Raises `UserError`.
-    """
-    import numpy as np
-
-    from dreaming.collect import record
-    from dreaming.errors import ConfigError
-    from envs.real import make_real
-
-    if env.id == "none":
-        raise ConfigError("env=none has nothing to record; name a task with env= or env.id=")
-    task = make_real(env.id, **env.options)
-    spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
-    task.close()
-    source = np.random.SeedSequence(seed % 2**64, spawn_key=(skip,) if skip else ())
-    done = 0
-
-    def progress(steps: int) -> None:
-        nonlocal done
-        update(steps - done)
-        done = steps
-
-    traces = record(
-        env.id,
-        env.behaviour,
-        env.real_steps,
-        int(source.generate_state(1)[0]),
-        switch=env.switch,
-        epsilon=env.epsilon,
-        policy=_policy(env.behaviour, spaces),
-        progress=progress,
-        env_options=env.options,
-    )
-    return traces, spaces
-
-
-def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
-    """The saved policy that a behaviour names, None for one that needs no policy."""
-    from dreaming.behaviours import BEHAVIOURS
-    from dreaming.errors import ConfigError
-    from dreaming.policy import CARD, load_policy
-
-    if behaviour in BEHAVIOURS:
-        return None
-    if not Path(behaviour).is_dir():
-        raise ConfigError(
-            f"env.behaviour={behaviour} is neither {', '.join(BEHAVIOURS)} nor the directory of a "
-            f"saved policy, which holds {CARD}"
-        )
-    policy = load_policy(behaviour)
-    for name, space in spaces.items():
-        if getattr(policy, name) != space:
-            what = f"{behaviour}: its {name.replace('_', ' ')} is {getattr(policy, name)}"
-            raise ConfigError(f"{what}, that of the task is {space}; use a policy of this task")
-    return policy.behaviour
 
 
 def _stored(path: Path, append: bool) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-from experiments import runtime
+from experiments.command import runtime
 
 ROOT = Path(__file__).parents[1]
 

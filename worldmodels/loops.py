@@ -40,3 +40,8 @@ def repeated(step: Callable, count: int, *, convolves: bool = False, **compiled:
         return state, jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *told)
 
     return one_by_one
+
+
+def scale_gradient(x, factor: float):
+    """`x` itself, with its gradient multiplied by `factor`."""
+    return x * factor + jax.lax.stop_gradient(x) * (1 - factor)

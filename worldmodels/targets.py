@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from worldmodels.types import Scalar
+from worldmodels.config import FitConfig
+from worldmodels.types import Scalar, Windows
 
 
 def n_step_values(
@@ -87,3 +88,15 @@ def lambda_returns(
 
     _, g = jax.lax.scan(backward, v[-1], (r, discount_t, v[1:]), reverse=True)
     return g
+
+
+def n_step_targets(
+    v: Float[Array, "B L"], batch: Windows, config: FitConfig
+) -> Float[Array, "B K1"]:
+    """n-step returns on values `v` of all rows, or the search value where there is one."""
+    v = jnp.where(batch.is_absorbing, 0.0, v)
+    steps = batch.r, batch.terminated, batch.is_real_step
+    n_step = n_step_values(*steps, v, config.discount, config.td_steps)
+    rows = n_step.shape[-1]
+    target = jnp.where(batch.has_search[:, :rows], batch.v_search[:, :rows], n_step)
+    return jax.lax.stop_gradient(jnp.where(batch.is_absorbing[:, :rows], 0.0, target))

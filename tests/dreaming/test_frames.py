@@ -13,22 +13,23 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import dreaming  # noqa: F401 (registers Catch)
-from dreaming.collect import record
 from dreaming.config import BaselineConfig, RehearseConfig, RoundConfig, SearchConfig
-from dreaming.context import ContextBuffer
-from dreaming.distill import first_student
 from dreaming.errors import UserError
-from dreaming.fitted_q import make_fitted_q, make_shown
-from dreaming.log import Log
-from dreaming.physics import LearnedPhysics
-from dreaming.policy import Policy, load_policy, save_policy
-from dreaming.replay import contexts
-from dreaming.student import fresh_student, student_logits
+from dreaming.gate.evidence import make_fitted_q
+from dreaming.gate.steps import make_shown
+from dreaming.observe.collect import record
+from dreaming.observe.log import Log
+from dreaming.observe.replay import contexts
+from dreaming.student.context import ContextBuffer
+from dreaming.student.distill import first_student
+from dreaming.student.policy import Policy, load_policy, save_policy
+from dreaming.student.student import fresh_student, student_logits
+from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import load_world, write_dream
 from envs.shells import DreamEnv, DreamVectorEnv
 from envs.traces import TraceStore
 from envs.types import Features, Trace, action_features
-from experiments.strip import dream_strip
+from experiments.pages.strip import dream_strip
 from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
 from worldmodels.fit import init_fit
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import dreaming.round
-from dreaming.collect import record
 from dreaming.config import (
     BaselineConfig,
     DistillConfig,
@@ -21,11 +20,12 @@ from dreaming.config import (
     RoundConfig,
     SearchConfig,
 )
-from dreaming.evaluate import evaluate
-from dreaming.log import Log
-from dreaming.physics import LearnedPhysics, OraclePhysics
+from dreaming.observe.collect import record
+from dreaming.observe.log import Log
 from dreaming.round import RoundState, one_round
-from dreaming.student import act, mixture
+from dreaming.student.evaluate import evaluate
+from dreaming.student.student import act, mixture
+from dreaming.world.physics import LearnedPhysics, OraclePhysics
 from envs import tabular
 from envs.dream import start_context
 from envs.types import Features, action_features

@@ -8,7 +8,7 @@ import jaxtyping
 import pytest
 
 from experiments import dream, fit
-from experiments.cli import main
+from experiments.command.cli import main
 
 TINY = {
     "fit.steps": 20,

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
 
-from dreaming.evaluate import evaluate
-from dreaming.log import Log
-from dreaming.physics import finite
+from dreaming.metrics import finite
+from dreaming.observe.log import Log
+from dreaming.student.evaluate import evaluate
 from envs.traces import TraceStore
 from envs.types import Features, Trace, UserError, action_features
-from experiments.loop import factors_hint
+from experiments.logs.reading import factors_hint
 
 EPISODES, STEPS = 10, 8
 SPACES = {"text": Dict(a=Discrete(2), said=Text(5)), "nothing": Box(0, 1, (0,))}
@@ -350,8 +350,8 @@ def test_a_knob_out_of_range_is_refused_before_anything_starts(knob, fails, plac
 
 def test_every_number_of_the_main_job_has_a_least_value():
     """A knob that is added later is checked too: -1 is refused for all but a seed."""
+    from experiments.command.options import Options
     from experiments.config import DreamConfig, _flat
-    from experiments.options import Options
 
     free, options = {"seed"}, Options("dream", DreamConfig)
     numbers = [
@@ -366,7 +366,7 @@ def test_every_number_of_the_main_job_has_a_least_value():
 
 
 def test_a_typo_names_what_was_meant(fails, place, capsys):
-    from experiments.cli import main
+    from experiments.command.cli import main
 
     fails("dream", "env.real_stes=3", place, words=["env.real_stes", "'env.real_steps'"], code=(2,))
     fails("record", "apend=true", words=["apend", "'append'"], code=(2,))

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from experiments import bench_images, bench_vectors, runtime
+from experiments.bench import images as bench_images
+from experiments.bench import vectors as bench_vectors
+from experiments.command import runtime
 
 TINY = ("size=nano", "frame=[32,32,1]", "batch=4", "searches=4", "refresh_batch=4", "capacity=64")
 

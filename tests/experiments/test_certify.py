@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from experiments import certificate
-from experiments.certificate import lines_of, policy_name, text
-from experiments.report import render
+from experiments.pages import certificate
+from experiments.pages.certificate import lines_of, policy_name, text
+from experiments.pages.run import render
 
 FIGURES = {"skill_1", "reward_mae", "termination_ece", "coverage_o", "value_equivalence"}
 
@@ -21,7 +21,7 @@ def run_dir(tiny_run, tmp_path):
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     """A log that no world has seen."""
-    from experiments.cli import main
+    from experiments.command.cli import main
 
     path = tmp_path_factory.mktemp("new") / "log"
     assert main(["record", f"path={path}", "seed=9", "env.real_steps=150"]) == 0
@@ -105,8 +105,8 @@ def test_a_policy_of_another_task_is_refused(tiny_run, log, fails, tmp_path):
     import jax
     import numpy as np
 
-    from dreaming.policy import Policy, save_policy
-    from dreaming.student import init_student
+    from dreaming.student.policy import Policy, save_policy
+    from dreaming.student.student import init_student
 
     params = init_student(jax.random.key(0), 3, 2, 4, np.zeros(3), np.ones(3))
     spaces = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)

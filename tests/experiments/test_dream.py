@@ -15,15 +15,15 @@ from gymnasium.utils.env_checker import check_env
 
 import dreaming
 from dreaming.checkpoint import state_sha256
-from dreaming.collect import record
 from dreaming.config import GateConfig, SearchConfig
-from dreaming.log import Log
-from dreaming.physics import LearnedPhysics
+from dreaming.observe.collect import record
+from dreaming.observe.log import Log
+from dreaming.world.physics import LearnedPhysics
 from envs.traces import TraceStore
 from envs.types import Features, action_features
-from experiments import loop
-from experiments.cli import main
-from experiments.strip import dream_strip
+from experiments.command.cli import main
+from experiments.pages.strip import dream_strip
+from experiments.runs.results import REPORT_SEED
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.fit import init_fit
 
@@ -106,7 +106,7 @@ def test_the_log_is_what_the_verb_record_would_have_recorded(tiny_run, tmp_path)
 
 
 def test_gate_and_report_episodes_share_no_seed():
-    report = range(loop.REPORT_SEED, loop.REPORT_SEED + 10**6)
+    report = range(REPORT_SEED, REPORT_SEED + 10**6)
     gate = {seed for rounds in range(100) for seed in GateConfig(episodes=1000).seeds(rounds)}
     assert len(gate) == 100 * 1000 and not gate & set(report)
 
@@ -129,7 +129,7 @@ def test_an_accepted_candidate_is_what_is_deployed(tiny_run, tiny, tmp_path, mon
     """The same run, whose gate now lets everything pass."""
     import shutil
 
-    from dreaming import gate as one
+    from dreaming.gate import verdict as one
     from experiments import dream
 
     run_dir = tmp_path / "run"

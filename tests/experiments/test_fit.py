@@ -7,9 +7,10 @@ import gymnasium
 import pytest
 
 import dreaming
-from experiments import desk as desk_module
-from experiments import dream, loop
+from experiments import dream
 from experiments.config import DreamConfig, EnvConfig, WorldConfig
+from experiments.runs.offline import stage_fields, world_fields
+from experiments.runs.once import Desk
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +46,13 @@ def test_its_report_says_that_there_is_no_policy_yet(tiny_fit):
 
 
 def test_a_dream_goes_on_where_a_fit_ended(tiny_fit, tiny_run, tiny, tmp_path, monkeypatch):
-    done, call = [], desk_module.Desk.__call__
+    done, call = [], Desk.__call__
 
     def spy(desk, stage, total, like, work):
         noted = lambda update: done.append(stage) or work(update)
         return call(desk, stage, total, like, noted)
 
-    monkeypatch.setattr(desk_module.Desk, "__call__", spy)
+    monkeypatch.setattr(Desk, "__call__", spy)
     run_dir = shutil.copytree(tiny_fit, tmp_path / "run")
     assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
     assert done == ["clone", "rehearse", "gate", "evaluate", "certify"]
@@ -62,9 +63,9 @@ def test_a_dream_goes_on_where_a_fit_ended(tiny_fit, tiny_run, tiny, tmp_path, m
 
 def test_fit_and_dream_have_the_same_defaults_and_the_same_stages():
     one, whole = WorldConfig(env=EnvConfig("a")), DreamConfig(env=EnvConfig("a"))
-    shared = loop.world_fields(whole)
-    assert loop.world_fields(one) == shared
-    assert {name: loop.stage_fields(whole)[name] for name in shared} == shared
+    shared = world_fields(whole)
+    assert world_fields(one) == shared
+    assert {name: stage_fields(whole)[name] for name in shared} == shared
 
 
 def test_what_cannot_be_fitted(fails, tiny_run, tmp_path):

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from envs import tabular
-from experiments import gate_cartpole, gate_cases
-from experiments.gate_cases import Case
 from experiments.gate_study import cases_of, decide, grouped, main, options, rate, table
+from experiments.study import cartpole, cases
+from experiments.study.cases import Case
 
 
 @pytest.mark.parametrize("name", ["lake", "open_lake", "corridor", "cab"])
 @pytest.mark.parametrize("kind, effect", [("random", -0.05), ("flipped", -0.2), ("stale", 0.0),
                                           ("overrated", -0.1), ("good", 0.5)])  # fmt: skip
 def test_true_effects_are_what_they_are_called(name, kind, effect):
-    task, case = gate_cases.tasks()[name], Case(name, 5, "uniform", kind, effect)
-    traces = gate_cases.record(task, gate_cases.behaviour_of(case), case.seed)
-    policies = gate_cases.policies_of(case, traces)
-    low, high = gate_cases.value_range(task)
+    task, case = cases.tasks()[name], Case(name, 5, "uniform", kind, effect)
+    traces = cases.record(task, cases.behaviour_of(case), case.seed)
+    policies = cases.policies_of(case, traces)
+    low, high = cases.value_range(task)
     found = task.value(policies.candidate) - task.value(policies.incumbent)
     assert abs(found / (high - low) - effect) < 1e-3
     assert low < task.value(policies.incumbent) < high
@@ -26,32 +26,32 @@ def test_true_effects_are_what_they_are_called(name, kind, effect):
 
 def test_the_cab_can_be_driven():
     """From anywhere: fetch, bring, put down; -1 per step and 20 for the delivery."""
-    table = gate_cases.cab(goal=15)
+    table = cases.cab(goal=15)
     assert tabular.evaluate(table, tabular.solve(table, 0.99)[2], 60) > 5
     only_pay = np.zeros(table.num_states, int)  # north for ever
     assert tabular.evaluate(table, only_pay, 60) == pytest.approx(-60)
 
 
 def test_logs_have_their_steps_propensities_and_endings():
-    task, case = gate_cases.tasks()["lake"], Case("lake", 1, "exploring", "random", -0.1)
-    behaviour = gate_cases.behaviour_of(case)
-    traces = gate_cases.record(task, behaviour, 1)
+    task, case = cases.tasks()["lake"], Case("lake", 1, "exploring", "random", -0.1)
+    behaviour = cases.behaviour_of(case)
+    traces = cases.record(task, behaviour, 1)
     assert sum(map(len, traces)) == task.log_steps
     assert any(trace.terminated[-1] for trace in traces)
     for trace in traces[:20]:
         assert trace.propensities is not None
         expected = behaviour[trace.observations[:-1], trace.actions]
         np.testing.assert_allclose(trace.propensities, expected)
-    again = gate_cases.record(task, behaviour, 1)
+    again = cases.record(task, behaviour, 1)
     assert all((a.observations == b.observations).all() for a, b in zip(traces, again, strict=True))
 
 
 def test_cartpole_policies_have_about_the_effect_they_are_called():
-    candidate, incumbent, effect = gate_cartpole.policies_of("flipped", -0.2)
-    low, high = gate_cartpole.value_range()
+    candidate, incumbent, effect = cartpole.policies_of("flipped", -0.2)
+    low, high = cartpole.value_range()
     assert abs(effect / (high - low) + 0.2) < 0.03
     assert sum(share for share, _ in candidate) == pytest.approx(1)
-    assert gate_cartpole.value(incumbent) == pytest.approx(low + 0.6 * (high - low), rel=0.02)
+    assert cartpole.value(incumbent) == pytest.approx(low + 0.6 * (high - low), rel=0.02)
 
 
 def test_the_suites_are_fixed():

@@ -9,8 +9,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from envs.traces import TraceStore
 from envs.types import Trace
 from experiments.inspect_traces import short
-from experiments.inspection import inspect, nearest
-from experiments.log_warnings import taken_legal
+from experiments.logs.inspection import inspect, nearest
+from experiments.logs.warnings import taken_legal
 
 LINE, COIN = Box(-9, 9, (1,), np.float32), Discrete(2)
 
@@ -186,7 +186,7 @@ def test_the_verb_prints_what_it_writes(verb, store, tmp_path):
 
 
 def test_on_a_terminal_it_is_a_table(store, capsys, monkeypatch):
-    from experiments.cli import main
+    from experiments.command.cli import main
 
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreaming.physics import compiled_fit
-from dreaming.policy import load_policy
+from dreaming.student.policy import load_policy
+from dreaming.world.physics import compiled_fit
 from envs.traces import TraceStore
 from envs.types import Trace
-from experiments import online, online_rounds
+from experiments import online
 from experiments.config import OnlineConfig
+from experiments.runs import rounds
 from tests.experiments.conftest import TAKES, as_users_run
 
 SHORT = ("distill.minibatches=4", "env.real_steps=250", "collect.first=100", "collect.steps=60")
@@ -52,11 +53,11 @@ def result(run_dir):
 def test_real_steps_are_shared_out_between_the_rounds():
     config = OnlineConfig()
     config.env.real_steps, config.collect.first, config.collect.steps = 250, 100, 60
-    assert online_rounds.plan(config) == [100, 160, 220]  # 30 steps try the last student
+    assert rounds.plan(config) == [100, 160, 220]  # 30 steps try the last student
     config.env.real_steps = 100
-    assert online_rounds.plan(config) == [100]
+    assert rounds.plan(config) == [100]
     config.env.real_steps = 30
-    assert online_rounds.plan(config) == [30]
+    assert rounds.plan(config) == [30]
 
 
 def test_what_a_run_leaves_behind(finished):
@@ -81,7 +82,7 @@ def test_what_a_run_leaves_behind(finished):
         for name in ("student-1", "student-2", "student-3")
     ]
     assert found["earned_by_round"] == [np.mean(x) if x else None for x in earned]
-    assert found["deployed_round"] == online_rounds.best(found["earned_by_round"])
+    assert found["deployed_round"] == rounds.best(found["earned_by_round"])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_what_a_run_leaves_behind(finished):
     ],
 )
 def test_the_student_that_earned_most_is_deployed(earned, round_):
-    assert online_rounds.best(earned) == round_
+    assert rounds.best(earned) == round_
 
 
 def test_only_what_a_student_finished_counts():
@@ -110,12 +111,12 @@ def test_only_what_a_student_finished_counts():
         trace("student-1", 99.0, **cut),
         trace("student-2", 99.0, **cut),
     ]
-    assert online_rounds.earned_by(traces, 3) == [3.0, None, None]
+    assert rounds.earned_by(traces, 3) == [3.0, None, None]
 
 
 def test_the_deployed_student_is_that_of_its_round(copy, short, finished, monkeypatch):
     other = (result(finished)["deployed_round"] + 1) % 3
-    monkeypatch.setattr(online_rounds, "best", lambda earned: other)
+    monkeypatch.setattr(rounds, "best", lambda earned: other)
     shutil.rmtree(copy / "state" / "evaluate")
     (copy / "result.json").unlink()
     assert online.main([*short, f"hydra.run.dir={copy}"]) == 0
@@ -137,14 +138,14 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(kept, copy, finished, sho
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(short, finished, tmp_path, monkeypatch, capsys):
-    play, run_dir = online_rounds.play_round, tmp_path / "run"
+    play, run_dir = rounds.play_round, tmp_path / "run"
 
     def told(config, state, number, log, once):
         if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return play(config, state, number, log, once)
 
-    monkeypatch.setattr(online_rounds, "play_round", told)
+    monkeypatch.setattr(rounds, "play_round", told)
     assert online.main([*short, f"hydra.run.dir={run_dir}"]) == 0
     assert "stopped, it was told to; the same command goes on" in capsys.readouterr().out
     assert not (run_dir / "result.json").exists()

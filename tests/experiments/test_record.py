@@ -5,10 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from dreaming.policy import Policy, load_policy, save_policy
-from dreaming.student import init_student
+from dreaming.student.policy import Policy, load_policy, save_policy
+from dreaming.student.student import init_student
 from envs.traces import TraceStore
-from experiments.cli import main
+from experiments.command.cli import main
 
 CART = gymnasium.make("CartPole-v1")
 

@@ -10,8 +10,9 @@ import pytest
 
 from dreaming.statistics import summary
 from envs.types import UserError
-from experiments.plots import MAX_POINTS, number, thin
-from experiments.report import duration, headline, render
+from experiments.pages.plots import MAX_POINTS, number, thin
+from experiments.pages.run import headline, render
+from experiments.pages.words import duration
 
 
 def write_run(run_dir: Path, **changes) -> Path:

@@ -9,9 +9,9 @@ import pytest
 
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
-from worldmodels.fit import measure_scale
-from worldmodels.model import make_model
 from worldmodels.types import Windows
+from worldmodels.vectors.measure import measure_scale
+from worldmodels.vectors.model import make_model
 
 SIZE = {"box": 2, "discrete": 3}  # of an observation
 

@@ -10,14 +10,15 @@ import optax
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from dreaming.replay import contexts, make_replay, sample_windows
+from dreaming.observe.replay import contexts, make_replay, sample_windows
 from envs.dream import start_context
 from envs.tabular import corridor, from_traces
 from envs.types import Features, Trace
 from worldmodels.actions import make_head
 from worldmodels.config import FitConfig, LossWeights, ModelConfig
-from worldmodels.fit import init_fit, make_fit, make_optimiser, measure_latents, measure_scale
-from worldmodels.model import make_model
+from worldmodels.fit import init_fit, make_fit, make_optimiser
+from worldmodels.vectors.measure import measure_latents, measure_scale
+from worldmodels.vectors.model import make_model
 
 CONFIG = FitConfig(steps=20, batch=3, unroll_steps=1, td_steps=1, target_decay=0.75)
 

@@ -1,0 +1,270 @@
+"""Real environments that step together in threads, and can be put back where they were.
+
+What an environment does follows from the seeds of its episodes and the actions taken in them. So a
+saved state holds no emulator, only what the episodes were told: those that run, which `restore`
+repeats, and those before them whose frames are still in the ring, which `replay` shows again.
+"""
+
+import hashlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+from jaxtyping import Float, Int, UInt8
+
+from dreaming.efficientzero.recording import Recording
+from dreaming.efficientzero.types import Rows
+from dreaming.errors import EnvError, SpaceError
+from envs.frames import frame_shape, is_image
+from envs.real import call_task, task_name
+
+MOST_THREADS = 16
+OTHER = "the task is not the one that the run learned in, or not repeatable"
+
+
+def episode_seed(seed: int, row: int, episode: int) -> int:
+    """The reset seed of an episode of an environment."""
+    source = np.random.SeedSequence(seed % 2**64, spawn_key=(row, episode))
+    return int(source.generate_state(1)[0])
+
+
+def rows_of(episodes: Iterable[list[int]]) -> int:
+    """How many rows of a ring so many episodes fill, by their actions."""
+    return sum(len(actions) + 1 for actions in episodes)
+
+
+def written(actions: list[int]) -> str:
+    """Actions as text: a JSON number each would take a line each."""
+    return " ".join(map(str, actions))
+
+
+def read(actions: str) -> list[int]:
+    """What was `written`."""
+    return [int(action) for action in actions.split()]
+
+
+def rows_told(saved: dict[str, Any]) -> int:
+    """How many rows of a ring a saved actor can show again."""
+    return rows_of(map(read, saved["past"])) + len(read(saved["actions"]))
+
+
+class Actor:
+    """One environment: its newest frames, oldest first, and what its episodes were told.
+
+    Of the episodes before the running one, those are remembered that the newest `keep` rows of it
+    show; each has a row more than actions.
+    """
+
+    def __init__(self, env: gymnasium.Env, row: int, seed: int, window: int, keep: int = 0):
+        self.env, self.row, self.seed, self.keep = env, row, seed, keep
+        self.frame = frame_shape(env.observation_space)
+        self.stack = np.zeros((window, *self.frame), np.uint8)
+        self.first = int(getattr(env.action_space, "start", 0))
+        self.episode, self.actions, self.past = -1, list[int](), deque[list[int]]()
+        self.ended = True  # an episode begins at the next step
+        self.earned = 0.0
+        self.recording: Recording | None = None
+
+    def begin(self) -> None:
+        """The next episode."""
+        if self.episode >= 0:
+            self.past.append(self.actions)
+        while self.past and rows_of([*self.past][1:]) >= self.keep:
+            self.past.popleft()
+        self.episode += 1
+        self._reset()
+
+    def _reset(self) -> None:
+        self.actions, self.ended, self.earned = [], False, 0.0
+        seed = episode_seed(self.seed, self.row, self.episode)
+        o, _ = call_task(self.env, "reset", seed=seed)
+        self.stack[:] = self._seen(o)
+        if self.recording is not None:
+            self.recording.begin(self.episode, o)
+
+    def step(self, action: int) -> tuple[float, bool, bool, float | None]:
+        """(reward, terminated, truncated, the return of an episode that ended here).
+
+        After an end the next episode begins, and the action is not used.
+        """
+        if self.ended:
+            self.begin()
+            return 0.0, False, False, None
+        self.actions.append(action)
+        o, r, terminated, truncated, _ = call_task(self.env, "step", self.first + action)
+        if not np.isfinite(r):
+            raise EnvError(f"{self._where()}: the reward is {r}, expected a finite number")
+        self.stack = np.concatenate([self.stack[1:], self._seen(o)[None]])
+        self.earned += float(r)
+        self.ended = bool(terminated or truncated)
+        if self.recording is not None:
+            self.recording.step(self.first + action, o, r, bool(terminated), bool(truncated))
+        closed = self.earned if self.ended else None
+        return float(r), bool(terminated), bool(truncated and not terminated), closed
+
+    def saved(self) -> dict[str, Any]:
+        """What `restore` and `replay` need, as JSON."""
+        return {
+            "episode": self.episode,
+            "actions": written(self.actions),
+            "past": [written(actions) for actions in self.past],
+            "sha256": self._sha256(),
+        }
+
+    def restore(self, saved: dict[str, Any], show: Callable = lambda frame: None) -> None:
+        """Repeat what the running episode was told. `EnvError` when other frames are seen.
+
+        `show` is given the frames that steps left, as in `replay`.
+        """
+        self.past = deque(read(actions) for actions in saved["past"])
+        self.episode = saved["episode"]
+        self._repeat(read(saved["actions"]), show)
+        if self._sha256() != saved["sha256"]:
+            raise EnvError(
+                f"{self._where()}: the same seed and actions show another frame than before the "
+                "run was stopped, so it cannot go on exactly; start again in another hydra.run.dir"
+            )
+
+    def replay(self, saved: dict[str, Any], show: Callable[[Any], None]) -> None:
+        """`restore`, after the episodes before it: `show(frame [H, V, F])` for each row there was.
+
+        Raises `EnvError` when they end elsewhere than they did.
+        """
+        past = [read(actions) for actions in saved["past"]]
+        for number, actions in enumerate(past, saved["episode"] - len(past)):
+            self.episode = number
+            self._repeat(actions, show)
+            if not self.ended:
+                raise EnvError(f"{self._where()}: goes on, but ended when it was recorded; {OTHER}")
+            show(self.stack[-1])
+        self.restore(saved, show)
+
+    def _repeat(self, actions: list[int], show: Callable[[Any], None]) -> None:
+        """Episode number `self.episode` from its seed."""
+        self._reset()
+        for action in actions:
+            if self.ended:
+                raise EnvError(f"{self._where()}: ended, but went on when it was recorded; {OTHER}")
+            show(self.stack[-1])
+            self.step(action)
+
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.stack.tobytes()).hexdigest()
+
+    def _seen(self, o: Any) -> UInt8[np.ndarray, "H V F"]:
+        frame, expected = np.asarray(o), self.env.observation_space.shape
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise EnvError(
+                f"{self._where()}: the frame is {frame.dtype.name}{list(frame.shape)}, expected "
+                f"uint8{list(expected or ())}; the task must keep to its observation space"
+            )
+        return frame.reshape(self.frame)
+
+    def _where(self) -> str:
+        where = f"episode {self.episode} of environment {self.row}, step {len(self.actions)}"
+        return f"{task_name(self.env)}: {where}"
+
+
+class Actors:
+    """E environments. `stacks` is what they show now: [E, W, H, V, F].
+
+    `keep` as for `Actor`; with `record`, episodes are kept as traces until they are taken.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        num: int,
+        seed: int,
+        window: int,
+        keep: int = 0,
+        record: bool = False,
+    ):
+        envs = [make_env() for _ in range(num)]
+        space = envs[0].action_space
+        if not (is_image(envs[0].observation_space) and isinstance(space, Discrete)):
+            raise SpaceError(
+                f"{task_name(envs[0])}: shows {envs[0].observation_space} and takes {space}, "
+                "expected frames of bytes and Discrete actions"
+            )
+        self.num_actions = int(space.n)
+        self.frame = frame_shape(envs[0].observation_space)
+        self.each = [Actor(env, row, seed, window, keep) for row, env in enumerate(envs)]
+        self.recordings = [Recording(env, row) for row, env in enumerate(envs) if record]
+        for actor, recording in zip(self.each, self.recordings, strict=False):
+            actor.recording = recording
+        self.pool = ThreadPoolExecutor(min(num, MOST_THREADS))
+
+    def begin(self) -> None:
+        """First episodes everywhere."""
+        list(self.pool.map(Actor.begin, self.each))
+
+    @property
+    def stacks(self) -> UInt8[np.ndarray, "E W H V F"]:
+        """The newest frames, oldest first; an episode's first frame repeats before it."""
+        return np.stack([actor.stack for actor in self.each])
+
+    def tick(
+        self,
+        a: Int[np.ndarray, " E"],
+        pi_search: Float[np.ndarray, "E A"],
+        v_search: Float[np.ndarray, " E"],
+        v: Float[np.ndarray, " E"],
+    ) -> tuple[Rows, int, list[float]]:
+        """(one tick as rows, how many real steps it was, returns of episodes that ended)."""
+        o = np.stack([actor.stack[-1] for actor in self.each])
+        real_steps = sum(not actor.ended for actor in self.each)
+        stepped = self.pool.map(Actor.step, self.each, np.asarray(a).tolist())
+        r, terminated, truncated, closed = zip(*stepped, strict=True)
+        arrays: dict[str, Any] = dict(
+            o=o,
+            a=np.asarray(a, np.int32),
+            r=np.array(r, np.float32),
+            terminated=np.array(terminated),
+            truncated=np.array(truncated),
+            pi_search=pi_search,
+            v_search=v_search,
+            v=v,
+        )
+        returns = [earned for earned in closed if earned is not None]
+        return Rows(**arrays), real_steps, returns
+
+    def saved(self) -> list[dict[str, Any]]:
+        """What `restore` and `replay` need, as JSON."""
+        return [actor.saved() for actor in self.each]
+
+    def restore(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put every environment back where it was. Raises `EnvError` if one does not repeat."""
+        list(self.pool.map(Actor.restore, self.each, saved))
+
+    def replay(
+        self, saved: Sequence[dict[str, Any]], ticks: int, capacity: int
+    ) -> UInt8[np.ndarray, "N H V F"]:
+        """The frames of a ring of `capacity` after so many ticks; environments are put back, too.
+
+        What was overwritten in the ring is overwritten here. Raises `EnvError`.
+        """
+        rows = capacity // len(self.each)
+        o = np.zeros((rows, len(self.each), *self.frame), np.uint8)
+
+        def replay(actor: Actor, told: dict[str, Any]) -> None:
+            ticked = itertools.count(ticks - rows_told(told))
+
+            def show(frame: Any) -> None:
+                o[next(ticked) % rows, actor.row] = frame
+
+            actor.replay(told, show)
+
+        list(self.pool.map(replay, self.each, saved))
+        return o.reshape(capacity, *self.frame)
+
+    def close(self) -> None:
+        """Close all environments."""
+        self.pool.shutdown()
+        for actor in self.each:
+            actor.env.close()

@@ -1,0 +1,61 @@
+"""The searches of the online agent, shared out over a mesh of devices."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dreaming.devices import each_key, share_out
+from dreaming.efficientzero.config import AgentConfig
+from dreaming.efficientzero.resets import annealed
+from dreaming.efficientzero.types import Acted
+from dreaming.search.puct import make_puct
+from dreaming.search.teachers import make_teacher
+from worldmodels.frames.model import ImageModel
+
+
+def usual_devices(config: AgentConfig) -> list[Any]:
+    """All devices there are, but one CPU for small networks, which keep its cores busy alone."""
+    small = config.size != "base" and jax.default_backend() == "cpu"
+    return jax.devices()[: 1 if small else None]
+
+
+def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
+    """As many of the devices as share batches evenly."""
+    sequences = config.replay.batch // config.replay.sequence
+    parts = math.gcd(len(devices), sequences, config.refresh_batch)
+    return Mesh(np.array(devices[:parts]), "batch")
+
+
+def make_teach(model: ImageModel, config: AgentConfig, updates, gumbel_scale: float) -> Callable:
+    """The teacher of a configuration, as `make_teacher` makes it, with the discount of so many
+    `updates`."""
+    rules = model, model.head, config.search, annealed(config, updates)[1]
+    if config.search.teacher == "puct":
+        return make_puct(*rules, explore=gumbel_scale > 0)
+    return make_teacher(*rules, gumbel_scale)
+
+
+def make_search(
+    model: ImageModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
+) -> Callable[..., Acted]:
+    """`search(params, stacks [B, W, H, V, F], key, rows [B], updates) -> Acted`.
+
+    Row i draws from `key` and `rows[i]`, whatever is searched beside it.
+    """
+
+    def search(params, frames, key, rows, updates) -> Acted:
+        teach = make_teach(model, config, updates, gumbel_scale)
+
+        def part(params, frames, keys) -> Acted:
+            z = model.begin(model.encode(params, frames))
+            found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
+            v, _, _ = model.predict(params, z)
+            return Acted(found.action, found.pi_search, found.v_search, v)
+
+        return share_out(part, mesh, params, frames, each_key(key, rows))
+
+    return search

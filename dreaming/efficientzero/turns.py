@@ -1,0 +1,108 @@
+"""Collecting and learning side by side, so that nothing depends on which of them is slower.
+
+Time goes in turns of so many decisions. While the actors take those of a turn, by the params that
+the turn began with, the learner learns from what had been collected before it; what they collected
+is added when both are done. So decision t is taken with the params of update u(t), and every update
+sees the same rows, whatever the speed of environments and machine.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming.efficientzero.actors import Actors
+from dreaming.efficientzero.agent import Agent, check_losses
+from dreaming.efficientzero.config import AgentConfig
+from dreaming.efficientzero.resets import is_reset_due
+from dreaming.efficientzero.types import AgentState, Rows
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the actors did in a turn."""
+
+    rows: list[Rows] = field(default_factory=list)  # one per decision
+    real_steps: int = 0
+    returns: list[float] = field(default_factory=list)  # of episodes that ended
+
+
+def take_turn(
+    agent: Agent,
+    config: AgentConfig,
+    actors: Actors,
+    state: AgentState,
+    ticks: int,
+    thread: Executor,
+) -> tuple[AgentState, Collected, dict[str, float]]:
+    """(the state after one turn, what was collected in it, means of the learner's metrics).
+
+    A turn has `ticks` decisions of every environment, or as many as surely fit into the rest of
+    `config.real_steps`. The state that was passed in must not be used again.
+    """
+    left = (config.real_steps - int(state.real_steps)) // config.envs
+    first = int(state.ring.added) // config.envs
+    params, key = jax.tree.map(jnp.copy, (state.params, state.key))  # learning gives its own away
+    numbers = range(first, first + min(ticks, left))
+    act = partial(agent.act, updates=int(state.updates))
+    collecting = thread.submit(collect, act, params, key, actors, numbers)
+    try:
+        state, metrics = learn_due(agent, config, state)
+    finally:
+        collected = collecting.result()
+    for rows in collected.rows:
+        state = agent.add(state, rows)
+    return state, collected, metrics
+
+
+def is_over(config: AgentConfig, state: AgentState) -> bool:
+    """Whether another decision of every environment could be one too many."""
+    return int(state.real_steps) + config.envs > config.real_steps
+
+
+def collect(
+    act: Callable, params: Any, key: jax.Array, actors: Actors, numbers: range
+) -> Collected:
+    """Decisions number `numbers` of every environment, taken with `params`."""
+    rows, real_steps, returns = [], 0, []
+    for number in numbers:
+        acted = jax.device_get(act(params, key, number, actors.stacks))
+        row, steps, closed = actors.tick(acted.action, acted.pi_search, acted.v_search, acted.v)
+        rows.append(row)
+        real_steps += steps
+        returns += closed
+    return Collected(rows, real_steps, returns)
+
+
+def updates_due(config: AgentConfig, real_steps: int) -> int:
+    """Updates that belong to so many real steps, in whole calls of `agent.learn`."""
+    due = (real_steps - config.learn_after) * config.updates_per_step
+    return max(0, int(due / config.updates_per_call + 1e-9)) * config.updates_per_call
+
+
+def learn_due(
+    agent: Agent, config: AgentConfig, state: AgentState
+) -> tuple[AgentState, dict[str, float]]:
+    """(the state after all updates that are due, the mean of each metric over them).
+
+    Raises `LossError` for a loss that is not finite.
+    """
+    done, due, told = int(state.updates), updates_due(config, int(state.real_steps)), []
+    while done < due:
+        if done % config.target.every == 0:
+            state = agent.refresh(state)
+        if is_reset_due(config, done):  # what was said before it goes on teaching for a while
+            state = agent.reset(state)
+        learn = agent.learn_late if config.is_late(done) else agent.learn
+        state, metrics = learn(state)
+        done += config.updates_per_call
+        told.append(metrics)
+    for number, metrics in enumerate(told):
+        check_losses(metrics, done - config.updates_per_call * (len(told) - 1 - number))
+    mean = lambda *x: float(np.mean(x))
+    return state, jax.tree.map(mean, *told) if told else {}

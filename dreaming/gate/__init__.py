@@ -1,0 +1,1 @@
+"""Accept or reject: by real episodes, or by estimates from the log alone."""

@@ -1,0 +1,77 @@
+"""Fitted-Q evaluation where observations are categories: a feature for each pair with an action.
+
+Then every regression is a mean over the logged steps of a pair, and the ensemble is one of count
+models: S observations, A actions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from dreaming.gate.steps import Seen, Steps, Valued, ask, episode_weights, sweeps
+from envs.types import Context
+
+DOUBT = 0.01  # logged steps that a member's belief before any data weighs as much as
+
+
+class Counts(struct.PyTreeNode):
+    """The log as M members weigh it. A pair that nobody took is worth what a member believes."""
+
+    constant: Float[Array, "M S A"]  # mean reward
+    onward: Float[Array, "M S A S"]  # discount * probability of going on there
+    start: Float[Array, "M S"]
+    times: int = struct.field(pytree_node=False)
+
+
+@functools.partial(jax.jit, static_argnames=("discount", "members"))
+def count(steps: Steps, discount: float, key: jax.Array, members: int) -> Counts:
+    """The counts of `members` bootstraps by episode."""
+    size, num_actions = steps.x.shape[-1], steps.a.shape[-1]
+    s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
+
+    def one(key):
+        weight_key, belief_key = jax.random.split(key)
+        weights = episode_weights(steps, weight_key)
+        w = weights[steps.episode] * steps.is_real
+        table = jnp.zeros((size, num_actions))
+        belief = steps.mean + steps.spread * jax.random.normal(belief_key, table.shape)
+        total = table.at[s, a].add(w) + DOUBT
+        constant = table.at[s, a].add(w * steps.r) + DOUBT * belief
+        onward = jnp.zeros((size, num_actions, size)).at[s, a, n].add(w * steps.goes_on)
+        start = jnp.zeros(size).at[jnp.argmax(steps.x_first, -1)].add(weights) / weights.sum()
+        return constant / total, discount * onward / total[..., None], start
+
+    constant, onward, start = jax.lax.map(one, jax.random.split(key, members))
+    return Counts(constant, onward, start, sweeps(discount))
+
+
+@jax.jit
+def _solve(counts: Counts, pi: Float[Array, "S A"]) -> Float[Array, "M S A"]:
+    def one(constant, onward):
+        step = lambda _, q: constant + onward @ jnp.sum(pi * q, -1)
+        return jax.lax.fori_loop(0, counts.times, step, constant)
+
+    return jax.lax.map(lambda x: one(*x), (counts.constant, counts.onward))
+
+
+def evaluate_counted(steps: Steps, counts: Counts, policy: dict) -> Valued:
+    """What `policy` (parameters of a student) is worth to the members."""
+    size = steps.x.shape[-1]
+    every = Context(
+        o=jnp.eye(size)[:, None],
+        a=jnp.zeros((size, 0, steps.a.shape[-1])),
+        elapsed=jnp.zeros((size, 1), jnp.int32),
+        valid=jnp.ones((size, 1), bool),
+    )
+    legal = jnp.ones((size, steps.a.shape[-1]), bool)
+    a, p = ask(policy, steps.head, Seen(every, legal))
+    pi = jnp.einsum("ska,sk->sa", a, p)
+    q = _solve(counts, pi)
+    values = jnp.einsum("ms,sa,msa->m", counts.start, pi, q)
+    q = q.mean(0)
+    v = jnp.sum(pi * q, -1)
+    s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
+    return Valued(values, q[s, a], v[s], v[n])

@@ -1,0 +1,155 @@
+"""The steps of a log as every estimate from the log alone sees them."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from dreaming.observe.log import Log
+from dreaming.observe.replay import contexts
+from dreaming.student.student import action_distribution, fresh_student
+from envs.frames import frame_shape
+from envs.types import Context
+from worldmodels.actions import ActionHead
+from worldmodels.contexts import context_rows
+
+ROWS = 2048  # steps whose features are held at once; logs are padded to a multiple of it
+EPISODES = 256  # and to a multiple of so many episodes, so that they share compiled programs
+LEFT = 0.003  # share of the first error that may be left when the iteration ends
+SIDE = 16  # blocks along the longer side of a frame, at most
+
+
+class Seen(struct.PyTreeNode):
+    """What a policy is asked about."""
+
+    context: Context  # [N]
+    legal: Bool[Array, "N A"]
+
+
+class Steps(struct.PyTreeNode):
+    """N logged steps and the beginnings of E episodes, with padding."""
+
+    now: Seen  # [N]
+    next: Seen  # [N]
+    first: Seen  # [E]
+    x: Float[Array, "N X"]  # the contexts as inputs of about unit length
+    x_next: Float[Array, "N X"]
+    x_first: Float[Array, "E X"]
+    a: Float[Array, "N A"]
+    r: Float[Array, " N"]
+    goes_on: Float[Array, " N"]  # 0 after a termination, 1 after a truncation
+    episode: Int[Array, " N"]
+    is_real: Float[Array, " N"]  # 0 in padding
+    is_episode: Float[Array, " E"]  # 0 in padding
+    mean: Float[Array, ""]  # of the discounted returns from the steps of the log
+    spread: Float[Array, ""]  # half their range
+    head: ActionHead = struct.field(pytree_node=False)
+
+
+class Valued(struct.PyTreeNode):
+    """A policy in the eyes of M members, and of their mean at N logged steps (L is then empty)."""
+
+    values: Float[Array, "*M"]  # mean value where episodes begin
+    q: Float[Array, "*L N"]  # of the logged action
+    v: Float[Array, "*L N"]  # before the step
+    v_next: Float[Array, "*L N"]  # after it, whether or not it ended
+
+
+Evaluate = Callable[[Any], Valued]  # of the parameters of a student
+
+
+def make_steps(log: Log, window: int, discount: float) -> Steps:
+    """The steps of a log."""
+    replay = log.replay()
+    scale, shown = make_shown(log, window)
+    count = int(replay.num_starts)
+    rows = np.asarray(replay.starts)[:count]
+    begins = np.unique(np.asarray(replay.first)[rows])
+    episodes = begins.size
+    rows, begins = np.pad(rows, (0, -count % ROWS)), np.pad(begins, (0, -episodes % EPISODES))
+    real = lambda i, size: jnp.asarray(np.arange(i.size) < size, jnp.float32)
+
+    def inputs(context: Context) -> Array:
+        x = context_rows(shown(context.o), context.a, context.valid, scale)
+        return x.reshape(x.shape[0], x.shape[1] * x.shape[2])
+
+    at = lambda i: Seen(contexts(replay, jnp.asarray(i), window), replay.legal[i])
+    now, later, first = (at(i) for i in (rows, rows + 1, begins))
+    x, x_next, x_first = (inputs(seen.context) for seen in (now, later, first))
+    length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x[:count]), -1)))
+    length = jnp.where(length > 1e-6, length, 1.0)  # an observation that never changes
+    seen = returns_to_go(log, discount)
+    return Steps(
+        now=now,
+        next=later,
+        first=first,
+        x=x / length,
+        x_next=x_next / length,
+        x_first=x_first / length,
+        a=replay.a[rows],
+        r=replay.r[rows],
+        goes_on=1.0 - replay.terminated[rows],
+        episode=replay.episode[rows],
+        is_real=real(rows, count),
+        is_episode=real(begins, episodes),
+        mean=jnp.float32(seen.mean()),
+        spread=jnp.float32(np.ptp(seen) / 2),
+        head=log.head,
+    )
+
+
+def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
+    """(normalisers, what of observations [*B, O] is looked at): all; of frames blocks of pixels.
+
+    A frame is shown as the means of at most SIDE x SIDE blocks; a drawn hidden layer finds nothing
+    in single pixels. What a last, incomplete block would hold is left out.
+    """
+    if log.observation.kind != "pixels":
+        return fresh_student(log, window, 1, jax.random.key(0))["scale"], lambda o: o
+    height, width, channels = frame_shape(log.observation.space)
+    side = -(-max(height, width) // SIDE)
+    rows, columns = max(1, height // side), max(1, width // side)
+    down, right = min(side, height), min(side, width)
+
+    def shown(o: Num[Array, "*B O"]) -> Float[Array, "*B o"]:
+        x = jnp.reshape(o, (*o.shape[:-1], height, width, channels)).astype(jnp.float32)
+        x = x[..., : rows * down, : columns * right, :]
+        x = x.reshape(*o.shape[:-1], rows, down, columns, right, channels).mean((-4, -2))
+        return x.reshape(*o.shape[:-1], rows * columns * channels)
+
+    mean, std = log.frame_scale()
+    mean = shown(jnp.asarray(mean, jnp.float32).ravel())
+    return {"o_mean": mean, "o_std": jnp.float32(std), "o_step": jnp.float32(std)}, shown
+
+
+def returns_to_go(log: Log, discount: float) -> np.ndarray:
+    """Discounted sum of the logged rewards from each step on."""
+    every = []
+    for trace in log.traces:
+        total, out = 0.0, np.zeros(len(trace))
+        for t in range(len(trace) - 1, -1, -1):
+            total = out[t] = trace.rewards[t] + discount * total
+        every.append(out)
+    return np.concatenate(every)
+
+
+def episode_weights(steps: Steps, key: jax.Array) -> Float[Array, " E"]:
+    """The Bayesian bootstrap (Rubin, 1981) of one member: Exp(1) by episode."""
+    return jax.random.exponential(key, steps.is_episode.shape) * steps.is_episode
+
+
+def sweeps(discount: float) -> int:
+    """How often an evaluation is iterated until LEFT of its first error can be left."""
+    return math.ceil(math.log(LEFT) / math.log(discount))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def ask(policy: Any, head: ActionHead, seen: Seen) -> tuple[Array, Array]:
+    """What a policy does where it is asked: actions [N, K, A], and their probabilities [N, K]."""
+    return action_distribution(policy, seen.context, head, seen.legal)

@@ -1,0 +1,1 @@
+"""Looking ahead in a model: teachers, tree searches, reanalysis."""

@@ -1,0 +1,80 @@
+"""EfficientZero V1's search: PUCT over visits, with Dirichlet noise at the root (MuZero)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mctx
+
+from dreaming.config import SearchConfig
+from dreaming.search.qtransforms import min_max
+from dreaming.search.teachers import made, search_edge
+from dreaming.types import SearchResult
+from worldmodels.actions import ActionHead
+from worldmodels.types import Scalar
+
+ALPHA, FRACTION = 0.3, 0.25  # of the Dirichlet noise, and its share of the root's prior
+
+
+def make_puct(
+    model: Any, head: ActionHead, config: SearchConfig, discount: Scalar, explore: bool = True
+) -> Callable:
+    """`teach(params, z, keys, value_span) -> SearchResult`, as `make_teacher` makes it, for a model
+    without chance and enumerated actions; `keys` are typed keys of each row.
+
+    pi_search is the distribution of visits, v_search the mean of all backups. Without `explore` the
+    root has no noise and the action is the most visited one, else it is drawn from the visits.
+    """
+    if head.kind != "discrete" or model.num_codes > 1:
+        raise ValueError("search.teacher=puct needs discrete actions and a model without chance")
+    table = jnp.asarray(head.table)
+
+    def edge(params, _, action, z):
+        _, y = model.afterstate(params, z, table[action])
+        z, p = model.outcome(params, y, jnp.zeros_like(action))
+        prior = head.masked(p.pi_logits, p.legal_logits > 0)
+        return search_edge(p.r, discount * p.continuation, prior, p.v), z
+
+    def teach(params, z, keys, value_span) -> SearchResult:
+        v, pi, legal_logits = model.predict(params, z)
+        prior = jax.nn.softmax(head.masked(pi, legal_logits > 0))
+        noise_key, action_key = jax.vmap(jax.random.split, out_axes=1)(keys)
+        if explore:
+            noise = jax.vmap(
+                lambda k: jax.random.dirichlet(k, jnp.full(head.num_candidates, ALPHA))
+            )
+            prior = (1 - FRACTION) * prior + FRACTION * noise(noise_key)
+
+        def select(key, tree, node, depth: Any = 0):
+            q = tree.children_rewards + tree.children_discounts * tree.children_values
+            scaled = lambda tree, node: min_max(tree, node, q, config.floor * value_span)
+            return mctx.muzero_action_selection(key, tree, node, depth, qtransform=scaled)
+
+        inside: Any = select  # types of mctx: `depth` has a default there
+        tree: Any = mctx.search(
+            params=params,
+            rng_key=jax.random.key(0),  # breaks ties alone
+            root=made(mctx.RootFnOutput, prior_logits=jnp.log(prior + 1e-9), value=v, embedding=z),
+            recurrent_fn=edge,
+            root_action_selection_fn=select,
+            interior_action_selection_fn=inside,
+            num_simulations=config.num_simulations,
+        )
+        visits = tree.children_visits[:, 0]
+        pi_search = visits / config.num_simulations
+        drawn = jax.vmap(lambda k: jax.random.gumbel(k, (head.num_candidates,)))(action_key)
+        score = jnp.log(pi_search) + drawn if explore else visits
+        action = jnp.argmax(score, -1)
+        return SearchResult(
+            action=action,
+            a=table[action],
+            pi_search=pi_search,
+            proposals=head.proposals(prior, jnp.zeros(())),
+            v_search=tree.node_values[:, 0],
+            q=tree.children_rewards[:, 0]
+            + tree.children_discounts[:, 0] * tree.children_values[:, 0],
+            visits=visits,
+        )
+
+    return teach

@@ -1,0 +1,78 @@
+"""What a search tree says of its edges: values in reward units, completed and normalised."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreaming.config import SearchConfig
+from worldmodels.actions import NEVER
+
+
+def _edge_values(tree, has_chance: bool) -> Float[Array, "N W"]:
+    """Value of every edge of an unbatched tree, in reward units, by the mean of its backups."""
+    q = tree.children_rewards + tree.children_discounts * tree.children_values
+    return _through_chance(tree, q, has_chance)
+
+
+def _through_chance(tree, q: Float[Array, "N W"], has_chance: bool) -> Float[Array, "N W"]:
+    """An edge into a chance node is worth the expectation over its codes: the search's value of
+    those visited, the model's own of the others."""
+    if not has_chance:
+        return q
+    codes = tree.embeddings.p.shape[-1]
+    visited = tree.children_visits[:, :codes] > 0
+    expected = jnp.sum(tree.embeddings.p * jnp.where(visited, q[:, :codes], tree.embeddings.q), -1)
+    return jnp.where(tree.embeddings.is_chance[:, None], q, expected[tree.children_index])
+
+
+def _greedy_values(tree, has_chance: bool):
+    """(root value, edge values) of a finished, unbatched tree if its best step is always taken.
+
+    The mean of the backups keeps every step that was tried into a hole: good to explore with, not
+    to act on. From the leaves back, a state is worth its best visited edge, or the model's own
+    value where that is higher and legal edges were not visited.
+    """
+    seen = tree.children_visits > 0
+    unseen = jnp.any((tree.children_prior_logits > NEVER / 2) & ~seen, axis=-1)
+    edges = lambda v: _through_chance(
+        tree, tree.children_rewards + tree.children_discounts * v[tree.children_index], has_chance
+    )
+
+    def backward(step, v):
+        node = v.size - 1 - step
+        best = jnp.max(jnp.where(seen[node], edges(v)[node], -jnp.inf))
+        raw = tree.raw_values[node]
+        own = ~jnp.any(seen[node]) | (unseen[node] & (raw > best))
+        return v.at[node].set(jnp.where(own, raw, best))
+
+    v = jax.lax.fori_loop(0, tree.raw_values.size, backward, tree.raw_values)
+    return v[0], edges(v)
+
+
+def _completed(tree, node, edge_values) -> Float[Array, " W"]:
+    """Edge values of a node; v_mix where unvisited (Danihelka et al., appendix D)."""
+    visits, q = tree.children_visits[node], edge_values[node]
+    prior = jax.nn.softmax(tree.children_prior_logits[node])
+    seen = visits > 0
+    weight = jnp.sum(jnp.where(seen, prior, 0.0))
+    mean = jnp.sum(jnp.where(seen, prior * q, 0.0)) / jnp.maximum(weight, 1e-9)
+    total = jnp.sum(visits)
+    v_mix = (tree.raw_values[node] + total * mean) / (1 + total)
+    return jnp.where(seen, q, v_mix)
+
+
+def min_max(tree, node, edge_values, floor) -> Float[Array, " W"]:
+    """A node's completed values in [0, 1], by the range of all edges of the tree, with a floor."""
+    seen = tree.children_visits > 0
+    if hasattr(tree.embeddings, "is_chance"):
+        seen = seen & ~tree.embeddings.is_chance[:, None]
+    completed = _completed(tree, node, edge_values)
+    low = jnp.minimum(jnp.min(jnp.where(seen, edge_values, jnp.inf)), jnp.min(completed))
+    high = jnp.maximum(jnp.max(jnp.where(seen, edge_values, -jnp.inf)), jnp.max(completed))
+    return (completed - low) / jnp.maximum(high - low, floor)
+
+
+def _normalised(tree, node, edge_values, config: SearchConfig, value_span) -> Float[Array, " W"]:
+    """sigma(q) of a node's completed values."""
+    scaled = min_max(tree, node, edge_values, config.floor * value_span)
+    return (config.c_visit + jnp.max(tree.children_visits[node])) * config.c_scale * scaled

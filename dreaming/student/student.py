@@ -1,0 +1,249 @@
+"""The student: a network of its own over what was observed; it is what gets deployed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs.frames import frame_shape
+from envs.types import Context, action_features
+from worldmodels.actions import NEVER, ActionHead, make_head
+from worldmodels.contexts import context_rows, observation_scale, row_size
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Num, UInt32
+
+MIXED = ("old", "new")  # parts of a mixture
+
+
+def head_of(space: Any) -> ActionHead:
+    """How a policy over an action space speaks: the same for every model and student of a task."""
+    features = action_features(space)
+    return make_head(features.factors, features.size)
+
+
+def init_student(
+    key: jax.Array,
+    context_size: int,
+    num_outputs: int,
+    width: int,
+    o_mean,
+    o_std,
+    o_step=None,
+    gru_row: int | None = None,
+):
+    """Parameters of a student: two hidden layers, then one near zero (a uniform policy).
+
+    With `gru_row` a GRU of `width` units first reads the rows of the context, each of so many
+    features, and its word joins the newest row; `context_size` is not used then.
+    """
+    keys = jax.random.split(key, 3)
+    gru = {}
+    if gru_row is not None:
+        gru_key, *_ = jax.random.split(keys[0], 2)
+        fan_in = gru_row + width
+        draw = jax.random.normal(gru_key, (fan_in, 3 * width)) / np.sqrt(fan_in)
+        gru, context_size = {"gru": {"w": draw, "b": jnp.zeros(3 * width)}}, fan_in
+    sizes = (context_size, width, width, num_outputs)
+    gains = (1.0, 1.0, 0.01)
+    layers = [
+        {
+            "w": jax.random.normal(layer_key, (fan_in, fan_out)) * gain / np.sqrt(fan_in),
+            "b": jnp.zeros(fan_out),
+        }
+        for fan_in, fan_out, gain, layer_key in zip(sizes[:-1], sizes[1:], gains, keys, strict=True)
+    ]
+    o_step = o_std if o_step is None else o_step
+    scale = {"o_mean": o_mean, "o_std": o_std, "o_step": o_step}
+    scale = {name: jnp.asarray(x, jnp.float32) for name, x in scale.items()}
+    return {"layers": layers, **gru, "scale": scale, "greedy": jnp.array(True)}
+
+
+def init_image_student(
+    key: jax.Array,
+    frame: tuple[int, int, int],
+    window: int,
+    num_outputs: int,
+    width: int,
+    size: str,
+):
+    """Parameters of a student of `window` frames [H, V, F]: the encoder of a model of that `size`,
+    then layers as the others have."""
+    from worldmodels.frames.networks import SIZES, Encoder
+
+    encoder_key, key = jax.random.split(key)
+    height, columns, channels = frame
+    x = jnp.zeros((1, height, columns, channels * window))
+    encoder = Encoder(*SIZES[size][:2])
+    out, variables = jax.jit(encoder.init_with_output)(encoder_key, x)
+    student = init_student(key, out.size, num_outputs, width, jnp.zeros(frame), 255.0)
+    return student | {"encoder": variables["params"]}
+
+
+def fresh_student(
+    log: Any,
+    window: int,
+    width: int,
+    key: jax.Array,
+    *,
+    recurrent: bool | None = None,
+    size: str | None = None,
+) -> Any:
+    """A student for the spaces of `log` (`dreaming.observe.log.Log`), normalised by its observations; of
+    bytes 0 to 255 become 0 to 1.
+
+    `size` is that of its encoder where they are frames; None = what is usual for such frames.
+    """
+    if log.observation.kind == "pixels":
+        from worldmodels.frames.networks import usual_size
+
+        frame = frame_shape(log.observation.space)
+        size = size or usual_size(*frame[:2])
+        return init_image_student(key, frame, window, log.head.num_outputs, width, size)
+    o = [log.observation.flatten(trace.observations) for trace in log.traces]
+    change = np.concatenate([np.diff(x, axis=0) for x in o])
+    scale = observation_scale(np.concatenate(o), change, log.is_number)
+    row = row_size(window, log.observation.size, log.action.size)
+    scales = scale["o_mean"], scale["o_std"], scale["o_step"]
+    gru_row = row if recurrent else None
+    return init_student(key, window * row, log.head.num_outputs, width, *scales, gru_row)
+
+
+def mixture(old: Any, new: Any, share: float) -> Any:
+    """A student that at each step asks `new` with probability `share`, else `old`."""
+    return {"old": old, "new": new, "share": jnp.float32(share)}
+
+
+def network(params: Any) -> Any:
+    """The student itself, or of a mixture its newest part: what training goes on from."""
+    return network(params["new"]) if "share" in params else params
+
+
+def learned_part(params: Any) -> Any:
+    """What training changes of a student; its normalisers stay."""
+    return {name: params[name] for name in ("layers", "gru", "encoder") if name in params}
+
+
+def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
+    """A fresh student that reads its context as `model` does."""
+    as_model = {name: getattr(model, name, None) for name in ("recurrent", "size")}
+    return fresh_student(log, model.window, width, key, **as_model)
+
+
+def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
+    """Policy outputs (see `ActionHead`) for contexts [*B]; of a mixture, the log of its mixed
+    probabilities, where actions are enumerated."""
+    if "share" in params:
+        old, new = (jax.nn.softmax(student_logits(params[part], context)) for part in MIXED)
+        return jnp.log(old + params["share"] * (new - old) + 1e-9)
+    x = _inputs(params, context)
+    *hidden, last = params["layers"]
+    for layer in hidden:
+        x = jax.nn.silu(x @ layer["w"] + layer["b"])
+    return x @ last["w"] + last["b"]
+
+
+def _inputs(params: Any, context: Context) -> Float[Array, "*B X"]:
+    """What the layers of a student are given of its contexts [*B]."""
+    if "encoder" in params:
+        return _look(params["encoder"], params["scale"], context.o)
+    x = context_rows(context.o, context.a, context.valid, params["scale"])
+    if "gru" in params:
+        return _read(params["gru"], x)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def _look(encoder: Any, scale: Any, o: Num[Array, "*B W O"]) -> Float[Array, "*B X"]:
+    """The encoder's word on the newest frames, stacked as the world's model stacks them."""
+    from worldmodels.frames.networks import encoder_of
+
+    shape, frame = o.shape[:-2], scale["o_mean"].shape
+    x = o.reshape(math.prod(shape), o.shape[-2], *frame)
+    x = jnp.moveaxis((x - scale["o_mean"]) / scale["o_std"], 1, 3)
+    x = x.reshape(*x.shape[:3], x.shape[3] * x.shape[4])
+    z: Any = encoder_of(encoder).apply({"params": encoder}, x)
+    return z.reshape(*shape, math.prod(z.shape[1:]))
+
+
+def _read(gru: Any, rows: Float[Array, "*B W F"]) -> Float[Array, "*B X"]:
+    """The newest row and what a GRU remembers of all of them, oldest first (Cho et al., 2014)."""
+    width = gru["b"].size // 3
+
+    def read(h, row):
+        gates = jnp.concatenate([row, h], -1) @ gru["w"][:, : 2 * width] + gru["b"][: 2 * width]
+        update, reset = jnp.split(jax.nn.sigmoid(gates), 2, axis=-1)
+        new = jnp.concatenate([row, reset * h], -1) @ gru["w"][:, 2 * width :]
+        h = update * h + (1 - update) * jnp.tanh(new + gru["b"][2 * width :])
+        return h, None
+
+    h = jnp.zeros((*rows.shape[:-2], width))
+    h, _ = jax.lax.scan(read, h, jnp.moveaxis(rows, -2, 0))
+    return jnp.concatenate([rows[..., -1, :], h], axis=-1)
+
+
+def action_distribution(
+    params: Any, context: Context, head: ActionHead, legal: Bool[Array, "*B A"] | None = None
+) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
+    """What a student does in contexts [*B]: K actions as features, and their probabilities.
+
+    A greedy student's probability is all on its most probable action. Actions of a Gaussian are
+    quantiles of each dimension, the same of all dimensions at once. A mixture lists the actions of
+    both its parts.
+    """
+    if "share" in params:
+        parts = (action_distribution(params[x], context, head, legal) for x in MIXED)
+        (a_old, p_old), (a_new, p_new) = parts
+        p = jnp.concatenate([(1 - params["share"]) * p_old, params["share"] * p_new], axis=-1)
+        return jnp.concatenate([a_old, a_new], axis=-2), p
+    pi = student_logits(params, context)
+    pi = pi if legal is None else head.masked(pi, legal)
+    a, p = head.spectrum(pi)
+    best = head.mode(pi)[..., None, :]
+    if head.kind == "box":
+        return jnp.where(params["greedy"], best, a), p
+    is_best = jnp.all(jnp.abs(a - best) < 1e-6, axis=-1)
+    p = jnp.where(params["greedy"], is_best / jnp.sum(is_best, -1, keepdims=True), p)
+    anything = head.spectrum(jnp.where(pi > NEVER / 2, 0.0, NEVER))[1]
+    share = params.get("uniform", 0.0)
+    return a, (1 - share) * p + share * anything
+
+
+def with_uniform(params: Any, share: float) -> Any:
+    """A student that takes a uniformly drawn legal action with probability `share`, else its own.
+
+    For scoring, not for saving.
+    """
+    return params | {"uniform": jnp.float32(share)}
+
+
+def act(
+    params: Any,
+    context: Context,
+    key: UInt32[Array, "B 2"],
+    head: ActionHead,
+    legal: Bool[Array, "B A"] | None = None,
+) -> Float[Array, "B A"]:
+    """Action features of a student: the most probable, or drawn, each row by its own key.
+
+    A distilled student is greedy. A clone of a behaviour that was random is not.
+    """
+    if "share" in params:
+        split = jax.vmap(lambda k: jax.random.split(jax.random.wrap_key_data(k)))(key)
+        is_new = jax.vmap(jax.random.uniform)(split[:, 0]) < params["share"]
+        rest = jax.random.key_data(split[:, 1])
+        old, new = (act(params[part], context, rest, head, legal) for part in MIXED)
+        return jnp.where(is_new[:, None], new, old)
+    pi = student_logits(params, context)
+    pi = pi if legal is None else head.masked(pi, legal)
+    a = jnp.where(params["greedy"], head.mode(pi), head.sample(pi, key))
+    if "uniform" not in params:
+        return a
+    split = jax.vmap(lambda k: jax.random.split(jax.random.wrap_key_data(k)))(key)
+    anything = head.masked(jnp.zeros_like(pi), jnp.ones_like(a, bool) if legal is None else legal)
+    draw = head.anywhere(anything, jax.random.key_data(split[:, 0]))
+    is_own = jax.vmap(jax.random.uniform)(split[:, 1]) >= params["uniform"]
+    return jnp.where(is_own[:, None], a, draw)

@@ -1,0 +1,1 @@
+"""How a log becomes a world, and how far that world can be trusted."""

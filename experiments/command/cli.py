@@ -1,0 +1,169 @@
+"""The command line: `dreaming <verb> [key=value ...]`, the same as `python -m experiments.<verb>`.
+
+Every verb is a module `experiments/<verb>.py` that ends like this:
+
+    def run(config: DreamConfig, run_dir: Path) -> int | None: ...
+
+    def main(argv: list[str] | None = None) -> int:
+        return run_verb(run, argv, config_name="dream", schema=DreamConfig)
+
+    if __name__ == "__main__":
+        sys.exit(main())
+
+Its docstring is its help: the first line is the description in the list of verbs. Help must not
+wait for JAX, so a verb imports what needs JAX inside `run`.
+"""
+
+import ast
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.command.jobs import UsageError, did_you_mean, fail, run_one
+
+VERBS = (
+    "dream",
+    "online",
+    "record",
+    "inspect-traces",
+    "fit",
+    "certify",
+    "evaluate",
+    "export",
+    "pack",
+    "unpack",
+    "play",
+    "atari100k",
+    "benchmark",
+    "report",
+)
+FLAGS = "--help, --multirun and --cfg job"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb named first in `argv`; the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verbs = available_verbs()
+    if not argv or argv[0] in ("--help", "-h"):
+        print(overview(verbs))
+        return 0
+    verb = argv[0]
+    if verb not in verbs:
+        return fail(UsageError(f"unknown verb '{verb}'{did_you_mean(verb, verbs)}; see --help"))
+    try:
+        module = importlib.import_module(f"experiments.{module_name(verb)}")
+    except Exception as error:
+        return fail(error)
+    return module.main(argv[1:])
+
+
+def module_name(verb: str) -> str:
+    """The module of a verb: `inspect-traces` is `inspect_traces`."""
+    return verb.replace("-", "_")
+
+
+def available_verbs() -> list[str]:
+    """The verbs whose file exists; nothing is imported."""
+    here = Path(__file__).parents[1]
+    return [verb for verb in VERBS if (here / f"{module_name(verb)}.py").exists()]
+
+
+def overview(verbs: Sequence[str]) -> str:
+    """What `dreaming --help` prints."""
+    lines = ["usage: dreaming <verb> [key=value ...]", "", "verbs:"]
+    for verb in verbs:
+        source = (Path(__file__).parents[1] / f"{module_name(verb)}.py").read_text()
+        doc = ast.get_docstring(ast.parse(source)) or ""
+        lines.append(f"  {verb:<15} {doc.partition(chr(10))[0]}")
+    lines += ["", "dreaming <verb> --help lists the options of a verb"]
+    return "\n".join(lines)
+
+
+def run_verb(
+    run: Callable[[Any, Path], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    config_name: str,
+    schema: type,
+    conf_dir: Path | None = None,
+    apart: bool = False,
+) -> int:
+    """Compose the config of `conf/<config_name>.yaml`, call `run(config, run_dir)`; the exit code.
+
+    With `apart`, no two jobs of a sweep may have the same run directory.
+    `config` is an instance of the dataclass `schema`. 0 is success, 1 a failure, 2 a bad argument,
+    130 an interrupt; everything but success is told in one line on stderr.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        from experiments.command.options import Options  # imports Hydra
+
+        flags, overrides = split_flags(argv)
+        options = Options(config_name, schema, conf_dir)
+        if "--help" in flags:
+            print(options.help(*_verb_and_doc(run)))
+            return 0
+        if "--cfg" in flags:
+            print(options.yaml(overrides), end="")
+            return 0
+        sweep = options.sweep(overrides) if "--multirun" in flags else [overrides]
+        jobs = [options.compose(each) for each in sweep]
+        if apart:
+            check_apart([run_dir for _, run_dir in jobs])
+        if "--multirun" in flags and options.launcher(overrides) != "basic":
+            from experiments.command.sweep import launch
+
+            return launch(options, run, overrides, sweep)
+    except Exception as error:
+        return fail(error)
+    code = 0
+    for index, (config, run_dir) in enumerate(jobs):
+        if len(jobs) > 1:
+            print(f"[{index + 1}/{len(jobs)}] {' '.join(sweep[index])}", flush=True)
+        # A job that fails does not stop the others.
+        last = run_one(run, config, run_dir)
+        if last == 130:
+            return last
+        code = max(code, last)
+    return code
+
+
+def check_apart(run_dirs: Sequence[Path]) -> None:
+    """Raise `UsageError` when two jobs of a sweep would write into one directory."""
+    for number, run_dir in enumerate(run_dirs):
+        first = run_dirs.index(run_dir)
+        if first != number:
+            raise UsageError(
+                f"jobs {first + 1} and {number + 1} of this sweep would both write to {run_dir}; "
+                "name what differs in it, for example "
+                "'hydra.run.dir=runs/${experiment}/${env.id}/${teacher}/seed${seed}'"
+            )
+
+
+def split_flags(argv: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The flags, and the overrides `key=value`, of a verb's arguments."""
+    short = {"-h": "--help", "-m": "--multirun", "-c": "--cfg"}
+    flags, overrides, rest = set(), [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        flag, _, value = word.partition("=")
+        flag = short.get(flag, flag)
+        if flag == "--cfg":
+            value = value or (rest.pop(0) if rest else "")
+            if value != "job":
+                raise UsageError(f"--cfg shows 'job' only, got '{value}'")
+            flags.add(flag)
+        elif word.startswith("-"):
+            if flag not in ("--help", "--multirun"):
+                raise UsageError(f"unknown flag '{word}'; flags are {FLAGS}, options are key=value")
+            flags.add(flag)
+        else:
+            overrides.append(word)
+    return flags, overrides
+
+
+def _verb_and_doc(run: Callable) -> tuple[str, str]:
+    module = sys.modules[run.__module__]
+    return Path(module.__file__ or "").stem.replace("_", "-"), module.__doc__ or ""

@@ -1,0 +1,1 @@
+"""Logs: recorded, read, inspected."""

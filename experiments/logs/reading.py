@@ -1,0 +1,102 @@
+"""The learning log of a run: read or recorded, copied into its directory, checked."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreaming.errors import ConfigError, TraceError
+from dreaming.observe.log import Log
+from envs.real import make_real
+from envs.traces import TraceStore
+from envs.types import Features, action_features
+from experiments.config import EnvConfig, WorldConfig
+from experiments.logs.recording import recording
+from experiments.logs.source import named_log
+from worldmodels.actions import MOST_COMBINATIONS
+
+
+def read_log(config: WorldConfig, run_dir: Path, desk: Callable) -> Log:
+    """The learning log, copied into the run directory and verified."""
+    folder = run_dir / "traces"
+
+    def fill(update: Callable) -> str:
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut
+        source, spaces = log_source(config, update)
+        store = TraceStore(folder, **spaces)
+        store.extend(source)
+        return store.digest()
+
+    recorded = config.traces is None and config.source.name is None
+    digest = desk("record", config.env.real_steps if recorded else None, "", fill)
+    store = TraceStore(folder)
+    store.verify()
+    if store.digest() != digest:
+        raise TraceError(
+            f"{folder} changed since it was recorded; delete {run_dir} and start again"
+        )
+    if not len(store):
+        raise TraceError(f"{folder}: the log is empty; name a log with at least one episode")
+    schema = store.schema()
+    observation = Features(schema["observation_space"])
+    log = Log(list(store.traces()), observation, action_features(schema["action_space"]))
+    check_task(config, log)
+    check_window(config.context.window, log)
+    if hint := factors_hint(log):
+        desk.progress.log(hint)
+    return log
+
+
+def check_window(window: int, log: Log) -> None:
+    """Raise `ConfigError` when no episode is long enough to fill a context once."""
+    longest = 1 + max(len(trace) for trace in log.traces)
+    if window > longest:
+        raise ConfigError(
+            f"context.window={window}, but the longest of {len(log.traces)} episodes has "
+            f"{longest} observations; choose at most {longest}"
+        )
+
+
+def factors_hint(log: Log) -> str | None:
+    """A line when there are too many actions to search each of them."""
+    if log.head.kind != "factored":
+        return None
+    count = math.prod(log.head.factors)
+    return (
+        f"{count} combinations of actions are more than {MOST_COMBINATIONS}: they are searched "
+        "factor by factor"
+    )
+
+
+def check_task(config: WorldConfig, log: Log) -> None:
+    """Raise `ConfigError` when the real task is not the one that was logged."""
+    advice = "name the task that was logged, or give its spaces in source.mapping"
+    if config.env.id != "none":
+        check_spaces(config.env, log.observation, log.action, "the log", advice)
+
+
+def check_spaces(
+    env: EnvConfig, observation: Features, action: Features, whose: str, advice: str
+) -> None:
+    """Raise `ConfigError` when a task does not have the spaces of a log or a policy."""
+    task = make_real(env.id, **env.options)
+    theirs = Features(task.observation_space), action_features(task.action_space)
+    task.close()
+    for name, real, seen in zip(
+        ("observation", "action"), theirs, (observation, action), strict=True
+    ):
+        if real.layout != seen.layout:
+            raise ConfigError(
+                f"{env.id} has the {name} space {real.space}, {whose} has {seen.space}; {advice}"
+            )
+
+
+def log_source(config: WorldConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
+    """(an iterable of traces, the spaces they live in), recorded now or read from elsewhere."""
+    opened = named_log(config.traces, config.source)
+    if opened is not None:
+        return opened, opened.schema()
+    if config.env.id == "none":
+        raise ConfigError("env=none has nothing to record; name a log with traces= or source.name=")
+    return recording(config.env, config.seed, update)

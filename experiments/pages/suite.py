@@ -1,0 +1,232 @@
+"""Many runs side by side: what was found below a directory, grouped by what was run.
+
+Scores of a group are the mean returns of its runs, one per seed; between tasks they are compared
+on the scale from the log's behaviour (0) to the task's own reward threshold (1), where it has one.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dreaming.errors import UserError
+from dreaming.statistics import iqm, stratified_interval
+from experiments.pages import learning
+
+SCHEMA_VERSION = 1  # of results that can be read, and of summary.json
+# Options that do not say what was run: they name it, say where, or follow from another one.
+ASIDE = ("seed", "experiment", "env.id", "devices", "tracker", "search.teacher")
+ASIDE += ("budget_minutes", "platform")
+POLICIES = ("behaviour", "incumbent", "candidate", "deployed", "dream")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, result.json, and config.yaml with dotted names."""
+
+    path: Path
+    result: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """(experiment, environment)."""
+        return str(self.result.get("experiment")), str(self.result.get("env"))
+
+
+def summarise(root: Path) -> dict[str, Any]:
+    """The content of summary.json. Raises `UserError` where there is no run to speak of."""
+    runs, skipped = read_runs(root)
+    if not runs:
+        why = f" ({skipped[0]['path']}: {skipped[0]['why']})" if skipped else ""
+        raise UserError(f"{root}: no finished run lies below it{why}; name a directory of runs")
+    groups = [group_figures(*group) for group in grouped(runs)]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "groups": groups,
+        "across_tasks": across_tasks(groups),
+        "skipped": skipped,
+    }
+
+
+def read_runs(root: Path) -> tuple[list[Run], list[dict[str, str]]]:
+    """(runs that count, [{"path", "why"}] of those that do not). Raises `UserError`."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such directory; name one with runs below it, such as runs")
+    if (root / "result.json").exists():
+        raise UserError(f"{root}: is one run; name the directory above it, or use run={root}")
+    runs, skipped = [], []
+    for path in run_dirs(root):
+        run = read_run(path)
+        if isinstance(run, Run):
+            runs.append(run)
+        else:
+            skipped.append({"path": str(path), "why": run})
+    kept: dict[Any, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.path / "result.json").stat().st_mtime):
+        options = sorted((k, str(v)) for k, v in run.config.items() if k not in ASIDE)
+        key = run.task, run.result.get("seed"), str(options)
+        if key in kept:
+            why = f"the same seed and options as {run.path}, which is newer"
+            skipped.append({"path": str(kept[key].path), "why": why})
+        kept[key] = run
+    return sorted(kept.values(), key=lambda run: (run.task, run.path)), skipped
+
+
+def run_dirs(root: Path) -> list[Path]:
+    """Directories that a run wrote to, finished or not."""
+    found = []
+    for directory, folders, files in os.walk(root):
+        if {"result.json", "config.yaml", "metrics.jsonl"} & set(files):
+            found.append(Path(directory))
+            folders.clear()
+        folders.sort()
+    return found
+
+
+def read_run(path: Path) -> Run | str:
+    """The run in a directory, or why it does not count."""
+    file = path / "result.json"
+    if not file.exists():
+        return "unfinished; start it again with the same command, and it goes on"
+    try:
+        result = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return "its result.json cannot be read"
+    version = result.get("schema_version") if isinstance(result, dict) else None
+    if version != SCHEMA_VERSION:
+        return f"its result has schema {version}, not {SCHEMA_VERSION}"
+    if "verdict" not in result and not learning.is_online(result):
+        return "a world without a policy"
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        config = {}
+    return Run(path, result, dict(_flat(config or {}, "", f"seed{result.get('seed')}")))
+
+
+def _flat(config: dict[str, Any], prefix: str, seed: str) -> Any:
+    """(dotted name, value); a path that names the seed is the same for all seeds."""
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.", seed)
+        else:
+            yield (
+                f"{prefix}{name}",
+                value.replace(seed, "seed*") if isinstance(value, str) else value,
+            )
+
+
+def grouped(runs: Sequence[Run]) -> list[tuple[list[Run], dict[str, Any]]]:
+    """(runs, the options that set them apart from other runs of the same task)."""
+    groups: dict[tuple, tuple[list[Run], dict[str, Any]]] = {}
+    for run in runs:
+        siblings = [other for other in runs if other.task == run.task]
+        variant = {name: run.config.get(name) for name in differing(siblings)}
+        group = groups.setdefault((run.task, str(variant)), ([], variant))
+        group[0].append(run)
+    return list(groups.values())
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Options that have more than one value in these runs, where they are set at all."""
+    names = sorted({name for run in runs for name in run.config} - set(ASIDE))
+    values = lambda name: {str(run.config[name]) for run in runs if name in run.config}
+    return [name for name in names if len(values(name)) > 1]
+
+
+def group_figures(runs: Sequence[Run], variant: dict[str, Any]) -> dict[str, Any]:
+    """What the seeds of one task, run in one way, have in common."""
+    seeds = [run.result.get("seed") for run in runs]
+    results = [run.result for run in runs]
+    named = {name: [result.get(f"{name}_return") for result in results] for name in POLICIES}
+    known = {name for result in results for name in result.get("baselines") or {}}
+    for name in sorted(known):
+        named[f"baselines/{name}"] = [(x.get("baselines") or {}).get(name) for x in results]
+    scores = {name: over_seeds(seeds, each) for name, each in named.items()}
+    seconds = [sum((result.get("seconds") or {}).values()) for result in results]
+    experiment, env = runs[0].task
+    return {
+        "experiment": experiment,
+        "env": env,
+        "variant": variant,
+        "seeds": seeds,
+        "runs": [str(run.path) for run in runs],
+        "returns": {name: x for name, x in scores.items() if x is not None},
+        "real_steps": max(result.get("real_steps", 0) for result in results),
+        "verdicts": dict(Counter(x["verdict"] for x in results if "verdict" in x)),
+        "learning": [curve(run) for run in runs if learning.is_online(run.result)],
+        "seconds": {"median": float(np.median(seconds)), "longest": float(max(seconds))},
+    }
+
+
+def curve(run: Run) -> dict[str, Any]:
+    """What the episodes of an online run earned on the way, by real steps."""
+    x, y = learning.returns_by_step(learning.read_lines(run.path / "metrics.jsonl"))
+    real_steps, returns = learning.binned(x, y, run.result["real_steps"])
+    return {"seed": run.result.get("seed"), "real_steps": real_steps, "returns": returns}
+
+
+def over_seeds(seeds: Sequence[Any], returns: Sequence[Any]) -> dict[str, Any] | None:
+    """IQM of the runs' mean returns, with its interval over seeds; None where none was scored."""
+    points = [(seed, x["mean"]) for seed, x in zip(seeds, returns, strict=True) if x]
+    if not points:
+        return None
+    values = np.array([value for _, value in points], float)
+    seed, worst = min(points, key=lambda point: point[1])
+    return {
+        "iqm": float(iqm(values)),
+        "mean": float(values.mean()),
+        "ci": list(stratified_interval([values])),
+        "worst": {"seed": seed, "value": worst},
+        "points": [{"seed": seed, "value": value} for seed, value in points],
+    }
+
+
+def across_tasks(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Normalised scores of all tasks that were run in the same way, where there are several."""
+    alike: dict[tuple, list[dict[str, Any]]] = {}
+    for group in groups:
+        alike.setdefault((group["experiment"], str(group["variant"])), []).append(group)
+    found = []
+    for members in (members for members in alike.values() if len(members) > 1):
+        scaled = {group["env"]: normalised(group) for group in members}
+        strata = [x for x in scaled.values() if x is not None]
+        figure = {
+            "experiment": members[0]["experiment"],
+            "variant": members[0]["variant"],
+            "online": any(group["learning"] for group in members),
+            "tasks": [env for env, x in scaled.items() if x is not None],
+            "left_out": [env for env, x in scaled.items() if x is None],
+        }
+        if strata:
+            figure["iqm"] = float(iqm(np.concatenate(strata)))
+            figure["ci"] = list(stratified_interval(strata))
+        found.append(figure)
+    return found
+
+
+def normalised(group: dict[str, Any]) -> np.ndarray | None:
+    """Each seed's deployed return, 0 = behaviour in the log, 1 = the task's threshold."""
+    deployed, behaviour = (group["returns"].get(name) for name in ("deployed", "behaviour"))
+    top = threshold(group["env"])
+    if deployed is None or behaviour is None or top is None or top <= behaviour["mean"]:
+        return None
+    values = np.array([point["value"] for point in deployed["points"]])
+    return (values - behaviour["mean"]) / (top - behaviour["mean"])
+
+
+def threshold(env: str) -> float | None:
+    """The return from which Gymnasium counts a task as solved, if it says."""
+    import gymnasium
+
+    try:
+        return gymnasium.spec(env).reward_threshold
+    except gymnasium.error.Error:
+        return None

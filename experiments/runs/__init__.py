@@ -1,0 +1,1 @@
+"""What verbs do, and the directory that they do it in."""

@@ -1,0 +1,158 @@
+"""Certificates of finished runs and of dream files."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreaming.config import BaselineConfig, CertifyConfig
+from dreaming.errors import ConfigError, TraceError
+from dreaming.observe.log import Log
+from dreaming.round import stage_key
+from dreaming.stages import Stages
+from dreaming.student.baselines import fit_baselines
+from dreaming.student.policy import load_policy
+from dreaming.world import certify
+from envs.dreamfile import load_world
+from envs.types import Features, action_features
+from experiments.command.progress import Progress
+from experiments.config import CertifyVerbConfig, DreamConfig
+from experiments.logs.reading import check_task, log_source, read_log
+from experiments.runs.certificate import OFF, make_certificate, ranking_stage
+from experiments.runs.directory import read_config
+from experiments.runs.offline import certify_run, play_round, stage_fields
+from experiments.runs.scoring import scorer
+
+FEW = 100  # held-out steps: with fewer the figures say little
+
+
+def certify_finished(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any]:
+    """The certificate of a run of `dream`, whose stages are loaded and not worked out again."""
+    assert config.run is not None
+    run_dir = Path(config.run)
+    wanted = read_config(run_dir)
+    wanted.certify = dataclasses.replace(
+        wanted.certify, episodes=config.episodes, dreams=config.dreams
+    )
+    desk = finished(run_dir, stage_fields(wanted), progress)
+    log = read_log(wanted, run_dir, desk)
+    report = play_round(wanted, log, desk)
+    return certify_run(wanted, log, report, shown(progress))[0]
+
+
+def finished(run_dir: Path, fields: dict[str, dict], progress: Progress) -> Callable:
+    """A desk that only loads: `ConfigError` for a stage that was never finished."""
+    stages = Stages(run_dir, fields, say=progress.log)
+
+    def load(stage: str, total: Any, like: Any, work: Callable) -> Any:
+        if not stages.done(stage):
+            raise ConfigError(
+                f"{run_dir}: stage {stage} is not finished; finish the run with `dreaming dream "
+                f"hydra.run.dir={run_dir}`"
+            )
+        return stages.load(stage, like)
+
+    return load
+
+
+def shown(progress: Progress) -> Callable:
+    """A desk that works and keeps nothing."""
+
+    def work_out(stage: str, total: int | None, like: Any, work: Callable) -> Any:
+        with progress.stage(stage, total=total) as at_work:
+            return work(at_work.update)
+
+    return work_out
+
+
+def certify_file(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any]:
+    """The certificate of a dream file on a log."""
+    assert config.world is not None
+    world = load_world(config.world, trust=config.trust)
+    window = world.starts.o.shape[1]
+    log = held_out_log(config, world)
+    key = jax.random.key(config.seed % 2**32)
+    span, discount = (float(world.card[name]) for name in ("value_span", "discount"))
+    with progress.stage("hold out"):
+        common = {"discount": discount, "span": span, "window": window}
+        test = certify.held_out(world.model, world.params, log, stage_key(key, "certify"), **common)
+        figures, found = certify.summarise([test], None, log.observation.kind)
+    tried, why = try_policy(config, world, log, key, progress)
+    certificate = make_certificate(figures, found.get("regions"), world, log, tried, why)
+    notes = seen_before(world, log)
+    if len(log) < FEW:
+        notes.append(f"the log holds {len(log)} steps; figures of so few say little")
+    return certificate | {"env": config.env.id, "notes": notes}
+
+
+def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
+    """The log to test on. Raises `UserError` where it is not one of the world's spaces."""
+    as_run = DreamConfig(env=config.env, traces=config.traces, source=config.source)
+    source, spaces = log_source(as_run, lambda n: None)
+    name = config.traces or config.source.uri
+    log = Log([], Features(spaces["observation_space"]), action_features(spaces["action_space"]))
+    theirs = Features(world.observation_space), action_features(world.action_space)
+    for what, ours, other in zip(
+        ("observation", "action"), (log.observation, log.action), theirs, strict=True
+    ):
+        if ours.layout != other.layout:
+            raise ConfigError(
+                f"{config.world} has the {what} space {other.space}, {name} has {ours.space}; "
+                "name a log of the same task"
+            )
+    log = Log(list(source), log.observation, log.action)
+    if not log.traces:
+        raise TraceError(f"{name}: the log is empty; name one with at least one episode")
+    check_task(as_run, log)
+    return log
+
+
+def try_policy(
+    config: CertifyVerbConfig, world: Any, log: Any, key: Any, progress: Progress
+) -> tuple[dict[str, Any], str]:
+    """(what trying the named policy and its fixed set gave, why there is nothing)."""
+
+    if config.policy is None:
+        return {}, "no policy was named with policy="
+    policy = load_policy(config.policy)
+    for name in ("observation_space", "action_space"):
+        if getattr(policy, name) != getattr(world, name):
+            raise ConfigError(
+                f"{config.policy} has the {name.replace('_', ' ')} {getattr(policy, name)}, "
+                f"{config.world} has {getattr(world, name)}; name a policy of the same task"
+            )
+    window = world.starts.o.shape[1]
+    if policy.window != window:
+        raise ConfigError(
+            f"{config.policy} looks at {policy.window} observations, {config.world} at {window}; "
+            "name a policy that was distilled in this world"
+        )
+    if not config.episodes:
+        return {}, OFF
+    baselines = BaselineConfig().sized(log.observation.kind)
+    with progress.stage("clone", total=2) as stage:
+        fitted = fit_baselines(log, world, baselines, stage_key(key, "clone"), stage.update)
+    as_run = DreamConfig(env=config.env)
+    as_run.model.window = window
+    settings = CertifyConfig(config.episodes, config.dreams)
+    students = fitted["behaviour_cloning"], policy.params
+    rest = scorer(as_run, log), stage_key(key, "rank"), shown(progress)
+    return ranking_stage(settings, world, [], *students, *rest), ""
+
+
+def seen_before(world: Any, log: Any) -> list[str]:
+    """A note where the world seems to know the log: exact starts of vectors do not come twice."""
+    if log.observation.kind in ("discrete", "pixels"):
+        return []
+    first = [log.observation.flatten(trace.observations[:1])[0] for trace in log.traces]
+    known = {row.tobytes() for row in np.asarray(world.starts.o[world.initial, -1], np.float32)}
+    seen = sum(np.asarray(o, np.float32).tobytes() in known for o in first)
+    if not seen or len(set(map(bytes, first))) < 2:
+        return []
+    return [
+        f"{seen} of {len(first)} episodes begin exactly as episodes of the world's own log; "
+        "it has seen them, and its figures are too good"
+    ]

@@ -1,0 +1,101 @@
+"""A run of the online agent packed for another machine, and unpacked there."""
+
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dreaming.checkpoint import atomic_write, decode
+from dreaming.efficientzero.agent import make_agent
+from dreaming.efficientzero.packing import files_of, pack, read_pack, with_frames
+from dreaming.errors import ConfigError, EnvError
+from dreaming.stages import Stages
+from envs.atomic import sync_directory
+from envs.real import make_real
+from experiments.runs.directory import check_new, parse_config
+from experiments.runs.frames import NAME, make_actors, stage_fields
+from experiments.runs.results import VERSIONS, root_key
+
+CARRIED = "metrics.jsonl"  # of the run directory; the state and config.yaml come anyway
+
+
+def pack_run(source: Path, target: Path, optimiser: str) -> dict[str, int]:
+    """Pack the newest checkpoint of a run; bytes by group. Raises `UserError`."""
+    check_new(target)
+    config = read_config(source)
+    stages = Stages(source, stage_fields(config), say=print)
+    if not stages.done(NAME):
+        raise nothing_to_pack(source)
+    saved, metrics = stages.unit(NAME), source / CARRIED
+    about = {
+        "config": (source / "config.yaml").read_text(),
+        "info": saved.manifest["extra"]["info"],
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+    files = {CARRIED: metrics.read_bytes()} if metrics.exists() else {}
+    return pack(saved, target, about=about, files=files, optimiser=optimiser)
+
+
+def read_config(source: Path) -> Any:
+    """The configuration of a run directory."""
+    try:
+        return parse_config((source / "config.yaml").read_text())
+    except OSError as error:
+        raise nothing_to_pack(source) from error
+
+
+def nothing_to_pack(source: Path) -> Exception:
+    """What is said of a directory that holds no state of an agent."""
+    return ConfigError(
+        f"run={source} holds no checkpoint of an agent; name the directory of a run of "
+        "`dreaming online` on a task that shows frames"
+    )
+
+
+def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
+    """(real steps so far, the manifest) of what `target` goes on with. Raises `UserError`."""
+    packed = read_pack(source)
+    config, info = parse_config(packed.manifest["config"]), packed.manifest["info"]
+    frames, num_actions = rebuild(config, packed)
+    agent = make_agent(config.agent, frames.shape[1:], num_actions)
+    state = decode(with_frames(packed, frames), jax.eval_shape(agent.init, root_key(config)))
+    draft = target.parent / f"{target.name}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was cut
+    try:
+        for name, data in files_of(packed).items():
+            atomic_write(draft / name, data)
+        atomic_write(draft / "config.yaml", packed.manifest["config"])
+        Stages(draft, stage_fields(config)).commit(NAME, jax.device_get(state), info)
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    sync_directory(target.parent)
+    return int(state.real_steps), packed.manifest
+
+
+def rebuild(config: Any, packed: Any) -> tuple[Any, int]:
+    """(the frames of the ring, how many actions the task has). Raises `EnvError`."""
+    env, shape = config.env, tuple(packed.manifest["frames"]["shape"])
+    pi_search, added = packed.arrays[".ring.pi_search"], int(packed.arrays[".ring.added"])
+    actors = make_actors(config, lambda: make_real(env.id, **env.options))
+    try:
+        found, expected = (actors.frame, actors.num_actions), (shape[1:], pi_search.shape[1])
+        if found != expected:
+            raise EnvError(
+                f"{env.id} has frames {list(found[0])} and {found[1]} actions here, but frames "
+                f"{list(expected[0])} and {expected[1]} actions where the run was packed; install "
+                "the version of the task that it was learned in"
+            )
+        ticks = added // config.agent.envs
+        return actors.replay(packed.manifest["info"]["actors"], ticks, shape[0]), actors.num_actions
+    finally:
+        actors.close()
+
+
+def other_versions(packed: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(name, version there, version here) of the packages that differ."""
+    here = {name: version(name) for name in packed}
+    return [(name, packed[name], here[name]) for name in packed if packed[name] != here[name]]

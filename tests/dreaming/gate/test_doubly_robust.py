@@ -1,0 +1,141 @@
+"""The doubly robust estimate by hand, and when it must not be believed."""
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming.gate.doubly_robust import (
+    by_episode,
+    effective_samples,
+    episode_bootstrap,
+    ratios,
+    weighted_doubly_robust,
+)
+from dreaming.gate.evidence import make_fitted_q
+from dreaming.gate.steps import Valued, make_steps
+from dreaming.observe.log import Log
+from dreaming.student.student import mixture
+from envs import tabular
+from envs.types import Features, Trace, action_features
+from experiments.study.cases import Task, record
+from experiments.study.judges import tabular_log, tabular_student
+
+ROAD = tabular.corridor(5, slip=0.1)
+TASK = Task("road", ROAD, ROAD, horizon=12, log_steps=2500)
+RANDOM = np.full((5, 2), 0.5)
+RIGHT = np.tile([0.1, 0.9], (5, 1))
+LOG = tabular_log(record(TASK, RANDOM, 0), ROAD)
+ONCE = np.ones((1, 2))
+
+
+def episode(a, r, ended, p=None):
+    """An episode that stays in state 0, ended by the task or cut by the clock."""
+    return Trace(np.zeros(len(a) + 1, int), a, r, ended, not ended, propensities=p)
+
+
+# Two episodes: one of two steps that terminates, one of one step that the clock cuts.
+HAND = tabular_log(
+    [
+        episode([1, 0], [1.0, 2], True, [0.5, 0.5]),
+        episode([1], [4.0], False, [0.5]),
+    ],
+    ROAD,
+)
+EIGHTY = np.tile([0.2, 0.8], (5, 1))
+
+
+def valued(q, v, v_next):
+    """What a policy is worth at three steps; padded as the log is."""
+    pad = lambda x: jnp.pad(jnp.asarray(x, jnp.float32), (0, 2045))
+    return Valued(jnp.zeros(1), pad(q), pad(v), pad(v_next))
+
+
+def weights_of(log, policy):
+    """Ratios multiplied along each episode, and the steps."""
+    steps = make_steps(log, 1, 0.5)
+    found = ratios(log, steps, policy)
+    assert found is not None
+    return np.cumprod(by_episode(log, found, 1.0), axis=1), steps
+
+
+def test_ratios_and_effective_samples_by_hand():
+    rho, _ = weights_of(HAND, tabular_student(EIGHTY))
+    np.testing.assert_allclose(rho, [[1.6, 1.6 * 0.4], [1.6, 1.6]], rtol=1e-6)
+    # (0.64 + 1.6)^2 / (0.64^2 + 1.6^2) = 5.0176 / 2.9696
+    assert abs(effective_samples(rho) - 5.0176 / 2.9696) < 1e-6
+
+
+def test_the_estimate_by_hand():
+    """Errors r + 0.5 V' - Q: 0.5 and (no V after an end) 1 in the first episode, 3 in the second,
+    whose V' counts though the clock cut it. Start (0.5 + 3) / 2; step 0 adds (0.5 + 3) / 2;
+    step 1 adds 0.5 * 0.64 / 2.24 * 1."""
+    rho, steps = weights_of(HAND, tabular_student(EIGHTY))
+    seen = valued(q=[1, 1, 2], v=[0.5, 1, 3], v_next=[1, 7, 2])
+    found = weighted_doubly_robust(HAND, steps, seen, rho, 0.5, ONCE)
+    np.testing.assert_allclose(found, 1.75 + 1.75 + 0.5 * 0.64 / 2.24, rtol=1e-6)
+
+
+def test_on_its_own_log_and_without_values_it_is_the_mean_return():
+    rho, steps = weights_of(HAND, tabular_student(RANDOM))
+    np.testing.assert_allclose(rho, 1, rtol=1e-6)
+    nothing = valued(*np.zeros((3, 3)))
+    found = weighted_doubly_robust(HAND, steps, nothing, rho, 0.5, ONCE)
+    np.testing.assert_allclose(found, ((1 + 0.5 * 2) + 4) / 2, rtol=1e-6)
+
+
+def test_it_mends_values_that_are_wrong():
+    """Everything is fitted as worth 1; the log of nearly the same policy knows better."""
+    near = np.tile([0.45, 0.55], (5, 1))
+    rho, _ = weights_of(LOG, tabular_student(near))
+    steps, evaluate = make_fitted_q(LOG, 1, 0.9, jax.random.key(0))
+    fitted = evaluate(tabular_student(near))
+    ones = jnp.ones_like(fitted.q)
+    wrong = fitted.replace(q=ones, v=ones, v_next=ones)
+    weights = np.ones((1, len(LOG.traces)))
+    right, mended = (
+        weighted_doubly_robust(LOG, steps, seen, rho, 0.9, weights)[0] for seen in (fitted, wrong)
+    )
+    true = tabular.evaluate(ROAD, near, 1000, 0.9)
+    assert effective_samples(rho) > 30
+    assert abs(right - true) < 0.05
+    assert 1 - true > 0.6 and abs(mended - true) < 0.15  # what follows a cut is still worth 1
+
+
+def test_a_greedy_candidate_on_a_random_log_is_found_out():
+    """After fourteen coin flips not one of 200 episodes did what it would have done."""
+    long = [
+        Trace(np.zeros(15, int), a, np.zeros(14), False, True, propensities=np.full(14, 0.5))
+        for a in np.random.default_rng(0).integers(2, size=(200, 14))
+    ]
+    log = tabular_log(long, ROAD)
+    greedy = tabular_student(RIGHT) | {"greedy": jnp.array(True)}
+    rho, _ = weights_of(log, greedy)
+    assert (rho[:, 0] > 0).sum() > 80  # it is the length that kills
+    assert effective_samples(rho) < 1
+    assert effective_samples(weights_of(log, tabular_student(RANDOM))[0]) == 200
+
+
+def test_a_mixture_has_mixed_ratios():
+    one, other = tabular_student(RANDOM), tabular_student(EIGHTY)
+    rho, _ = weights_of(HAND, mixture(one, other, 0.25))
+    # 0.75 * 0.5 + 0.25 * 0.8 = 0.575 for action 1, 0.425 for action 0, over 0.5.
+    np.testing.assert_allclose(rho, [[1.15, 1.15 * 0.85], [1.15, 1.15]], rtol=1e-6)
+
+
+def test_without_propensities_or_with_actions_it_cannot_list_there_are_no_ratios():
+    bare = [Trace(t.observations, t.actions, t.rewards, t.terminated, t.truncated) for t in
+            HAND.traces]  # fmt: skip
+    log = tabular_log(bare, ROAD)
+    assert ratios(log, make_steps(log, 1, 0.5), tabular_student(RANDOM)) is None
+    three = gymnasium.spaces.Discrete(3)
+    unlisted = Log(HAND.traces, Features(gymnasium.spaces.Discrete(5)), action_features(three))
+    steps = make_steps(unlisted, 1, 0.5)
+    steps = steps.replace(a=steps.a + 0.1)  # as if actions were continuous
+    assert ratios(unlisted, steps, tabular_student(np.full((5, 3), 1 / 3))) is None
+
+
+def test_the_first_weighting_of_a_bootstrap_is_the_log_itself():
+    weights = episode_bootstrap(7, seed=1)
+    assert (weights[0] == 1).all() and weights.shape[1] == 7
+    assert abs(weights[1:].mean() - 1) < 0.1 and (weights > 0).all()

@@ -1,0 +1,137 @@
+"""Fitted-Q evaluation finds what the log's own count model says, exactly solved."""
+
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreaming.gate import fitted_q
+from dreaming.gate.evidence import make_fitted_q
+from dreaming.gate.fitted_q import make_members
+from dreaming.gate.steps import make_steps, returns_to_go
+from dreaming.observe.log import Log
+from envs import tabular
+from envs.types import Features, Trace
+from experiments.study.cases import Task, record
+from experiments.study.judges import tabular_log, tabular_student
+
+DISCOUNT = 0.9
+ROAD = tabular.corridor(5, slip=0.1)
+TASK = Task("road", ROAD, ROAD, horizon=12, log_steps=3000)
+RANDOM = np.full((5, 2), 0.5)
+RIGHT = np.tile([0.1, 0.9], (5, 1))
+LOG = tabular_log(record(TASK, RANDOM, 0), ROAD)
+
+
+def vectors(log):
+    """The same log with observations as vectors: networks are fitted instead of counts."""
+    size = log.observation.size
+    box = gymnasium.spaces.Box(-1, 1, (size,))
+    seen = lambda t: 2 * np.eye(size, dtype=np.float32)[t.observations] - 1
+    traces = [Trace(seen(t), t.actions, t.rewards, t.terminated, t.truncated) for t in log.traces]
+    return Log(traces, Features(box), log.action)
+
+
+def vector_student(policy):
+    """The same for observations 2 one-hot - 1."""
+    return tabular_student(policy) | {"scale": {"o_mean": -jnp.ones(5), "o_std": 2 * jnp.ones(5)}}
+
+
+def exact(log, policy):
+    """Discounted value of a policy in the log's count model."""
+    counts = tabular.from_traces(log.traces, 5, 2)
+    return tabular.evaluate(counts, policy, 1000, DISCOUNT)
+
+
+@pytest.mark.parametrize("policy", [RANDOM, RIGHT])
+def test_counts_agree_with_the_exact_solution_of_the_count_model(policy):
+    evaluate = make_fitted_q(LOG, 1, DISCOUNT, jax.random.key(0))[1]
+    values = np.asarray(evaluate(tabular_student(policy)).values)
+    assert abs(values.mean() - exact(LOG, policy)) < 0.015
+    assert 0.001 < values.std() < 0.05  # the bootstrap
+
+
+@pytest.mark.parametrize("policy", [RANDOM, RIGHT])
+def test_networks_agree_with_the_exact_solution_of_the_count_model(policy):
+    evaluate = make_fitted_q(vectors(LOG), 1, DISCOUNT, jax.random.key(0), 16, 64)[1]
+    values = np.asarray(evaluate(vector_student(policy)).values)
+    assert abs(values.mean() - exact(LOG, policy)) < 0.03
+
+
+def test_a_gain_is_told_from_the_noise_of_the_log():
+    """From a random log, a policy that it never saw; the members disagree less than it gains."""
+    evaluate = make_fitted_q(LOG, 1, DISCOUNT, jax.random.key(1))[1]
+    gain = np.asarray(
+        evaluate(tabular_student(RIGHT)).values - evaluate(tabular_student(RANDOM)).values
+    )
+    true = [tabular.evaluate(ROAD, policy, 1000, DISCOUNT) for policy in (RIGHT, RANDOM)]
+    assert abs(gain.mean() - (true[0] - true[1])) < 3 * gain.std()
+    assert gain.mean() > 5 * gain.std()
+
+
+def episode(a, r, ended, p=None):
+    """An episode that stays in state 0, ended by the task or cut by the clock."""
+    return Trace(np.zeros(len(a) + 1, int), a, r, ended, not ended, propensities=p)
+
+
+def as_counts(traces):
+    return tabular_log(traces, ROAD)
+
+
+def as_vectors(traces):
+    return vectors(as_counts(traces))
+
+
+@pytest.mark.parametrize("as_log", [as_counts, as_vectors])
+def test_truncation_bootstraps_and_termination_does_not(as_log):
+    """A step that pays 1 and stays: worth 1 where it ends, 1 / (1 - 0.9) = 10 where it is cut."""
+    who = tabular_student(RANDOM) if as_log is as_counts else vector_student(RANDOM)
+    for ended, value in ((True, 1.0), (False, 10.0)):
+        # Action 1 is logged too, or it would be worth what members believe.
+        traces = [episode([0], [1.0], ended), episode([1], [1.0], ended)] * 400
+        evaluate = make_fitted_q(as_log(traces), 1, DISCOUNT, jax.random.key(0), 4, 32)[1]
+        np.testing.assert_allclose(np.asarray(evaluate(who).values), value, rtol=0.03)
+
+
+def test_where_nobody_was_the_members_disagree():
+    """Somebody arrived at the goal, but hardly anybody else ever went right."""
+    left = np.tile([1.0, 0.0], (5, 1))
+    arrival = next(trace for trace in LOG.traces if trace.rewards.sum() > 0)
+    thin = as_counts([*record(TASK, left, 0)[:100], arrival])
+    spread = lambda log: np.asarray(
+        make_fitted_q(log, 1, DISCOUNT, jax.random.key(0))[1](tabular_student(RIGHT)).values
+    ).std()
+    assert spread(thin) > 5 * spread(LOG)
+
+
+def test_one_program_evaluates_every_policy():
+    steps = make_steps(vectors(LOG), 1, DISCOUNT)
+    members = make_members(steps, DISCOUNT, jax.random.key(0), 4, 32)
+    program: Any = fitted_q._evaluate
+    program.clear_cache()
+    for policy in (RANDOM, RIGHT, RIGHT[:, ::-1]):
+        fitted_q.evaluate_fitted(steps, members, DISCOUNT, vector_student(policy))
+    assert program._cache_size() == 1
+
+
+def test_returns_to_go_by_hand():
+    log = as_counts([episode([0, 0, 0], [1.0, 2, 4], True)])
+    np.testing.assert_allclose(returns_to_go(log, 0.5), [1 + 1 + 1, 2 + 2, 4])
+
+
+def test_values_along_the_log_belong_to_their_steps():
+    steps, evaluate = make_fitted_q(LOG, 1, DISCOUNT, jax.random.key(0))
+    valued = evaluate(tabular_student(RIGHT))
+    counts = tabular.from_traces(LOG.traces, 5, 2)
+    go_on = (counts.p * (1 - counts.terminated)) * DISCOUNT
+    onward = np.einsum("san,nb->sanb", go_on, RIGHT).reshape(10, 10)
+    q = np.linalg.solve(np.eye(10) - onward, (counts.p * counts.r).sum(-1).ravel()).reshape(5, 2)
+    o = np.concatenate([trace.observations[:-1] for trace in LOG.traces])
+    a = np.concatenate([trace.actions for trace in LOG.traces])
+    count = len(LOG)
+    np.testing.assert_allclose(np.asarray(valued.q)[:count], q[o, a], atol=0.03)
+    np.testing.assert_allclose(np.asarray(valued.v)[:count], (q * RIGHT).sum(1)[o], atol=0.03)
+    assert float(steps.is_real.sum()) == count

@@ -1,0 +1,272 @@
+"""What the learned model promises behind the protocol: members, pessimism, grounding, ranges."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.types import Context, roll_context
+from worldmodels.types import Windows
+from worldmodels.vectors.types import LatentState
+
+ROWS = 3
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def root(model, params, batch: Windows):
+    """Root states of the first rows of windows."""
+    elapsed = jnp.zeros(batch.valid[:, 0].shape, jnp.int32)
+    return model.root(
+        params, Context(batch.o[:, 0], batch.a_past[:, 0], elapsed, batch.valid[:, 0])
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(model, params, z, member=-1, code=0):
+    """Log-probability of each code, and one step by the first action and `code`, by `member`."""
+    z = z.replace(member=jnp.full(ROWS, member, jnp.int32))
+    logits, y = model.afterstate(params, z, jnp.eye(2)[jnp.zeros(ROWS, int)])
+    order = jnp.argsort(y.codes, axis=-1)  # the likeliest is offered first
+    return jnp.take_along_axis(logits, order, -1), *model.outcome(params, y, order[:, code])
+
+
+def everyone(model, params, batch):
+    """Predictions of members 0 and 1, stacked, and that of member -1."""
+    z = root(model, params, batch)
+    each = [step(model, params, z, k) for k in (0, 1, -1)]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *each[:2])
+    return stacked, each[2]
+
+
+def test_member_minus_one_is_the_mean_of_the_members(tiny, windows):
+    model, params = tiny(codes=2, grounded=False)
+    (logits, z, p), (mean_logits, mean_z, mean_p) = everyone(model, params, windows(model))
+    mean = lambda x: np.mean(x, axis=0)
+    assert np.abs(z.latent[0] - z.latent[1]).max() > 0.1  # they do differ
+    np.testing.assert_allclose(mean_z.latent, mean(z.latent), rtol=1e-5)
+    np.testing.assert_allclose(mean_p.r, mean(p.r), rtol=1e-5)
+    np.testing.assert_allclose(mean_p.continuation, mean(p.continuation), rtol=1e-5)
+    probabilities = mean(np.asarray(jax.nn.softmax(logits)))
+    np.testing.assert_allclose(jax.nn.softmax(mean_logits), probabilities, rtol=1e-4)
+
+
+def test_member_k_is_member_k(tiny, windows):
+    """Rewriting member 1 changes what member 1 says, and nothing that member 0 says."""
+    model, params = tiny(codes=2)
+    batch = windows(model)
+    other = {"member": jax.tree.map(lambda x: x.at[1].multiply(1.5), params["net"]["member"])}
+    changed = {"net": params["net"] | other, "scale": params["scale"]}
+    before, after = (everyone(model, p, batch)[0] for p in (params, changed))
+    said = lambda result, k: [result[0][k], result[1].latent[k], result[2].r[k], result[2].v[k]]
+    for x, y in zip(said(before, 0), said(after, 0), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for x, y in zip(said(before, 1), said(after, 1), strict=True):
+        assert np.abs(x - y).max() > 1e-3
+
+
+def test_kappa_lowers_rewards_and_values_by_so_many_deviations(tiny, windows):
+    model, params = tiny()
+    (_, _, p), (_, mean_z, plain) = everyone(model, params, windows(model))
+    gloomy = dataclasses.replace(model, pessimism=0.5)
+    (_, _, same), (_, z, got) = everyone(gloomy, params, windows(model))
+    np.testing.assert_allclose(got.r, plain.r - 0.5 * np.std(p.r, axis=0), rtol=1e-4)
+    v = [model.value(params, mean_z.replace(member=jnp.full(ROWS, k))) for k in (0, 1)]
+    assert np.std(v, axis=0).min() > 1e-4
+    np.testing.assert_allclose(plain.v, np.mean(v, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(got.v, plain.v - 0.5 * np.std(v, axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(z.latent, mean_z.latent)  # dreams go where they went
+    np.testing.assert_array_equal(got.continuation, plain.continuation)
+    np.testing.assert_array_equal(same.r, p.r)  # one member alone has nothing to doubt
+
+
+def test_uncertainty_is_the_disagreement_of_the_members(tiny, windows):
+    model, params = tiny()
+    batch = windows(model)
+    alike = {"member": jax.tree.map(lambda x: x.at[1].set(x[0]), params["net"]["member"])}
+    alike = {"net": params["net"] | alike, "scale": params["scale"]}
+    far = {"o_low": params["scale"]["o_low"] - 1e3, "o_high": params["scale"]["o_high"] + 1e3}
+    inside = lambda p: {"net": p["net"], "scale": p["scale"] | jax.tree.map(jnp.asarray, far)}
+    z = root(model, params, batch)
+    assert step(model, inside(params), z)[2].uncertainty.min() > 0.01
+    np.testing.assert_allclose(step(model, inside(alike), z)[2].uncertainty, 0, atol=1e-6)
+
+
+def linear_autoencoder(params):
+    """`params` whose decoder undoes the encoder exactly: a plane in the latent space."""
+    net = dict(params["net"])
+    w = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    for name, kernel in (("encoder", w), ("decoder", np.linalg.pinv(w))):
+        quiet = jax.tree.map(jnp.zeros_like, net[name])
+        quiet["Dense_0"]["kernel"] = jnp.asarray(kernel)
+        net[name] = quiet
+    return {"net": net, "scale": params["scale"]}
+
+
+@pytest.mark.parametrize("grounded", [True, False])
+def test_grounded_states_lie_where_the_encoder_puts_observations(tiny, windows, grounded):
+    model, params = tiny(grounded=grounded)
+    params = linear_autoencoder(params)
+    z = root(model, params, windows(model))
+    for _ in range(3):
+        _, z, _ = step(model, params, z)
+    o = model.decode(params, z)[:, None]
+    again = model.encode(params, o, jnp.zeros((ROWS, 0, 2)), jnp.ones((ROWS, 1), bool))
+    distance = np.abs(again - z.latent).max()
+    assert (distance < 1e-4) if grounded else (distance > 0.1)
+
+
+def test_what_is_decoded_lies_near_the_logged_range(tiny):
+    model, params = tiny()
+    extreme = 1e3 * jax.random.normal(jax.random.key(0), (50, 8))
+    o = model.decode(params, LatentState(extreme, jnp.full(50, -1)))
+    scale = params["scale"]
+    margin = scale.get("margin", 0.2) * scale["o_std"]
+    low, high = scale["o_low"] - margin, scale["o_high"] + margin
+    assert (o >= low - 1e-5).all() and (o <= high + 1e-5).all()
+    assert (np.isclose(o, low) | np.isclose(o, high)).any()  # the bounds were reached
+
+
+def test_a_discrete_observation_is_one_of_them(tiny):
+    model, params = tiny("discrete")
+    z = LatentState(jax.random.normal(jax.random.key(0), (50, 8)), jnp.full(50, -1))
+    o = np.asarray(model.decode(params, z))
+    assert set(np.unique(o)) == {0, 1} and (o.sum(-1) == 1).all()
+
+
+def test_everything_between_the_calls_has_its_rows_first(tiny, windows):
+    """A search tree stores states and afterstates by row."""
+    model, params = tiny(codes=2)
+    z = root(model, params, windows(model))
+    logits, y = model.afterstate(params, z, jnp.eye(2)[jnp.zeros(ROWS, int)])
+    z, p = model.outcome(params, y, jnp.zeros(ROWS, jnp.int32))
+    for x in jax.tree.leaves((z, y, logits, p)):
+        assert x.shape[0] == ROWS and x.dtype in (jnp.float32, jnp.int32)
+
+
+def test_the_likeliest_codes_are_offered_first(tiny, windows):
+    """Of three observations two are offered; hidden codes are all offered."""
+    for kind, codes in (("discrete", 2), ("box", 3)):
+        model, params = tiny(kind, codes=codes)
+        z = root(model, params, windows(model))
+        logits, y = model.afterstate(params, z, jnp.eye(2)[jnp.zeros(ROWS, int)])
+        assert y.codes.shape == logits.shape == (ROWS, codes)
+        assert (np.diff(logits) <= 0).all() and (np.exp(logits).sum(-1) <= 1 + 1e-5).all()
+        assert all(len(set(row)) == codes and max(row) < 3 for row in y.codes.tolist())
+
+
+def test_a_code_that_names_an_observation_leads_to_it(tiny, windows):
+    model, params = tiny("discrete", codes=2)
+    z = root(model, params, windows(model))
+    _, y = model.afterstate(params, z, jnp.eye(2)[jnp.zeros(ROWS, int)])
+    for c in (0, 1):
+        z_next, _ = model.outcome(params, y, jnp.full(ROWS, c, jnp.int32))
+        named = jnp.eye(3)[y.codes[:, c]][:, None]
+        there = model.encode(params, named, jnp.zeros((ROWS, 0, 2)), jnp.ones((ROWS, 1), bool))
+        np.testing.assert_allclose(z_next.latent, there, rtol=1e-5)
+
+
+def test_codes_lead_to_different_places_and_rows_keep_apart(tiny, windows):
+    model, params = tiny(codes=2)
+    z = root(model, params, windows(model))
+    _, y = model.afterstate(params, z, jnp.eye(2)[jnp.array([0, 1, 0])])
+    together = model.outcome(params, y, jnp.array([0, 1, 1]))
+    apart = [model.outcome(params, y, jnp.full(ROWS, c)) for c in (0, 1)]
+    assert np.abs(apart[0][0].latent - apart[1][0].latent).min(-1).max() > 1e-4
+    for x, zero, one in zip(*map(jax.tree.leaves, (together, *apart)), strict=True):
+        np.testing.assert_allclose(x, np.stack([zero[0], one[1], one[2]]), rtol=1e-6)
+
+
+def test_a_root_does_not_see_what_was_before_the_episode(tiny, windows):
+    model, params = tiny(window=3)
+    batch = windows(model)
+    valid = jnp.array([[True] * 3, [False, True, True], [False, False, True]])
+    batch = batch.replace(valid=batch.valid.at[:, 0].set(valid))
+    garbage = jnp.where(valid[:, None, :, None], batch.o, batch.o + 7)
+    moved = batch.replace(o=garbage)
+    z, same = (root(model, params, x).latent for x in (batch, moved))
+    np.testing.assert_array_equal(z, same)
+    seen = batch.replace(o=batch.o.at[:, 0, -1].add(1))
+    assert (np.abs(root(model, params, seen).latent - z).max(-1) > 1e-3).all()
+
+
+def test_heads_go_out_and_in_and_begin_at_nothing(tiny, windows):
+    model, params = tiny()
+    z = root(model, params, windows(model))
+    back = model.with_heads(params, model.heads(params))
+    for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    fresh = model.with_heads(params, model.fresh_heads(params, jax.random.key(1)))
+    v, pi_logits, _ = model.predict(fresh, z)
+    assert np.abs(v).max() < 0.1 * model.value_span(params)
+    np.testing.assert_allclose(jax.nn.softmax(pi_logits), 0.5, atol=0.05)
+
+
+def test_what_the_log_avoided_is_uncertain(tiny, windows):
+    model, params = tiny()
+    z = root(model, params, windows(model))
+    layers = model.fresh_heads(params, jax.random.key(1))["policy"]
+    *_, last = sorted(layers)
+    blank = jax.tree.map(jnp.zeros_like, layers[last])
+    behaviour = layers | {last: blank | {"bias": jnp.array([0.0, 1.5])}}
+    params = params | {"behaviour": behaviour}
+    strange = dataclasses.replace(model, behaviour_penalty=2.0)
+
+    def uncertainty(model, action):
+        rows = jnp.zeros(z.latent.shape[0], int)
+        _, y = model.afterstate(params, z, jnp.eye(2)[rows + action])
+        return np.asarray(model.outcome(params, y, rows)[1].uncertainty)
+
+    for action, nats in ((0, 1.5), (1, 0.0)):
+        more = uncertainty(strange, action) - uncertainty(model, action)
+        np.testing.assert_allclose(more, 2.0 * nats, atol=1e-5)
+    kept = model.with_heads(params, model.heads(params))
+    assert kept["behaviour"] is behaviour  # rehearsal does not forget it
+
+
+# Windows
+
+
+def context_of(model, rows=5, seed=0):
+    """Random contexts [B] of the model's window, some of them young."""
+    random = np.random.default_rng(seed)
+    window = model.window
+    o = random.normal(size=(rows, window, 2)).astype(np.float32)
+    a = np.eye(2, dtype=np.float32)[random.integers(2, size=(rows, window - 1))]
+    age = random.integers(1, window + 1, size=rows)
+    valid = np.arange(window)[None] >= window - age[:, None]
+    o, a = o * valid[..., None], a * valid[:, :-1, None]
+    elapsed = np.maximum(age[:, None] - window + np.arange(window)[None], 0)
+    return Context(*map(jnp.asarray, (o, a, elapsed.astype(np.int32), valid)))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("window", [2, 4])
+def test_a_state_reached_is_the_root_of_what_was_seen(tiny, window, recurrent):
+    """Two steps on: the encoding of the window that holds the dreamed observations and actions."""
+    model, params = tiny(window=window, recurrent=recurrent)
+    context = context_of(model)
+    z = model.root(params, context)
+    np.testing.assert_array_equal(model.decode(params, z), context.o[:, -1])
+    for k in range(2):
+        a = jnp.eye(2)[jnp.arange(5) % 2 ^ k]
+        _, y = model.afterstate(params, z, a)
+        z, _ = model.outcome(params, y, jnp.zeros(5, jnp.int32))
+        context = roll_context(context, a, model.decode(params, z))
+        root = model.root(params, context)
+        np.testing.assert_allclose(z.latent, root.latent, rtol=1e-5, atol=1e-5)
+        jax.tree.map(np.testing.assert_array_equal, z.history, root.history)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_old_observations_count_and_those_before_the_start_do_not(tiny, recurrent):
+    model, params = tiny(window=3, recurrent=recurrent)
+    context = context_of(model)
+    latent = lambda o, valid: model.encode(params, o, context.a, valid)
+    moved = context.o.at[:, 0].add(1.0)
+    all_seen = jnp.ones_like(context.valid)
+    assert np.abs(latent(moved, all_seen) - latent(context.o, all_seen)).max() > 1e-3
+    young = all_seen.at[:, 0].set(False)
+    np.testing.assert_array_equal(latent(moved, young), latent(context.o, young))

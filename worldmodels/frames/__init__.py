@@ -1,0 +1,1 @@
+"""EfficientZero's model of frames."""

@@ -1,0 +1,260 @@
+"""EfficientZero's loss, with the two terms of our own that make a dream of the model.
+
+L = 1/K sum_k [c_v value + c_pi policy + c_d decode]
+  + 1/K sum_{k>=1} [c_vp value prefix + c_c consistency + c_g continuation],
+
+where decode, which is dear, is estimated: each row by a share of the windows alone. All is
+unrolled K steps from the encoded root, times the importance weight of the draw, averaged over the
+batch. Where an episode terminated, value and reward are 0 ever after and it does not go on; where
+it was cut, nothing is known.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Num
+
+from worldmodels.config import FitConfig, ImageLossWeights
+from worldmodels.frames.augment import augment
+from worldmodels.frames.model import ImageModel
+from worldmodels.frames.types import ImageWindows, ImaginedWindows
+from worldmodels.loops import scale_gradient
+from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
+from worldmodels.targets import n_step_targets, value_prefixes
+from worldmodels.types import Windows
+
+LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
+cross_entropy = optax.losses.softmax_cross_entropy
+binary_cross_entropy = optax.losses.sigmoid_binary_cross_entropy
+
+
+def unroll(model: ImageModel, params, latent, a: Float[Array, "B K A"], gradient_scale: float):
+    """(latents [B, K, h, w, C], logits of the value prefix [B, K, S]) after each action.
+
+    The gradient of all that reaches a latent through its step is scaled, heads included. The
+    memory of the value prefix restarts every `prefix_horizon` steps.
+    """
+
+    def step(carry, x):
+        (latent, memory), (a_k, restarts) = carry, x
+        memory = jax.tree.map(lambda h: jnp.where(restarts, 0.0, h), memory)
+        latent = scale_gradient(model.apply(params, "step", latent, a_k), gradient_scale)
+        memory, logits = model.apply(params, "value_prefix", latent, memory)
+        return (latent, memory), (latent, logits)
+
+    restarts = jnp.arange(a.shape[1]) % model.prefix_horizon == 0
+    start = latent, model.begin(latent).memory
+    # Unrolled: gradients of convolutions inside of a loop take a slow path on CPUs.
+    _, unrolled = jax.lax.scan(step, start, (jnp.moveaxis(a, 1, 0), restarts), unroll=True)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), unrolled)
+
+
+def over_rows(model: ImageModel, params, method: str, x: Float[Array, "B R ..."]):
+    """A method of the networks at every one of R rows."""
+    B, R = x.shape[:2]
+    out = model.apply(params, method, x.reshape(B * R, *x.shape[2:]))
+    return jax.tree.map(lambda y: y.reshape(B, R, *y.shape[1:]), out)
+
+
+def scalar_loss(
+    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"], hl_gauss: bool
+) -> Float[Array, "B R"]:
+    """Cross-entropy against squashed scalars as Gaussian histograms or as two-hot weights."""
+    spread = scalar_to_histogram if hl_gauss else scalar_to_support
+    return cross_entropy(logits, spread(squash(x), model.support))
+
+
+def consistency_loss(
+    model: ImageModel, params, latents, real, is_real: Bool[Array, "B K"]
+) -> Float[Array, "B K"]:
+    """1 - cos(P2(P1(latent)), stop_gradient(standardised P1(encoder of the real frames))).
+
+    Standardised over the real rows of the batch, as by the BatchNorm that ends EfficientZero's
+    projection: what all frames have in common would else make up nearly all of a cosine, and what
+    moved nothing (see docs/results.md).
+    """
+    ours = over_rows(model, params, "project", latents)
+    ours = over_rows(model, params, "predict_projection", ours)
+    theirs = jax.lax.stop_gradient(over_rows(model, params, "project", real))
+    theirs = standardised(theirs, is_real)
+    return 1 - optax.losses.cosine_similarity(ours, theirs, epsilon=1e-6)
+
+
+def standardised(x: Float[Array, "B K P"], counts: Bool[Array, "B K"]) -> Float[Array, "B K P"]:
+    """`x` with mean 0 and deviation 1 in every column, over the rows that count."""
+    counts = counts[..., None]
+    mean = lambda x: jnp.sum(counts * x, axis=(0, 1)) / jnp.maximum(jnp.sum(counts), 1)
+    x = x - mean(x)
+    return x / jnp.sqrt(mean(jnp.square(x)) + 1e-6)
+
+
+def decoded_rows(windows: int, rows: int):
+    """((window [N], row [N]) of what is decoded, how many windows show the row of each [N]).
+
+    Of every window one row, each in turn, or as many as it takes to have every row.
+    """
+    i = np.arange(-(-rows // windows) * windows)
+    return (i % windows, i % rows), np.bincount(i % rows)[i % rows]
+
+
+def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, " B"]:
+    """Cross-entropy per pixel of decoded frames, 0 to 255; the latents learn nothing from it."""
+    logits = model.apply(params, "decode", jax.lax.stop_gradient(latents))
+    return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(1, 2, 3))
+
+
+def image_loss(
+    params,
+    model: ImageModel,
+    batch: ImageWindows,
+    weights: ImageLossWeights,
+    *,
+    gradient_scale: float = 0.5,
+    hl_gauss: bool = False,
+    key: jax.Array | None = None,
+    real: Float[Array, "B K h w C"] | None = None,
+):
+    """(loss, (metrics, priorities [B])): priorities are |v - target| of the roots, in reward units.
+
+    With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
+    augmentations, None = none. `real` are latents of the frames of rows 1..K, if they are known.
+    Raises `ValueError` for frames of another shape, and for `real` of windows that share frames.
+    """
+    (B, K), G = batch.r.shape, batch.o.shape[0]
+    expected = (G, B // G + K, model.window, *model.frame)
+    if batch.o.shape != expected:
+        raise ValueError(f"frames have shape {batch.o.shape}, expected {expected}")
+    if real is not None and batch.shown is not None:
+        raise ValueError("latents of windows that share frames are made here: leave out `real`")
+
+    o = batch.o.reshape(-1, *batch.o.shape[2:])
+    o = (augment(o, key) if key is not None else o).reshape(batch.o.shape)
+    if real is None:
+        root, real = encodings(model, params, o, batch)
+    else:
+        root = encode_rows(model, params, o[:, :1])[:, 0]
+    after, prefix_logits = unroll(model, params, root, batch.a, gradient_scale)
+    latents = jnp.concatenate([root[:, None], after], axis=1)
+    v_logits, pi_logits = over_rows(model, params, "predict", latents)
+    goes_on = over_rows(model, params, "continuation", after)
+
+    is_known_step = batch.is_real_step | batch.is_absorbing[:, :-1]
+    is_known_row = batch.is_real_o | batch.is_absorbing
+    r = jnp.where(batch.is_real_step, batch.r, 0.0)
+    has_pi = batch.is_real_o & ~batch.is_absorbing
+    terms = {
+        "value_prefix": is_known_step
+        * scalar_loss(model, prefix_logits, value_prefixes(r, model.prefix_horizon), hl_gauss),
+        "value": is_known_row * scalar_loss(model, v_logits, batch.v, hl_gauss),
+        "policy": has_pi * cross_entropy(pi_logits, batch.pi),
+        "consistency": batch.is_real_o[:, 1:]
+        * consistency_loss(model, params, after, real, batch.is_real_o[:, 1:]),
+        "continuation": is_known_step
+        * binary_cross_entropy(goes_on, 1.0 - batch.is_absorbing[:, 1:]),
+    }
+    if weights.decode > 0:
+        newest, (at, counts) = of_windows(batch.o[:, :, -1], batch), decoded_rows(B, K + 1)
+        told = decode_loss(model, params, latents[at], newest[at])
+        terms["decode"] = jnp.zeros((B, K + 1)).at[at].set(B / counts * batch.is_real_o[at] * told)
+
+    per_window = {}
+    for name, term in terms.items():
+        rows = K if name in ("value_prefix", "consistency", "continuation") else K + 1
+        assert term.shape == (B, rows), (name, term.shape)
+        per_window[name] = getattr(weights, name) * jnp.sum(term, axis=1) / K
+    total = {name: jnp.mean(batch.weight * term) for name, term in per_window.items()}
+    metrics = {f"learn/{name}_loss": term for name, term in total.items()}
+    v = model.scalar(v_logits[:, 0])
+    return sum(total.values()), (metrics, jnp.abs(v - batch.v[:, 0]) + LEAST_PRIORITY)
+
+
+def imagined_loss(
+    params, model: ImageModel, batch: ImaginedWindows, weights: ImageLossWeights, hl_gauss: bool
+):
+    """(loss, metrics): 1/D sum_d weight [c_v value + c_pi policy] at imagined states, averaged over
+    the batch. The heads alone learn from it, so that targets of the model's own making change
+    nothing in what it foresees."""
+    still = jax.lax.stop_gradient(params)
+    latents, _ = unroll(model, still, model.encode(still, batch.o), batch.a, 1.0)
+    v_logits, pi_logits = over_rows(model, params, "predict", latents)
+    terms = {
+        "value": weights.value * scalar_loss(model, v_logits, batch.v, hl_gauss),
+        "policy": weights.policy * cross_entropy(pi_logits, batch.pi),
+    }
+    total = {name: jnp.mean(batch.weight * term) for name, term in terms.items()}
+    return sum(total.values()), {f"learn/imagined_{name}_loss": x for name, x in total.items()}
+
+
+def encodings(model: ImageModel, params, o: Num[Array, "G Q W H V F"], batch: ImageWindows):
+    """Latents [B, h, w, C] of the roots, and [B, K, h, w, C] of the real frames of rows 1..K.
+
+    In a sequence the roots of later windows are real frames of earlier ones, encoded once. The
+    gradient of the roots alone reaches the encoder.
+    """
+    T = batch.r.shape[0] // o.shape[0]
+    roots = encode_rows(model, params, o[:, :T])
+    rest = encode_rows(model, jax.lax.stop_gradient(params), o[:, T:])
+    real = rest
+    if batch.shown is not None:
+        both = jnp.concatenate([jax.lax.stop_gradient(roots), rest], axis=1)
+        real = of_windows(both, batch)[:, 1:]
+    return roots.reshape(-1, *roots.shape[2:]), real
+
+
+def encode_rows(model: ImageModel, params, o: Num[Array, "G R W H V F"]):
+    """Latents [G, R, h, w, C] of stacks."""
+    latents = model.encode(params, o.reshape(-1, *o.shape[2:]))
+    return latents.reshape(*o.shape[:2], *latents.shape[1:])
+
+
+def of_windows(x: Num[Array, "G Q ..."], batch: ImageWindows) -> Num[Array, "B K1 ..."]:
+    """What sequences hold, for every row of every window."""
+    if batch.shown is None:
+        return x
+    sequence = jnp.arange(len(batch.shown)) // (len(batch.shown) // len(x))
+    return x[sequence[:, None], batch.shown]
+
+
+def log_loss(
+    params,
+    target_params,
+    model: ImageModel,
+    batch: Windows,
+    config: FitConfig,
+    key: jax.Array,
+    *,
+    weights: ImageLossWeights,
+):
+    """`image_loss` of windows of a log; the arguments are those of `losses.model_loss`.
+
+    Values are fitted to n-step returns on what the params say of the real frames, whose encodings
+    consistency needs anyway; neither a slow copy nor noise in pixels is needed.
+    """
+    B, L = batch.a.shape[0], batch.o.shape[1]
+    rows, steps = slice(0, config.unroll_steps + 1), slice(0, config.unroll_steps)
+    frames = batch.o.reshape(B, L, model.window, *model.frame)
+    still = jax.lax.stop_gradient(params)
+    real = encode_rows(model, still, frames[:, 1:])
+    v_logits, _ = over_rows(model, still, "predict", real)
+    v = jnp.pad(model.scalar(v_logits), ((0, 0), (1, 0)))  # no target rests on the first row's
+    windows = ImageWindows(
+        o=frames[:, rows],
+        a=batch.a[:, steps],
+        r=batch.r[:, steps],
+        is_real_step=batch.is_real_step[:, steps],
+        is_real_o=batch.is_real_o[:, rows],
+        is_absorbing=batch.is_absorbing[:, rows],
+        v=n_step_targets(v, batch, config),
+        pi=batch.pi[:, rows],
+        weight=batch.member_weights[:, 0],
+    )
+    loss, (metrics, _) = image_loss(
+        params,
+        model,
+        windows,
+        weights,
+        gradient_scale=config.gradient_scale,
+        real=real[:, : config.unroll_steps],
+    )
+    return loss, {name.replace("learn/", "fit/"): term for name, term in metrics.items()}

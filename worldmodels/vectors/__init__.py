@@ -1,0 +1,1 @@
+"""The model of vector observations: an ensemble, grounded in what it decodes."""
