@@ -67,7 +67,7 @@ class RehearseConfig:
     def sized(self, kind: str) -> "RehearseConfig":
         """With what a `kind` of observations (`Features.kind`) needs where 0 or None leaves it
         open."""
-        iterations, real = (500, 0.5) if kind == "pixels" else (1000, 0.0)
+        iterations, real = (500, 0.5) if kind == "frames" else (1000, 0.0)
         real = real if self.real is None else self.real
         return replace(self, iterations=self.iterations or iterations, real=real)
 
@@ -97,7 +97,7 @@ class BaselineConfig:
 
     def sized(self, kind: str) -> "BaselineConfig":
         """With the budget of a `kind` of observations (`Features.kind`) where it is 0."""
-        return replace(self, steps=self.steps or (1000 if kind == "pixels" else 3000))
+        return replace(self, steps=self.steps or (1000 if kind == "frames" else 3000))
 
 
 @dataclass

@@ -1,12 +1,31 @@
-"""Rows shared out over devices."""
+"""Rows shared out over devices: a mesh of one axis, and functions of rows spread over it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
+AXIS = "rows"
+EACH, EVERY = PartitionSpec(AXIS), PartitionSpec()
+
+
+def make_mesh(devices: Sequence[Any], *rows: int) -> Mesh:
+    """As many of the devices as share each of these numbers of rows evenly."""
+    parts = math.gcd(len(devices), *rows)
+    return Mesh(np.array(devices[:parts]), AXIS)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Where every device of the mesh holds all of an array."""
+    return NamedSharding(mesh, EVERY)
+
+
+def spread(mesh: Mesh) -> NamedSharding:
+    """Where every device of the mesh holds its share of the rows."""
+    return NamedSharding(mesh, EACH)
 
 
 def each_key(key: jax.Array, rows) -> jax.Array:
@@ -16,7 +35,7 @@ def each_key(key: jax.Array, rows) -> jax.Array:
 
 def share_out(part: Callable, mesh: Mesh, params, *rows) -> Any:
     """`part(params, *rows)`, each device doing its share of the rows where that is even."""
-    if mesh.size == 1 or rows[0].shape[0] % mesh.size:
+    if mesh.size == 1 or jax.tree.leaves(rows)[0].shape[0] % mesh.size:
         return part(params, *rows)
     specs = EVERY, *(EACH for _ in rows)
     shared = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=EACH, check_vma=False)

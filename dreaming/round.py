@@ -1,14 +1,13 @@
 """One round: from a log of real episodes to a dream, a student that rehearsed in it, a verdict.
 
-log -> reanalyze -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy. Online the gate
-is off: no judge and no clone, and every candidate is deployed. Only `physics` knows where the model
-comes from. Every stage draws from a key of its own name: one already done changes nothing later.
+log -> reanalyze -> fit -> judge -> clone -> rehearse and distil -> gate -> deploy; with the gate
+off no judge and no clone. Only `physics` knows where the model comes from. Every stage draws from a
+key of its own name: one already done changes nothing later.
 """
 
 import dataclasses
 import functools
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,14 @@ import jax
 from flax import struct
 
 from dreaming.config import RoundConfig
-from dreaming.gate.offline import offline_gate
-from dreaming.gate.verdict import Verdict, improvable, real_gate, ungated
-from dreaming.observe.log import Log, split_log
+from dreaming.gate.decide import decide
+from dreaming.gate.verdict import Verdict
+from dreaming.observe.log import Log
 from dreaming.search.reanalyze import reanalyze
+from dreaming.stages import stage_key
 from dreaming.student.baselines import blank_baselines, fit_baselines
 from dreaming.student.distill import DistillState, blank_distill, practise
+from dreaming.world.fitting import Fitted, fit_world
 
 
 class RoundState(struct.PyTreeNode):
@@ -34,23 +35,16 @@ class RoundState(struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Report:
-    """What a round found out."""
+    """What a round found out; students are parameters."""
 
-    world: Any  # the dream: envs.dream.World
-    judges: list[Any]  # dreams of models that did not plan
-    learned: Any  # the physics' own state
+    fitted: Fitted
+    world: Any  # the dream after rehearsal: envs.dream.World
+    judges: Sequence[Any]  # dreams of models that did not plan
     rehearsed: DistillState
-    baselines: dict[str, Any]  # name -> student parameters
+    baselines: dict[str, Any]  # name -> student
     fidelity: dict[str, float]
-    skill: dict[str, list]  # open-loop error by k, and `regions` where the model is weak
     verdict: Verdict
-    deployed: Any  # student parameters: the candidate's, the incumbent's, or a mixture of both
-    gate_steps: int
-
-
-def stage_key(key: jax.Array, stage: str) -> jax.Array:
-    """The key of a stage, whatever ran before it."""
-    return jax.random.fold_in(key, zlib.crc32(stage.encode()))
+    deployed: Any  # the candidate, the incumbent, or a mixture of both
 
 
 def one_round(
@@ -64,57 +58,43 @@ def one_round(
     real: Callable | None,
     once: Callable,
 ) -> tuple[RoundState, Report]:
-    """The next state, and what happened.
+    """The next state, and what happened. What `config` leaves open the kind of log decides.
 
-    Where `config` leaves open how much, the log's kind of observations decides.
-    `real(student, seeds)` scores a student in the real task; None where there is none.
+    `real(student, seeds, update)` scores a student in the real task; None where there is none.
     `once(stage, total, like, work)` is the state of a stage: loaded if it was done before, else
     made by `work(update)` and committed; `like` has its structure.
     """
     key_of, config = functools.partial(stage_key, key), config.sized(log.observation.kind)
     is_gated = config.gate is not None
-    seen, judged = split_log(log, physics.judge, key_of("split")) if is_gated else (log, [])
-
-    search = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
-    searched = search if state.world is not None else None
-    learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=searched)
-    learned = once("fit", physics.steps(seen), physics.blank(seen), learn)
-    second = functools.partial(physics.learn_judges, judged, key_of("judge"))
-    blank = physics.blank_judges(judged)
-    judges = once("judge", physics.judge.steps, blank, second) if is_gated else blank
-    fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))
-    world = physics.world(seen, learned, horizon, config.search, fidelity)
+    again = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
+    ways = {"is_judged": is_gated, "reanalysis": again}
+    fitted = fit_world(log, physics, config.search, horizon, key, once, **ways)
+    world = fitted.world
 
     clone = functools.partial(fit_baselines, log, world, config.baselines, key_of("clone"))
     blank = blank_baselines(log, world, config.baselines)
     baselines = once("clone", 2, blank, clone) if is_gated else {}
-    incumbent = state.incumbent or baselines.get("behaviour_cloning")
+    cloned = baselines.get("behaviour_cloning")
 
-    args = world, config.search, config.rehearse, config.distill
-    rehearse = functools.partial(practise, log, *args, state.incumbent, key_of("rehearse"))
-    blank = blank_distill(log, world, config.rehearse, config.distill)
-    rehearsed = once("rehearse", config.rehearse.iterations, blank, rehearse)
+    learn = functools.partial(practise, log, world, config, state.incumbent, key_of("rehearse"))
+    blank = blank_distill(log, world, config)
+    rehearsed = once("rehearse", config.rehearse.iterations, blank, learn)
     candidate = rehearsed.student
     params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
-    world = dataclasses.replace(world, params=params)
 
-    witness = baselines.get("behaviour_cloning"), horizon, key_of("opinion")
-    judge = physics.second_opinion(judges, judged, seen, *witness)
-    fidelity = fidelity | judge.figures(candidate, incumbent)
-
-    if not is_gated:
-        trial = ungated
-    elif real is None:
-        evidence = log, world.model.window, physics.discount, judge, key_of("gate")
-        trial = functools.partial(offline_gate, *evidence)
-    else:
-        trial = functools.partial(real_gate, real)
-    verdict, gate_steps = trial(state.rounds, candidate, incumbent, config.gate, once)
-    can_improve, why_not = improvable(log.traces)
-    if not (can_improve or verdict.accept):
-        verdict = verdict.because(why_not)
-
-    deployed = verdict.deployed(candidate, incumbent)
-    found = world, judge.worlds, learned, rehearsed, baselines, fidelity, skill
-    report = Report(*found, verdict, deployed, gate_steps)
-    return RoundState(incumbent=deployed, world=world, rounds=state.rounds + 1), report
+    judge = fitted.judge(physics, cloned, horizon, key_of("opinion"))
+    trial = {"log": log, "world": world, "judge": judge, "real": real, "rounds": state.rounds}
+    trial |= {"key": key_of("gate"), "config": config.gate, "once": once}
+    incumbent = state.incumbent or cloned
+    verdict = decide(candidate, incumbent, **trial)
+    report = Report(
+        fitted=fitted,
+        world=dataclasses.replace(world, params=params),
+        judges=judge.worlds,
+        rehearsed=rehearsed,
+        baselines=baselines,
+        fidelity=fitted.fidelity | judge.figures(candidate, incumbent),
+        verdict=verdict,
+        deployed=verdict.deployed(candidate, incumbent),
+    )
+    return RoundState(report.deployed, report.world, state.rounds + 1), report

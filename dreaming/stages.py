@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from dreaming.checkpoint import (
     SCHEMA_VERSION,
@@ -25,6 +28,11 @@ def config_hash(fields: Mapping[str, Any]) -> str:
     """16 hex digits over the fields a stage reads and the schema version of its state."""
     text = json.dumps([SCHEMA_VERSION, fields], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_key(key: jax.Array, stage: str) -> jax.Array:
+    """The key of a stage, whatever ran before it: skipping a finished one changes nothing."""
+    return jax.random.fold_in(key, zlib.crc32(stage.encode()))
 
 
 class Stages:

@@ -7,6 +7,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt32
 
 from envs.types import Context
+from worldmodels.types import HeadTargets
 
 
 class ReplayState(struct.PyTreeNode):
@@ -85,6 +86,13 @@ class Rehearsal(struct.PyTreeNode):
     taught: SearchResult  # [T]
     last: Context  # [D] where each walk got to
     goes_on: Bool[Array, " D"]  # the task did not end on the way
+
+
+class Minibatch(struct.PyTreeNode):
+    """A part of a rehearsal: what the model's heads and the student learn from."""
+
+    targets: HeadTargets
+    context: Context  # [T] what the student saw where it was taught
 
 
 class DistillState(struct.PyTreeNode):

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from envs.errors import SpaceError
-from envs.frames import is_image
+from envs.frames import is_frame
 
 SUPPORTED = "Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of these"
 SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, MultiBinary and Box of floats"
@@ -72,11 +72,11 @@ class Features:
     `size` is its length and `parts` its contents in order, as (kind, size): "box" (numbers),
     "categorical" (a one-hot group) or "binary" (bits). `is_box`, bool [size], marks the numbers;
     `factors` are the sizes of the one-hot groups. Dict (keys sorted) and Tuple lie end to end.
-    `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone), "pixels" or "mixed".
+    `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone), "frames" or "mixed".
     Spaces of one `layout` have the same features for the same values (bounds of observations
     aside).
 
-    An image is one part of "pixels", flat, and stays bytes: then `dtype` is uint8.
+    An image is one part of "frames", flat, and stays bytes: then `dtype` is uint8.
     """
 
     def __init__(self, space: gymnasium.Space, name: str = "observation"):
@@ -87,8 +87,8 @@ class Features:
         self.layout = tuple(leaves)
         parts: list[tuple[str, int]] = [part for leaf in leaves for part in leaf[1]]
         self.dtype: Any = np.float32
-        if is_image(space):
-            self.dtype, parts = np.uint8, [("pixels", parts[0][1])]
+        if is_frame(space):
+            self.dtype, parts = np.uint8, [("frames", parts[0][1])]
         self.parts = tuple(parts)
         sizes = [size for _, size in parts]
         self.size = sum(sizes)
@@ -98,7 +98,7 @@ class Features:
         self.factors = tuple(size for kind, size in parts if kind == "categorical")
         kinds = [kind for kind, _ in parts]
         self.kind = "mixed"
-        if {*kinds} in ({"box"}, {"pixels"}):
+        if {*kinds} in ({"box"}, {"frames"}):
             self.kind = kinds[0]
         if kinds == ["categorical"]:
             self.kind = "discrete"

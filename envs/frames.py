@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 
-def is_image(space: gymnasium.Space) -> bool:
+def is_frame(space: gymnasium.Space) -> bool:
     """Whether observations are frames: bytes with two axes, or three with channels last."""
     return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 

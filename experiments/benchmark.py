@@ -44,17 +44,17 @@ def run(config: BenchmarkConfig, run_dir: Path) -> int:
 def measured(config: BenchmarkConfig, progress: Progress) -> dict[str, Any]:
     """`figures` (flat, those of images as images/...), `machine`, and the shapes of `images`."""
     from experiments.bench import images, vectors
-    from experiments.bench.case import make_case
+    from experiments.bench.case import make_workload
     from experiments.bench.peak import host_memory
-    from experiments.runs.memory import explained
+    from experiments.runs.memory import out_of_memory_told
 
     figures: dict[str, float] = {}
     result: dict[str, Any] = {"figures": figures, "machine": machine()}
     if config.part in ("all", "vectors"):
         figures |= vectors.measure(config, progress)
     if config.part in ("all", "images"):
-        case = make_case(config)
-        with explained(case.knobs):
+        case = make_workload(config)
+        with out_of_memory_told(case.knobs):
             found = images.measure(case, progress)
         named = lambda name: name if name.startswith("device/") else f"images/{name}"
         figures |= {named(name): value for name, value in found.items()}

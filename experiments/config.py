@@ -23,7 +23,7 @@ from dreaming.config import (
     SearchConfig,
 )
 from dreaming.efficientzero.config import AgentConfig
-from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
+from worldmodels.config import FitConfig, FrameModelConfig, ModelConfig
 
 
 @dataclass
@@ -75,7 +75,7 @@ class WorldConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    images: ImageModelConfig = field(default_factory=ImageModelConfig)  # frames: in place of model
+    images: FrameModelConfig = field(default_factory=FrameModelConfig)  # frames: in place of model
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores

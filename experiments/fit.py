@@ -30,9 +30,9 @@ def run(config: WorldConfig, run_dir: Path) -> int:
 
         progress.track(open_tracker(config, run_dir))
         runtime.configure(devices=config.devices)
-        from experiments.runs.world import fit_world
+        from experiments.runs.world import make_world
 
-        result = fit_world(config, run_dir, progress)
+        result = make_world(config, run_dir, progress)
         progress.finish(result["real_steps"], final_figures(result))
     print(summary(result, run_dir))
     return 0

@@ -48,7 +48,7 @@ def run(config: OnlineConfig, run_dir: Path) -> int:
 def chosen(config: OnlineConfig) -> Callable:
     """How to learn: in rounds or, where observations are frames, by the agent for images."""
     from dreaming.errors import ConfigError
-    from envs.frames import is_image
+    from envs.frames import is_frame
     from envs.real import make_real
 
     if config.env.id == "none":
@@ -56,10 +56,10 @@ def chosen(config: OnlineConfig) -> Callable:
     task = make_real(config.env.id, **config.env.options)
     space = task.observation_space
     task.close()
-    if is_image(space):
-        from experiments.runs.frames import learn_from_images
+    if is_frame(space):
+        from experiments.runs.frames import learn_from_frames
 
-        return learn_from_images
+        return learn_from_frames
     from experiments.runs.rounds import learn_online
 
     return learn_online

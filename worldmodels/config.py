@@ -55,7 +55,7 @@ class FitConfig:
 
 
 @dataclass(unsafe_hash=True)
-class ImageLossWeights:
+class FrameLossWeights:
     """Weights of the terms of the loss for images, as in EfficientZero; the last two are ours."""
 
     value_prefix: float = 1.0
@@ -66,17 +66,17 @@ class ImageLossWeights:
     decode: float = 0.0  # of the newest frame, from latents it cannot change; 0 = not computed
 
 
-def _decoding() -> ImageLossWeights:
+def _decoding() -> FrameLossWeights:
     """A dream must show frames; a random log's policy is noise to the latents."""
-    return ImageLossWeights(policy=0.1, decode=1.0)
+    return FrameLossWeights(policy=0.1, decode=1.0)
 
 
 @dataclass(unsafe_hash=True)
-class ImageModelConfig:
+class FrameModelConfig:
     """The shape of a world model for frames. `fit` fits it too, but for its noise, its
     weights and its slow copy: values bootstrap on what the newest params say of real frames."""
 
     size: str = "auto"  # of the networks: nano, small, base; auto = by frames of 48 or 64 pixels
     bins: int = 101  # atoms of values and value prefixes: squashed they reach (bins - 1) / 2
     prefix_horizon: int = 5  # steps between resets of the value prefix; 1 = rewards, no LSTM
-    weights: ImageLossWeights = field(default_factory=_decoding)
+    weights: FrameLossWeights = field(default_factory=_decoding)

@@ -13,7 +13,7 @@ from worldmodels.types import TrainState, Windows
 from worldmodels.vectors.losses import model_loss
 
 
-def make_optimiser(config: FitConfig) -> optax.GradientTransformation:
+def fit_optimiser(config: FitConfig) -> optax.GradientTransformation:
     """AdamW with global clipping and a cosine decay to 5 %; no decay on biases."""
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=0.05)
     is_kernel = lambda path, _: path[-1].key == "kernel"  # stacked biases of members have two axes
@@ -31,7 +31,7 @@ def init_fit(model: Any, config: FitConfig, scale: dict, key: jax.Array) -> Trai
     return TrainState(
         params=params,
         target_params=params,
-        opt_state=make_optimiser(config).init(params["net"]),
+        opt_state=fit_optimiser(config).init(params["net"]),
         fit_steps=jnp.int32(0),
         key=jax.random.key_data(key),
     )
@@ -49,7 +49,7 @@ def make_fit(
     `sample(replay, key, batch, length)` draws windows of `length` rows. `loss_of_model` has the
     arguments of `model_loss`. Metrics are means over the chunk.
     """
-    optimiser = make_optimiser(config)
+    optimiser = fit_optimiser(config)
     length = config.unroll_steps + config.td_steps + 1
 
     def fit_step(state: TrainState, _, replay):

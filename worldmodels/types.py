@@ -1,5 +1,7 @@
 """Containers of the world model: what a latent state and a prediction hold, axis by axis."""
 
+from typing import Any
+
 import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt32
@@ -41,6 +43,19 @@ class Windows(struct.PyTreeNode):
     v_search: Float[Array, "B L"]
     has_search: Bool[Array, "B L"]  # v_search is the value target here
     member_weights: Float[Array, "B E"]  # bootstrap by episode, mean 1
+
+
+class HeadTargets(struct.PyTreeNode):
+    """What a rehearsal found out, for a model's own heads: values of N states, and what a teacher
+    says of T others (K candidates, J of them sampled; see `ActionHead`)."""
+
+    z: Any  # [N] latent states
+    v: Float[Array, " N"]  # in reward units
+    weight: Float[Array, " N"]
+    taught_z: Any  # [T]
+    pi: Float[Array, "T K"]
+    proposals: Float[Array, "T J A"]
+    taught_weight: Float[Array, " T"]
 
 
 class TrainState(struct.PyTreeNode):

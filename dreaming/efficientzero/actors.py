@@ -18,9 +18,9 @@ from gymnasium.spaces import Discrete
 from jaxtyping import Float, Int, UInt8
 
 from dreaming.efficientzero.recording import Recording
-from dreaming.efficientzero.types import Rows
+from dreaming.efficientzero.types import Tick
 from dreaming.errors import EnvError, SpaceError
-from envs.frames import frame_shape, is_image
+from envs.frames import frame_shape, is_frame
 from envs.real import call_task, task_name
 
 MOST_THREADS = 16
@@ -187,7 +187,7 @@ class Actors:
     ):
         envs = [make_env() for _ in range(num)]
         space = envs[0].action_space
-        if not (is_image(envs[0].observation_space) and isinstance(space, Discrete)):
+        if not (is_frame(envs[0].observation_space) and isinstance(space, Discrete)):
             raise SpaceError(
                 f"{task_name(envs[0])}: shows {envs[0].observation_space} and takes {space}, "
                 "expected frames of bytes and Discrete actions"
@@ -215,7 +215,7 @@ class Actors:
         pi_search: Float[np.ndarray, "E A"],
         v_search: Float[np.ndarray, " E"],
         v: Float[np.ndarray, " E"],
-    ) -> tuple[Rows, int, list[float]]:
+    ) -> tuple[Tick, int, list[float]]:
         """(one tick as rows, how many real steps it was, returns of episodes that ended)."""
         o = np.stack([actor.stack[-1] for actor in self.each])
         real_steps = sum(not actor.ended for actor in self.each)
@@ -232,7 +232,7 @@ class Actors:
             v=v,
         )
         returns = [earned for earned in closed if earned is not None]
-        return Rows(**arrays), real_steps, returns
+        return Tick(**arrays), real_steps, returns
 
     def saved(self) -> list[dict[str, Any]]:
         """What `restore` and `replay` need, as JSON."""

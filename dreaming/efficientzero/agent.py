@@ -22,17 +22,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from dreaming.devices import EACH, EVERY
+from dreaming.devices import everywhere, spread
 from dreaming.efficientzero.config import AgentConfig
 from dreaming.efficientzero.imagine import init_imagined, make_imagine
-from dreaming.efficientzero.learner import make_optimiser, make_update
+from dreaming.efficientzero.learner import agent_optimiser, make_update
 from dreaming.efficientzero.resets import reset
 from dreaming.efficientzero.ring import add, filled, init_ring, stacks
-from dreaming.efficientzero.search import make_mesh, make_search, usual_devices
-from dreaming.efficientzero.types import Acted, AgentState, Imagined, Rows
+from dreaming.efficientzero.search import agent_mesh, make_search, usual_devices
+from dreaming.efficientzero.types import Acted, AgentState, Imagined, Tick
 from dreaming.metrics import check_losses
 from worldmodels.actions import make_head
-from worldmodels.frames.model import ImageModel
+from worldmodels.frames.model import FrameModel
 from worldmodels.loops import repeated
 
 __all__ = ["Agent", "check_losses", "make_agent"]
@@ -42,7 +42,7 @@ __all__ = ["Agent", "check_losses", "make_agent"]
 class Agent:
     """The compiled functions of one configuration."""
 
-    model: ImageModel
+    model: FrameModel
     init: Callable[[jax.Array], AgentState]  # init(typed key)
     place: Callable[[Any], Any]  # a loaded state (or params) onto the devices
     act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F], updates); explores
@@ -60,40 +60,40 @@ def make_agent(
     num_actions: int,
     devices: Sequence[Any] | None = None,
 ) -> Agent:
-    """The agent for frames (H, V, F) and so many actions; `devices`, by default the usual ones,
-    share the searches and the batch.
+    """The agent for frames (H, V, F) and `num_actions` actions; `devices`, by default the usual
+    ones, share the searches and the batch.
 
     `act` draws from (key, tick) alone, so a tick is the same whenever it is run. `learn` needs at
     least `config.replay.batch` rows to draw from; its metrics are means over the call, all named
     learn/*; pass them to `check_losses`.
     """
-    mesh = make_mesh(devices or usual_devices(config), config)
-    model = make_image_model(config, frame, num_actions)
+    mesh = agent_mesh(devices or usual_devices(config), config)
+    model = make_agent_model(config, frame, num_actions)
     explore = make_search(model, config, mesh, gumbel_scale=1.0)
-    everywhere = NamedSharding(mesh, EVERY)
+    whole = everywhere(mesh)
     init = lambda key: init_agent(model, config, key)
     late = replace(config, unroll_steps=config.late_unroll_steps or config.unroll_steps)
-    spread = lambda batch: jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, EACH))
+    share = lambda batch: jax.lax.with_sharding_constraint(batch, spread(mesh))
     return Agent(
         model=model,
-        init=jax.jit(init, out_shardings=everywhere),
-        place=lambda state: jax.device_put(state, everywhere),
+        init=jax.jit(init, out_shardings=whole),
+        place=lambda state: jax.device_put(state, whole),
         act=make_act(explore),
         act_greedily=make_act(make_search(model, config, mesh, gumbel_scale=0.0)),
-        add=jax.jit(add_rows, donate_argnums=0, out_shardings=everywhere),
-        refresh=make_refresh(explore, make_imagine(model, config, mesh), config, everywhere),
-        reset=make_reset(model, config, everywhere),
-        learn=make_learn(model, config, spread, everywhere),
-        learn_late=make_learn(model, late, spread, everywhere),
+        add=jax.jit(add_rows, donate_argnums=0, out_shardings=whole),
+        refresh=make_refresh(explore, make_imagine(model, config, mesh), config, whole),
+        reset=make_reset(model, config, whole),
+        learn=make_learn(model, config, share, whole),
+        learn_late=make_learn(model, late, share, whole),
     )
 
 
-def make_image_model(
+def make_agent_model(
     config: AgentConfig, frame: tuple[int, int, int], num_actions: int
-) -> ImageModel:
+) -> FrameModel:
     """The model of a configuration."""
     fast = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return ImageModel(
+    return FrameModel(
         make_head((num_actions,), num_actions),
         frame,
         window=config.window,
@@ -104,13 +104,13 @@ def make_image_model(
     )
 
 
-def init_agent(model: ImageModel, config: AgentConfig, key: jax.Array) -> AgentState:
+def init_agent(model: FrameModel, config: AgentConfig, key: jax.Array) -> AgentState:
     """An agent that has seen nothing; `key` is a typed key."""
     params = model.init(stream(jax.random.key_data(key), "init", 0))
     zero = jnp.int32(0)
     return AgentState(
         params=params,
-        opt_state=make_optimiser(config.optimiser, config.updates).init(params),
+        opt_state=agent_optimiser(config.optimiser, config.updates).init(params),
         ring=init_ring(config.replay.capacity, config.envs, model.frame, model.head.size),
         key=jax.random.key_data(key),
         updates=zero,
@@ -137,7 +137,7 @@ def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
     return act
 
 
-def add_rows(state: AgentState, rows: Rows) -> AgentState:
+def add_rows(state: AgentState, rows: Tick) -> AgentState:
     """`state` after one more tick of all environments."""
     ring = add(state.ring, rows)
     stepped = jax.lax.dynamic_slice_in_dim(
@@ -150,7 +150,7 @@ def make_refresh(
     search: Callable[..., Acted],
     imagine: Callable[[AgentState, jax.Array], Imagined],
     config: AgentConfig,
-    everywhere: NamedSharding,
+    whole: NamedSharding,
 ) -> Callable[[AgentState], AgentState]:
     """`refresh(state)`: one search at every stored state and, if asked for, at imagined ones, under
     the params there are now.
@@ -188,11 +188,11 @@ def make_refresh(
             searches=state.searches + rule.roots * rule.steps,
         )
 
-    return jax.jit(refresh, donate_argnums=0, out_shardings=everywhere)
+    return jax.jit(refresh, donate_argnums=0, out_shardings=whole)
 
 
 def make_reset(
-    model: ImageModel, config: AgentConfig, everywhere: NamedSharding
+    model: FrameModel, config: AgentConfig, whole: NamedSharding
 ) -> Callable[[AgentState], AgentState]:
     """`reset(state)`: part of the params as fresh as `state.key` and `state.updates` draw them."""
 
@@ -200,14 +200,14 @@ def make_reset(
         fresh = model.init(stream(state.key, "reset", state.updates))
         return reset(state, fresh, config.reset.keep)
 
-    return jax.jit(reset_agent, donate_argnums=0, out_shardings=everywhere)
+    return jax.jit(reset_agent, donate_argnums=0, out_shardings=whole)
 
 
 def make_learn(
-    model: ImageModel, config: AgentConfig, spread: Callable, everywhere: NamedSharding
+    model: FrameModel, config: AgentConfig, spread: Callable, whole: NamedSharding
 ) -> Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]:
     """`learn(state)`: `config.updates_per_call` updates, one program where it is fast as one."""
     update = make_update(model, config, spread)
     step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
-    compiled = {"donate_argnums": 0, "out_shardings": everywhere}
+    compiled = {"donate_argnums": 0, "out_shardings": whole}
     return repeated(step, config.updates_per_call, convolves=True, **compiled)

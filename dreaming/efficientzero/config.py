@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from dreaming.config import SearchConfig
-from worldmodels.config import ImageLossWeights
+from worldmodels.config import FrameLossWeights
 
 
 def _search() -> SearchConfig:
@@ -101,7 +101,7 @@ class AgentConfig:
     reset: ResetConfig = field(default_factory=ResetConfig)
     imagine: ImagineConfig = field(default_factory=ImagineConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    weights: ImageLossWeights = field(default_factory=ImageLossWeights)
+    weights: FrameLossWeights = field(default_factory=FrameLossWeights)
 
     def is_late(self, updates: int) -> bool:
         """Whether the next update is one of the last part of the run."""

@@ -18,7 +18,7 @@ from dreaming.efficientzero.config import AgentConfig, ImagineConfig
 from dreaming.efficientzero.ring import can_start, draw, stacks
 from dreaming.efficientzero.search import make_teach
 from dreaming.efficientzero.types import AgentState, Imagined
-from worldmodels.frames.model import ImageModel
+from worldmodels.frames.model import FrameModel
 from worldmodels.frames.types import ImaginedWindows
 
 
@@ -37,7 +37,7 @@ def init_imagined(config: ImagineConfig, num_actions: int) -> Imagined | None:
 
 
 def make_imagine(
-    model: ImageModel, config: AgentConfig, mesh: Mesh
+    model: FrameModel, config: AgentConfig, mesh: Mesh
 ) -> Callable[[AgentState, jax.Array], Imagined]:
     """`imagine(state, key) -> Imagined`: walks from stored states, in the model of
     `state.params`, shared out over the mesh."""

@@ -4,6 +4,7 @@ Targets are look-ups: whatever a search had to say was said at the last refresh.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from dreaming.efficientzero.imagine import imagined_windows
 from dreaming.efficientzero.resets import annealed
 from dreaming.efficientzero.ring import age, cut, draw, followed, stacks
 from dreaming.efficientzero.types import AgentState, Cut, RingState
-from worldmodels.frames.losses import image_loss, imagined_loss
-from worldmodels.frames.model import ImageModel
-from worldmodels.frames.types import ImageWindows
+from worldmodels.frames.losses import frame_loss, imagined_loss
+from worldmodels.frames.model import FrameModel
+from worldmodels.frames.types import FrameWindows
 from worldmodels.targets import (
     n_step_values,
     n_step_values_each,
@@ -58,7 +59,7 @@ def windows(
     weight: Float[Array, " B"],
     key: jax.Array,
     config: AgentConfig,
-) -> ImageWindows:
+) -> FrameWindows:
     """The windows that begin at `slots`, with their targets; `key` draws actions past an end.
 
     Each `config.replay.sequence` of the slots follow each other.
@@ -69,7 +70,7 @@ def windows(
     frames, shown = frames_at(ring, at, config)
     random = jax.random.randint(key, (len(slots), K), 0, num_actions)
     a = jnp.where(rows.is_real_step[:, :K], ring.a[at[:, :K]], random)
-    return ImageWindows(
+    return FrameWindows(
         o=frames,
         a=jax.nn.one_hot(a, num_actions),
         r=rows.r[:, :K],
@@ -103,7 +104,7 @@ def updated(
     return jnp.where(new > 0, new, priority)
 
 
-def make_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTransformation:
+def agent_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTransformation:
     """Global clipping, then AdamW or SGD with momentum; decay of `config.decayed`."""
     rate = optax.warmup_cosine_decay_schedule(
         0.0,
@@ -130,30 +131,49 @@ def decayed(which: str, names: list[str]) -> bool:
     return (chosen | {"all": True, "none": False})[which]
 
 
-def make_update(
-    model: ImageModel, config: AgentConfig, spread: Callable
-) -> Callable[[AgentState, jax.Array], tuple[AgentState, dict[str, jax.Array]]]:
-    """`update(state, key) -> (state, metrics)`: one step of the optimiser.
+class Drawn(NamedTuple):
+    """A batch to learn from."""
 
-    `spread` says how a batch is shared out over devices. An update whose loss or gradient is not
-    finite changes nothing but the counter.
-    """
-    optimiser = make_optimiser(config.optimiser, config.updates)
-    replay = config.replay
+    slots: Int[Array, " B"]  # of the first rows of its windows
+    batch: FrameWindows
 
-    def update(state: AgentState, key):
-        draw_key, action_key, augment_key, imagine_key = jax.random.split(key, 4)
+
+def make_sample(config: AgentConfig) -> Callable[[AgentState, jax.Array, jax.Array], Drawn]:
+    """`sample(state, draw_key, action_key)`: draw, cut, look targets up."""
+    replay, limits = config.replay, {"envs": config.envs, "window": config.window}
+
+    def sample(state: AgentState, draw_key, action_key) -> Drawn:
         done = jnp.minimum(state.updates / config.updates, 1.0)
         beta = replay.beta_first + done * (replay.beta_last - replay.beta_first)
-        limits = {"envs": config.envs, "window": config.window}
-        drawn = replay.batch // replay.sequence
-        slots, weight = draw(state.ring, draw_key, drawn, alpha=replay.alpha, beta=beta, **limits)
+        count = replay.batch // replay.sequence
+        slots, weight = draw(state.ring, draw_key, count, alpha=replay.alpha, beta=beta, **limits)
         if replay.sequence > 1:
             slots, weight = followed(state.ring, slots, weight, replay.sequence, **limits)
-        batch = windows(state, slots, weight, action_key, config)
+        return Drawn(slots, windows(state, slots, weight, action_key, config))
 
+    return sample
+
+
+class Learned(NamedTuple):
+    """What one batch says."""
+
+    loss: Float[Array, ""]
+    metrics: dict[str, jax.Array]
+    priorities: Float[Array, " B"]
+    grads: Any  # as the params
+
+
+def make_gradient(
+    model: FrameModel, config: AgentConfig, spread: Callable
+) -> Callable[[AgentState, FrameWindows, jax.Array, jax.Array], Learned]:
+    """`gradient(state, batch, augment_key, imagine_key)`: augment, loss, its gradient.
+
+    `spread` says how a batch is shared out over devices.
+    """
+
+    def gradient(state: AgentState, batch: FrameWindows, augment_key, imagine_key) -> Learned:
         def loss_of(params):
-            loss, (metrics, priorities) = image_loss(
+            loss, (metrics, priorities) = frame_loss(
                 params,
                 model,
                 spread(batch),
@@ -168,14 +188,48 @@ def make_update(
                 loss, metrics = loss + config.imagine.weight * more, metrics | told
             return loss, (metrics, priorities)
 
-        (loss, (metrics, priorities)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
-        )
+        with_grads = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (metrics, priorities)), grads = with_grads(state.params)
+        return Learned(loss, metrics, priorities, grads)
+
+    return gradient
+
+
+def make_follow(config: AgentConfig) -> Callable[[AgentState, Any], tuple[Any, Any, jax.Array]]:
+    """`follow(state, grads) -> (params, state of the optimiser, norm of the gradient)`."""
+    optimiser = agent_optimiser(config.optimiser, config.updates)
+
+    def follow(state: AgentState, grads):
         norm = optax.tree.norm(grads)
         changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, changes)
-        priority = updated(state.ring.priority, slots, jnp.where(weight > 0, priorities, 0.0))
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        return optax.apply_updates(state.params, changes), opt_state, norm
+
+    return follow
+
+
+def store(state: AgentState, drawn: Drawn, priorities: Float[Array, " B"]) -> Float[Array, " N"]:
+    """The priorities of the ring with those that a batch gave."""
+    found = jnp.where(drawn.batch.weight > 0, priorities, 0.0)
+    return updated(state.ring.priority, drawn.slots, found)
+
+
+def make_update(
+    model: FrameModel, config: AgentConfig, spread: Callable
+) -> Callable[[AgentState, jax.Array], tuple[AgentState, dict[str, jax.Array]]]:
+    """`update(state, key) -> (state, metrics)`: one step of the optimiser.
+
+    An update whose loss or gradient is not finite changes nothing but the counter.
+    """
+    sample, follow = make_sample(config), make_follow(config)
+    gradient = make_gradient(model, config, spread)
+
+    def update(state: AgentState, key):
+        draw_key, action_key, augment_key, imagine_key = jax.random.split(key, 4)
+        drawn = sample(state, draw_key, action_key)
+        learned = gradient(state, drawn.batch, augment_key, imagine_key)
+        params, opt_state, norm = follow(state, learned.grads)
+        priority = store(state, drawn, learned.priorities)
+        is_finite = jnp.isfinite(learned.loss) & jnp.isfinite(norm)
         keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, old)
         state = state.replace(
             params=keep(params, state.params),
@@ -183,11 +237,11 @@ def make_update(
             ring=state.ring.replace(priority=keep(priority, state.ring.priority)),
             updates=state.updates + 1,
         )
-        return state, metrics | {
-            "learn/loss": loss,
+        return state, learned.metrics | {
+            "learn/loss": learned.loss,
             "learn/gradient_norm": norm,
-            "learn/rewarded": jnp.mean(jnp.any(batch.r != 0, axis=1)),
-            "learn/v_target": jnp.mean(batch.v[:, 0]),
+            "learn/rewarded": jnp.mean(jnp.any(drawn.batch.r != 0, axis=1)),
+            "learn/v_target": jnp.mean(drawn.batch.v[:, 0]),
         }
 
     return update

@@ -32,7 +32,7 @@ from dreaming.errors import UserError
 from dreaming.student.context import ContextBuffer
 from envs.atomic import sync_directory, write_file
 from envs.types import Features, action_features, space_from_json, space_to_json
-from worldmodels.config import ImageLossWeights
+from worldmodels.config import FrameLossWeights
 
 SCHEMA_VERSION = 2  # 1 had networks of other layers
 WEIGHTS, CARD = "agent.safetensors", "agent.json"
@@ -44,7 +44,7 @@ PARTS = {
     "reset": ResetConfig,
     "imagine": ImagineConfig,
     "optimiser": OptimiserConfig,
-    "weights": ImageLossWeights,
+    "weights": FrameLossWeights,
 }
 
 
@@ -97,11 +97,11 @@ class AgentPolicy:
             self._buffer.reset(np.array([0]), o)
         else:
             self._buffer.push(np.array([0]), self._last, o)
-        self._last = self.rows(search)(self._buffer.context())
+        self._last = self.acting(search)(self._buffer.context())
         return self.action.row(self.action.unflatten(self._last), 0)
 
-    def rows(self, search: bool) -> Callable:
-        """`act(context [B, ...], ...) -> action features [B, A]`, for `dreaming.student.evaluate`."""
+    def acting(self, search: bool) -> Callable:
+        """`act(context [B, ...], ...) -> action features [B, A]`, for `evaluate`."""
 
         def act(context: Any, *_: Any) -> np.ndarray:
             shape = (*context.o.shape[:2], *self.frame)

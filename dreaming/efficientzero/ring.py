@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from dreaming.efficientzero.types import Cut, RingState, Rows
+from dreaming.efficientzero.types import Cut, RingState, Tick
 
 
 def init_ring(capacity: int, envs: int, frame: tuple[int, int, int], num_actions: int) -> RingState:
@@ -40,7 +40,7 @@ def init_ring(capacity: int, envs: int, frame: tuple[int, int, int], num_actions
     )
 
 
-def add(ring: RingState, rows: Rows) -> RingState:
+def add(ring: RingState, rows: Tick) -> RingState:
     """`ring` with one more tick of all environments, over the oldest one if it is full.
 
     New rows enter at the greatest priority there is now. Raises `ValueError` for frames of another

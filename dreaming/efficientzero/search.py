@@ -1,20 +1,18 @@
 """The searches of the online agent, shared out over a mesh of devices."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from dreaming.devices import each_key, share_out
+from dreaming.devices import each_key, make_mesh, share_out
 from dreaming.efficientzero.config import AgentConfig
 from dreaming.efficientzero.resets import annealed
 from dreaming.efficientzero.types import Acted
 from dreaming.search.puct import make_puct
 from dreaming.search.teachers import make_teacher
-from worldmodels.frames.model import ImageModel
+from worldmodels.frames.model import FrameModel
 
 
 def usual_devices(config: AgentConfig) -> list[Any]:
@@ -23,16 +21,15 @@ def usual_devices(config: AgentConfig) -> list[Any]:
     return jax.devices()[: 1 if small else None]
 
 
-def make_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
+def agent_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
     """As many of the devices as share batches evenly."""
     sequences = config.replay.batch // config.replay.sequence
-    parts = math.gcd(len(devices), sequences, config.refresh_batch)
-    return Mesh(np.array(devices[:parts]), "batch")
+    return make_mesh(devices, sequences, config.refresh_batch)
 
 
-def make_teach(model: ImageModel, config: AgentConfig, updates, gumbel_scale: float) -> Callable:
-    """The teacher of a configuration, as `make_teacher` makes it, with the discount of so many
-    `updates`."""
+def make_teach(model: FrameModel, config: AgentConfig, updates, gumbel_scale: float) -> Callable:
+    """The teacher of a configuration, as `make_teacher` makes it, with the discount that belongs to
+    the count of `updates`."""
     rules = model, model.head, config.search, annealed(config, updates)[1]
     if config.search.teacher == "puct":
         return make_puct(*rules, explore=gumbel_scale > 0)
@@ -40,7 +37,7 @@ def make_teach(model: ImageModel, config: AgentConfig, updates, gumbel_scale: fl
 
 
 def make_search(
-    model: ImageModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
+    model: FrameModel, config: AgentConfig, mesh: Mesh, gumbel_scale: float
 ) -> Callable[..., Acted]:
     """`search(params, stacks [B, W, H, V, F], key, rows [B], updates) -> Acted`.
 

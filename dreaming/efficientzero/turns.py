@@ -20,14 +20,14 @@ from dreaming.efficientzero.actors import Actors
 from dreaming.efficientzero.agent import Agent, check_losses
 from dreaming.efficientzero.config import AgentConfig
 from dreaming.efficientzero.resets import is_reset_due
-from dreaming.efficientzero.types import AgentState, Rows
+from dreaming.efficientzero.types import AgentState, Tick
 
 
 @dataclass(frozen=True)
 class Collected:
     """What the actors did in a turn."""
 
-    rows: list[Rows] = field(default_factory=list)  # one per decision
+    rows: list[Tick] = field(default_factory=list)  # one per decision
     real_steps: int = 0
     returns: list[float] = field(default_factory=list)  # of episodes that ended
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8, UInt32
 Numbers = jax.Array | np.ndarray
 
 
-class Rows(struct.PyTreeNode):
+class Tick(struct.PyTreeNode):
     """One tick of E environments: what each showed, and the step that left it.
 
     After an end the next row shows the last observation of that episode, and no step leaves it:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from dreaming.gate.steps import Seen, Steps, Valued, ask, episode_weights, sweeps
+from dreaming.gate.steps import Asked, Steps, Valued, ask, episode_weights, sweeps
 from envs.types import Context
 
 DOUBT = 0.01  # logged steps that a member's belief before any data weighs as much as
@@ -67,7 +67,7 @@ def evaluate_counted(steps: Steps, counts: Counts, policy: dict) -> Valued:
         valid=jnp.ones((size, 1), bool),
     )
     legal = jnp.ones((size, steps.a.shape[-1]), bool)
-    a, p = ask(policy, steps.head, Seen(every, legal))
+    a, p = ask(policy, steps.head, Asked(every, legal))
     pi = jnp.einsum("ska,sk->sa", a, p)
     q = _solve(counts, pi)
     values = jnp.einsum("ms,sa,msa->m", counts.start, pi, q)

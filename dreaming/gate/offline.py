@@ -138,33 +138,39 @@ def signed(x: float) -> str:
 
 
 def offline_gate(
+    candidate: Any,
+    incumbent: Any,
+    *,
     log: Log,
     window: int,
     discount: float,
     judge: Judge,
-    key: jax.Array,
     rounds: int,
-    candidate: Any,
-    incumbent: Any,
+    key: jax.Array,
     config: GateConfig,
     once: Callable,
-) -> tuple[Verdict, int]:
-    """The verdict from the log alone, and the real steps it took: none."""
+) -> Verdict:
+    """The verdict from the log alone."""
     if (episodes := len(log.traces)) < LEAST_EPISODES:
         few = f"and the log holds {episodes} episodes, fewer than the {LEAST_EPISODES} it takes"
-        return no_evidence(few), 0
+        return no_evidence(few)
     if not improvable(log.traces)[0]:
-        return no_evidence("and nothing in the log to ask instead"), 0
+        return no_evidence("and nothing in the log to ask instead")
     level = config.level_of(rounds)
 
     def work(update: Callable) -> dict[str, np.ndarray]:
-        evidence = Evidence(log, window, discount, incumbent, judge, config, level, key)
-
-        def tried(policy: Any) -> dict[str, Any]:
-            update(1)
-            return evidence.of(policy)
-
+        evidence = Evidence(
+            log=log,
+            window=window,
+            discount=discount,
+            incumbent=incumbent,
+            judge=judge,
+            config=config,
+            level=level,
+            key=key,
+        )
+        tried = lambda policy: update(1) or evidence.of(policy)
         return weigh(tried, candidate, incumbent, config.min_gain)
 
     found = once("gate", len(SHARES), unknown(), work)
-    return offline_verdict(found, config, level), 0
+    return offline_verdict(found, config, level)

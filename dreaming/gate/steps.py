@@ -25,7 +25,7 @@ LEFT = 0.003  # share of the first error that may be left when the iteration end
 SIDE = 16  # blocks along the longer side of a frame, at most
 
 
-class Seen(struct.PyTreeNode):
+class Asked(struct.PyTreeNode):
     """What a policy is asked about."""
 
     context: Context  # [N]
@@ -35,9 +35,9 @@ class Seen(struct.PyTreeNode):
 class Steps(struct.PyTreeNode):
     """N logged steps and the beginnings of E episodes, with padding."""
 
-    now: Seen  # [N]
-    next: Seen  # [N]
-    first: Seen  # [E]
+    now: Asked  # [N]
+    next: Asked  # [N]
+    first: Asked  # [E]
     x: Float[Array, "N X"]  # the contexts as inputs of about unit length
     x_next: Float[Array, "N X"]
     x_first: Float[Array, "E X"]
@@ -79,7 +79,7 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
         x = context_rows(shown(context.o), context.a, context.valid, scale)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2])
 
-    at = lambda i: Seen(contexts(replay, jnp.asarray(i), window), replay.legal[i])
+    at = lambda i: Asked(contexts(replay, jnp.asarray(i), window), replay.legal[i])
     now, later, first = (at(i) for i in (rows, rows + 1, begins))
     x, x_next, x_first = (inputs(seen.context) for seen in (now, later, first))
     length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x[:count]), -1)))
@@ -110,7 +110,7 @@ def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
     A frame is shown as the means of at most SIDE x SIDE blocks; a drawn hidden layer finds nothing
     in single pixels. What a last, incomplete block would hold is left out.
     """
-    if log.observation.kind != "pixels":
+    if log.observation.kind != "frames":
         return fresh_student(log, window, 1, jax.random.key(0))["scale"], lambda o: o
     height, width, channels = frame_shape(log.observation.space)
     side = -(-max(height, width) // SIDE)
@@ -150,6 +150,6 @@ def sweeps(discount: float) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def ask(policy: Any, head: ActionHead, seen: Seen) -> tuple[Array, Array]:
+def ask(policy: Any, head: ActionHead, seen: Asked) -> tuple[Array, Array]:
     """What a policy does where it is asked: actions [N, K, A], and their probabilities [N, K]."""
     return action_distribution(policy, seen.context, head, seen.legal)

@@ -24,7 +24,8 @@ from envs.types import Trace
 class Verdict:
     """`gain` is the mean difference per episode, [lower, upper] its interval; NaN = not known.
 
-    `share` of the steps is the candidate's in what is deployed, if it is accepted.
+    `share` of the steps is the candidate's in what is deployed, if it is accepted. Finding out took
+    `steps` real steps.
     """
 
     accept: bool
@@ -33,6 +34,7 @@ class Verdict:
     gain: float
     reasons: tuple[str, ...]
     share: float = 1.0
+    steps: int = 0
 
     @property
     def word(self) -> str:
@@ -51,14 +53,15 @@ class Verdict:
 
 
 def real_gate(
-    real: Callable,
-    rounds: int,
     candidate: Any,
     incumbent: Any,
+    *,
+    real: Callable,
+    rounds: int,
     config: GateConfig,
     once: Callable,
-) -> tuple[Verdict, int]:
-    """The verdict from paired episodes in the real task, and the real steps they took."""
+) -> Verdict:
+    """The verdict from paired episodes in the real task."""
     seeds = config.seeds(rounds)
     tried = lambda update: {
         "candidate": real(candidate, seeds, update), "incumbent": real(incumbent, seeds, update)
@@ -67,7 +70,7 @@ def real_gate(
     paired = once("gate", 2 * len(seeds), dict(candidate=scores, incumbent=scores), tried)
     (ours, our_steps), (theirs, their_steps) = paired["candidate"], paired["incumbent"]
     verdict = gate(ours, theirs, level=config.level, min_gain=config.min_gain)
-    return verdict, int(our_steps.sum() + their_steps.sum())
+    return replace(verdict, steps=int(our_steps.sum() + their_steps.sum()))
 
 
 def gate(
@@ -128,9 +131,9 @@ def interval(difference: np.ndarray, level: float, seed: int) -> tuple[float, fl
     return min(low, boot_low), max(high, boot_high)
 
 
-def ungated(*_: Any) -> tuple[Verdict, int]:
+def ungated() -> Verdict:
     """The verdict where nobody asked for one: the candidate goes on to collect."""
-    return Verdict(True, -np.inf, np.inf, np.nan, ("deployed without a test: the gate is off",)), 0
+    return Verdict(True, -np.inf, np.inf, np.nan, ("deployed without a test: the gate is off",))
 
 
 def no_evidence(why: str) -> Verdict:

@@ -28,7 +28,7 @@ def record(
     switch: float = 0.1,
     epsilon: float = 0.5,
     policy: Callable[[], Behaviour] | None = None,
-    progress: Callable[[int], None] | None = None,
+    update: Callable[[int], None] = lambda steps: None,
     env_options: dict | None = None,
 ) -> Iterator[Trace]:
     """Episodes of exactly `real_steps` steps in all; the last stays open if the budget cuts it.
@@ -37,8 +37,8 @@ def record(
     at reset), `half_random` (the task's own heuristic; a uniform action with probability
     `epsilon`) or the name under which `policy` is recorded, which makes a behaviour for
     every episode. Of actions that the task's
-    `info["action_mask"]` forbids none is drawn, and the masks are recorded. `progress` is told
-    the steps so far after each episode. Raises `ConfigError` before, and `TraceError` while
+    `info["action_mask"]` forbids none is drawn, and the masks are recorded. `update(n)` is told
+    of n more steps after each episode. Raises `ConfigError` before, and `TraceError` while
     recording.
     """
     _check(behaviour, real_steps, seed, switch, epsilon, policy)
@@ -59,7 +59,7 @@ def record(
     except ConfigError:
         env.close()
         raise
-    return _record(env, action, behaviour, fresh, real_steps, seed, progress)
+    return _record(env, action, fresh, behaviour, real_steps, seed=seed, update=update)
 
 
 def behaviour_return(traces: Iterable[Trace]) -> np.ndarray:
@@ -67,18 +67,19 @@ def behaviour_return(traces: Iterable[Trace]) -> np.ndarray:
     return np.array([trace.rewards.sum() for trace in traces if not trace.is_open], np.float64)
 
 
-def _record(env, action, behaviour, fresh, real_steps, seed, progress) -> Iterator[Trace]:
+def _record(
+    env, action: ActionFeatures, fresh: Callable, name: str, real_steps: int, *, seed, update
+) -> Iterator[Trace]:
     done = episode = 0
     try:
         while done < real_steps:
             source = np.random.SeedSequence(seed, spawn_key=(episode,))
             try:
-                trace = _episode(env, action, fresh(), real_steps - done, source, behaviour)
+                trace = _episode(env, action, fresh(), real_steps - done, source, name)
             except (TraceError, SpaceError) as error:
                 raise TraceError(f"{task_name(env)}: episode {episode}: {error}") from error
             done, episode = done + len(trace), episode + 1
-            if progress is not None:
-                progress(done)
+            update(len(trace))
             yield trace
     finally:
         env.close()

@@ -1,6 +1,7 @@
 """EfficientZero V1's search: PUCT over visits, with Dirichlet noise at the root (MuZero)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -28,53 +29,68 @@ def make_puct(
     """
     if head.kind != "discrete" or model.num_codes > 1:
         raise ValueError("search.teacher=puct needs discrete actions and a model without chance")
-    table = jnp.asarray(head.table)
+    return Puct(model, head, config, discount, explore).teach
 
-    def edge(params, _, action, z):
-        _, y = model.afterstate(params, z, table[action])
-        z, p = model.outcome(params, y, jnp.zeros_like(action))
-        prior = head.masked(p.pi_logits, p.legal_logits > 0)
-        return search_edge(p.r, discount * p.continuation, prior, p.v), z
 
-    def teach(params, z, keys, value_span) -> SearchResult:
-        v, pi, legal_logits = model.predict(params, z)
-        prior = jax.nn.softmax(head.masked(pi, legal_logits > 0))
+@dataclass(frozen=True, eq=False)
+class Puct:
+    """A teacher that searches by PUCT."""
+
+    model: Any
+    head: ActionHead
+    config: SearchConfig
+    discount: Scalar
+    explore: bool
+
+    def teach(self, params, z, keys, value_span) -> SearchResult:
+        """As `make_puct` says."""
+        v, pi, legal_logits = self.model.predict(params, z)
+        prior = jax.nn.softmax(self.head.masked(pi, legal_logits > 0))
         noise_key, action_key = jax.vmap(jax.random.split, out_axes=1)(keys)
-        if explore:
-            noise = jax.vmap(
-                lambda k: jax.random.dirichlet(k, jnp.full(head.num_candidates, ALPHA))
-            )
-            prior = (1 - FRACTION) * prior + FRACTION * noise(noise_key)
-
-        def select(key, tree, node, depth: Any = 0):
-            q = tree.children_rewards + tree.children_discounts * tree.children_values
-            scaled = lambda tree, node: min_max(tree, node, q, config.floor * value_span)
-            return mctx.muzero_action_selection(key, tree, node, depth, qtransform=scaled)
-
-        inside: Any = select  # types of mctx: `depth` has a default there
-        tree: Any = mctx.search(
-            params=params,
-            rng_key=jax.random.key(0),  # breaks ties alone
-            root=made(mctx.RootFnOutput, prior_logits=jnp.log(prior + 1e-9), value=v, embedding=z),
-            recurrent_fn=edge,
-            root_action_selection_fn=select,
-            interior_action_selection_fn=inside,
-            num_simulations=config.num_simulations,
-        )
+        if self.explore:
+            alpha = jnp.full(self.head.num_candidates, ALPHA)
+            noise = jax.vmap(lambda k: jax.random.dirichlet(k, alpha))(noise_key)
+            prior = (1 - FRACTION) * prior + FRACTION * noise
+        tree = self.grow(params, z, prior, v, value_span)
         visits = tree.children_visits[:, 0]
-        pi_search = visits / config.num_simulations
-        drawn = jax.vmap(lambda k: jax.random.gumbel(k, (head.num_candidates,)))(action_key)
-        score = jnp.log(pi_search) + drawn if explore else visits
+        pi_search = visits / self.config.num_simulations
+        drawn = jax.vmap(lambda k: jax.random.gumbel(k, prior.shape[1:]))(action_key)
+        score = jnp.log(pi_search) + drawn if self.explore else visits
         action = jnp.argmax(score, -1)
         return SearchResult(
             action=action,
-            a=table[action],
+            a=jnp.asarray(self.head.table)[action],
             pi_search=pi_search,
-            proposals=head.proposals(prior, jnp.zeros(())),
+            proposals=self.head.proposals(prior, jnp.zeros(())),
             v_search=tree.node_values[:, 0],
             q=tree.children_rewards[:, 0]
             + tree.children_discounts[:, 0] * tree.children_values[:, 0],
             visits=visits,
         )
 
-    return teach
+    def grow(self, params, z, prior, v, value_span) -> Any:
+        """The finished tree of one batched search."""
+
+        def select(key, tree, node, depth: Any = 0):
+            q = tree.children_rewards + tree.children_discounts * tree.children_values
+            scaled = lambda tree, node: min_max(tree, node, q, self.config.floor * value_span)
+            return mctx.muzero_action_selection(key, tree, node, depth, qtransform=scaled)
+
+        inside: Any = select  # types of mctx: `depth` has a default there
+        root = made(mctx.RootFnOutput, prior_logits=jnp.log(prior + 1e-9), value=v, embedding=z)
+        return mctx.search(
+            params=params,
+            rng_key=jax.random.key(0),  # breaks ties alone
+            root=root,
+            recurrent_fn=self.edge,
+            root_action_selection_fn=select,
+            interior_action_selection_fn=inside,
+            num_simulations=self.config.num_simulations,
+        )
+
+    def edge(self, params, _, action, z):
+        """From a state by an action to the next state."""
+        _, y = self.model.afterstate(params, z, jnp.asarray(self.head.table)[action])
+        z, p = self.model.outcome(params, y, jnp.zeros_like(action))
+        prior = self.head.masked(p.pi_logits, p.legal_logits > 0)
+        return search_edge(p.r, self.discount * p.continuation, prior, p.v), z

@@ -8,7 +8,7 @@ from dreaming.config import SearchConfig
 from worldmodels.actions import NEVER
 
 
-def _edge_values(tree, has_chance: bool) -> Float[Array, "N W"]:
+def edge_values(tree, has_chance: bool) -> Float[Array, "N W"]:
     """Value of every edge of an unbatched tree, in reward units, by the mean of its backups."""
     q = tree.children_rewards + tree.children_discounts * tree.children_values
     return _through_chance(tree, q, has_chance)
@@ -25,7 +25,7 @@ def _through_chance(tree, q: Float[Array, "N W"], has_chance: bool) -> Float[Arr
     return jnp.where(tree.embeddings.is_chance[:, None], q, expected[tree.children_index])
 
 
-def _greedy_values(tree, has_chance: bool):
+def greedy_values(tree, has_chance: bool):
     """(root value, edge values) of a finished, unbatched tree if its best step is always taken.
 
     The mean of the backups keeps every step that was tried into a hole: good to explore with, not
@@ -49,9 +49,9 @@ def _greedy_values(tree, has_chance: bool):
     return v[0], edges(v)
 
 
-def _completed(tree, node, edge_values) -> Float[Array, " W"]:
+def completed(tree, node, q_edges: Float[Array, "N W"]) -> Float[Array, " W"]:
     """Edge values of a node; v_mix where unvisited (Danihelka et al., appendix D)."""
-    visits, q = tree.children_visits[node], edge_values[node]
+    visits, q = tree.children_visits[node], q_edges[node]
     prior = jax.nn.softmax(tree.children_prior_logits[node])
     seen = visits > 0
     weight = jnp.sum(jnp.where(seen, prior, 0.0))
@@ -61,18 +61,18 @@ def _completed(tree, node, edge_values) -> Float[Array, " W"]:
     return jnp.where(seen, q, v_mix)
 
 
-def min_max(tree, node, edge_values, floor) -> Float[Array, " W"]:
+def min_max(tree, node, q_edges: Float[Array, "N W"], floor) -> Float[Array, " W"]:
     """A node's completed values in [0, 1], by the range of all edges of the tree, with a floor."""
     seen = tree.children_visits > 0
     if hasattr(tree.embeddings, "is_chance"):
         seen = seen & ~tree.embeddings.is_chance[:, None]
-    completed = _completed(tree, node, edge_values)
-    low = jnp.minimum(jnp.min(jnp.where(seen, edge_values, jnp.inf)), jnp.min(completed))
-    high = jnp.maximum(jnp.max(jnp.where(seen, edge_values, -jnp.inf)), jnp.max(completed))
-    return (completed - low) / jnp.maximum(high - low, floor)
+    q = completed(tree, node, q_edges)
+    low = jnp.minimum(jnp.min(jnp.where(seen, q_edges, jnp.inf)), jnp.min(q))
+    high = jnp.maximum(jnp.max(jnp.where(seen, q_edges, -jnp.inf)), jnp.max(q))
+    return (q - low) / jnp.maximum(high - low, floor)
 
 
-def _normalised(tree, node, edge_values, config: SearchConfig, value_span) -> Float[Array, " W"]:
-    """sigma(q) of a node's completed values."""
-    scaled = min_max(tree, node, edge_values, config.floor * value_span)
+def sigma(tree, node, q_edges, config: SearchConfig, value_span) -> Float[Array, " W"]:
+    """sigma(q) of a node's completed values (Danihelka et al., eq. 8), scaled by `min_max`."""
+    scaled = min_max(tree, node, q_edges, config.floor * value_span)
     return (config.c_visit + jnp.max(tree.children_visits[node])) * config.c_scale * scaled

@@ -19,14 +19,18 @@ ROWS = 1024  # states searched per compiled call
 
 
 def reanalyze(
-    world: World, head: ActionHead, search: SearchConfig, key: jax.Array, replay: ReplayState
+    world: World | None, head: ActionHead, search: SearchConfig, key: jax.Array, replay: ReplayState
 ) -> ReplayState:
     """`replay` with what a search in `world` says of its states: policy and value targets.
+
+    As it is where there is no world yet.
 
     A later round fits its model to these rather than to what the behaviour did (MuZero
     Reanalyse). Every row is searched but the terminal ones, which are worth nothing. `key` is a
     typed key.
     """
+    if world is None:
+        return replay
     searched = compiled_searches(world.model, head, search, world.card["discount"])
     count = replay.o.shape[0]
     parts = -(-count // ROWS)

@@ -8,8 +8,8 @@ every outcome once. All of them return the same `SearchResult`.
 A search never samples an outcome inside an edge: mctx would keep the one sample for ever.
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import mctx
 from jaxtyping import Array, Float
 
 from dreaming.config import SearchConfig
-from dreaming.search.qtransforms import _completed, _edge_values, _greedy_values, _normalised
+from dreaming.search import qtransforms
 from dreaming.types import ChanceNode, Node, SearchResult
 from worldmodels.actions import NEVER, ActionHead
 from worldmodels.types import Scalar
@@ -40,10 +40,10 @@ def make_teacher(
     if config.num_simulations < 1:
         raise ValueError(f"search.num_simulations must be at least 1, got {config.num_simulations}")
     if config.teacher == "one_step":
-        return _one_step(model, head, config, discount)
+        return OneStep(model, head, config, discount).teach
     if config.teacher != "search":
         raise ValueError(f"search.teacher is {config.teacher!r}; choose search or one_step")
-    return _tree_search(model, head, config, discount, gumbel_scale)
+    return TreeSearch(model, head, config, discount, gumbel_scale).teach
 
 
 def model_steps(model: Any, head: ActionHead, config: SearchConfig) -> int:
@@ -62,34 +62,26 @@ def penalised(p, penalty: float, discount: Scalar, value_span):
     return p.r - penalty * (1 - discount) * value_span * p.uncertainty
 
 
-def _outcomes(
-    model, params, y, rows: int, discount: Scalar, reward: Callable
-) -> Float[Array, "B C"]:
-    """reward + discount * continuation * v of every code."""
+@dataclass(frozen=True, eq=False)
+class OneStep:
+    """A teacher that enumerates every action and every outcome once."""
 
-    def each(c):
-        _, p = model.outcome(params, y, jnp.full(rows, c, jnp.int32))
-        return reward(p) + discount * p.continuation * p.v
+    model: Any
+    head: ActionHead
+    config: SearchConfig
+    discount: Scalar
 
-    return jax.vmap(each, out_axes=-1)(jnp.arange(model.num_codes))
-
-
-def _one_step(model, head: ActionHead, config: SearchConfig, discount: Scalar):
-    def teach(params, z, key, value_span) -> SearchResult:
-        v, pi, legal_logits = model.predict(params, z)
+    def teach(self, params, z, key, value_span) -> SearchResult:
+        """As `make_teacher` says."""
+        head, config = self.head, self.config
+        v, pi, legal_logits = self.model.predict(params, z)
         rows = v.shape[0]
-        reward = lambda p: penalised(p, config.penalty, discount, value_span)
         pi = head.masked(pi, legal_logits > 0)
         noise, basis = head.noise(key, rows), head.basis(pi)
         # Enumerated actions are weighed by their values alone, sampled ones by the prior as well.
         log_prior = head.log_prior(pi, noise, config.uniform_share if head.kind == "box" else 1.0)
-
-        def value_of(index):
-            a = head.action(basis, noise, jnp.full(rows, index))
-            code_logits, y = model.afterstate(params, z, a)
-            q_code = _outcomes(model, params, y, rows, discount, reward)
-            return jnp.sum(jax.nn.softmax(code_logits) * q_code, -1)
-
+        candidate = lambda index: head.action(basis, noise, jnp.full(rows, index))
+        value_of = lambda index: self.value(params, z, candidate(index), value_span)
         q = jax.vmap(value_of, out_axes=-1)(jnp.arange(head.num_candidates))
         pi_search = head.improved(log_prior, q / (config.temperature * value_span))
         action = jnp.argmax(jnp.where(log_prior > NEVER / 2, q, -jnp.inf), -1)
@@ -103,70 +95,61 @@ def _one_step(model, head: ActionHead, config: SearchConfig, discount: Scalar):
             visits=jnp.ones_like(q, jnp.int32),
         )
 
-    return teach
+    def value(self, params, z, a: Float[Array, "B A"], value_span) -> Float[Array, " B"]:
+        """What an action is worth: the mean over its outcomes."""
+        code_logits, y = self.model.afterstate(params, z, a)
+        reward = lambda p: penalised(p, self.config.penalty, self.discount, value_span)
+        q_code = outcome_values(self.model, params, y, a.shape[0], self.discount, reward)
+        return jnp.sum(jax.nn.softmax(code_logits) * q_code, -1)
 
 
-def _tree_search(
-    model, head: ActionHead, config: SearchConfig, discount: Scalar, gumbel_scale: float
-):
-    has_chance = model.num_codes > 1
-    width = max(head.num_candidates, model.num_codes)
-    pad = lambda x, value: jnp.pad(x, ((0, 0), (0, width - x.shape[-1])), constant_values=value)
+def outcome_values(
+    model, params, y, rows: int, discount: Scalar, reward: Callable
+) -> Float[Array, "B C"]:
+    """reward + discount * continuation * v of every code."""
 
-    def prior_and_basis(pi, legal_logits, noise):
-        pi = head.masked(pi, legal_logits > 0)
-        return pad(head.log_prior(pi, noise, config.uniform_share), NEVER), head.basis(pi)
+    def each(c):
+        _, p = model.outcome(params, y, jnp.full(rows, c, jnp.int32))
+        return reward(p) + discount * p.continuation * p.v
 
-    def decide(params, choice, node: Node, reward, noise):
-        """One deterministic edge: from a state by a candidate to the next state."""
-        a = head.action(node.basis, noise, choice)
-        _, y = model.afterstate(params, node.z, a)
-        z, p = model.outcome(params, y, jnp.zeros_like(choice))
-        prior, basis = prior_and_basis(p.pi_logits, p.legal_logits, noise)
-        return search_edge(reward(p), discount * p.continuation, prior, p.v), Node(z, basis)
+    return jax.vmap(each, out_axes=-1)(jnp.arange(model.num_codes))
 
-    def decide_or_chance(params, choice, node: ChanceNode, reward, noise):
-        """One edge of a chance tree: a candidate from a state, or a code from an afterstate."""
-        action = jnp.minimum(choice, head.num_candidates - 1)
-        code_logits, y = model.afterstate(params, node.z, head.action(node.basis, noise, action))
-        p_code = jax.nn.softmax(code_logits)
-        q_code = _outcomes(model, params, y, choice.shape[0], discount, reward)
-        expected = jnp.sum(p_code * q_code, -1)
-        to_chance = search_edge(
-            jnp.zeros_like(expected), jnp.ones_like(expected), pad(code_logits, NEVER), expected
-        )
-        z, p = model.outcome(params, node.y, jnp.minimum(choice, model.num_codes - 1))
-        prior, basis = prior_and_basis(p.pi_logits, p.legal_logits, noise)
-        to_state = search_edge(reward(p), discount * p.continuation, prior, p.v)
-        child = ChanceNode(~node.is_chance, z, basis, y, p_code, q_code)
-        pick = lambda x, y: jnp.where(_column(node.is_chance, x), x, y)
-        return jax.tree.map(pick, to_state, to_chance), child
 
-    def teach(params, z, key, value_span) -> SearchResult:
-        v, pi, legal_logits = model.predict(params, z)
+@dataclass(frozen=True, eq=False)
+class TreeSearch:
+    """A teacher that grows a tree: Gumbel at the root, chance nodes where the model has codes.
+
+    An edge of the tree is one of W choices: a candidate action or, from a chance node, a code.
+    """
+
+    model: Any
+    head: ActionHead
+    config: SearchConfig
+    discount: Scalar
+    gumbel_scale: float
+
+    @property
+    def has_chance(self) -> bool:
+        """Whether an action leads to a chance node."""
+        return self.model.num_codes > 1
+
+    def teach(self, params, z, key, value_span) -> SearchResult:
+        """As `make_teacher` says."""
+        head = self.head
+        v, pi, legal_logits = self.model.predict(params, z)
         gumbel_key, noise_key = jax.random.split(key) if head.kind == "box" else (key, key)
         noise = head.noise(noise_key, v.shape[0])
-        prior, basis = prior_and_basis(pi, legal_logits, noise)
-        embedding = Node(z, basis)
-        if has_chance:
-            _, y = model.afterstate(params, z, jnp.zeros((v.shape[0], head.size)))
-            blank = jnp.zeros((v.shape[0], model.num_codes))
-            no_chance = jnp.zeros(v.shape[0], bool)
-            embedding = ChanceNode(no_chance, z, basis, y, blank, blank)
-        reward = lambda p: penalised(p, config.penalty, discount, value_span)
-        edge = decide_or_chance if has_chance else decide
-        step = functools.partial(edge, reward=reward, noise=noise)
-        normalise = lambda tree, node: _normalised(
-            tree, node, _edge_values(tree, has_chance), config, value_span
-        )
-        gumbel = gumbel_scale * _gumbel(gumbel_key, prior.shape)
-        tree = _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance)
+        prior, basis = self.prior_and_basis(pi, legal_logits, noise)
+        node = self.root_node(params, z, basis)
+        root = made(mctx.RootFnOutput, prior_logits=prior, value=v, embedding=node)
+        gumbel = self.gumbel_scale * _gumbel(gumbel_key, prior.shape)
+        tree = self.grow(params, root, gumbel, noise, value_span)
         visits = tree.children_visits[:, 0]
-        v_search, edges = jax.vmap(lambda tree: _greedy_values(tree, has_chance))(tree)
-        root_q = jax.vmap(_completed, in_axes=(0, None, 0))(tree, 0, edges)
-        sigma = jax.vmap(lambda tree, edges: _normalised(tree, 0, edges, config, value_span))(
-            tree, edges
-        )
+        greedy = lambda tree: qtransforms.greedy_values(tree, self.has_chance)
+        v_search, q_edges = jax.vmap(greedy)(tree)
+        q = jax.vmap(qtransforms.completed, in_axes=(0, None, 0))(tree, 0, q_edges)
+        of_root = lambda tree, q: qtransforms.sigma(tree, 0, q, self.config, value_span)
+        sigma = jax.vmap(of_root)(tree, q_edges)
         score = jnp.where(visits > 0, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
         action = jnp.argmax(score, -1)
         keep = lambda x: x[:, : head.num_candidates]
@@ -176,11 +159,109 @@ def _tree_search(
             pi_search=head.improved(keep(prior), keep(sigma)),
             proposals=head.proposals(basis, noise),
             v_search=v_search,
-            q=keep(root_q),
+            q=keep(q),
             visits=keep(visits),
         )
 
-    return teach
+    def grow(self, params, root, gumbel: Float[Array, "B W"], noise, value_span) -> Any:
+        """The finished tree of one batched search; apart from `gumbel` it draws nothing."""
+        edge: Any = self.decide_or_chance if self.has_chance else self.decide
+        reward = lambda p: penalised(p, self.config.penalty, self.discount, value_span)
+        sigma = lambda tree, node: qtransforms.sigma(
+            tree, node, qtransforms.edge_values(tree, self.has_chance), self.config, value_span
+        )
+        select = self.select_chance if self.has_chance else self.select
+        prior = root.prior_logits
+        return mctx.search(
+            params=params,
+            rng_key=jax.random.key(0),
+            root=root,
+            recurrent_fn=lambda params, _, choice, node: edge(params, choice, node, reward, noise),
+            root_action_selection_fn=lambda key, tree, node: self.select_root(
+                key, tree, node, sigma
+            ),
+            interior_action_selection_fn=lambda key, tree, node, depth: select(
+                key, tree, node, depth, sigma
+            ),
+            num_simulations=self.config.num_simulations,
+            invalid_actions=(prior <= NEVER / 2).astype(prior.dtype),
+            extra_data=made(mctx.GumbelMuZeroExtraData, root_gumbel=gumbel),
+        )
+
+    def select_root(self, key, tree, node, sigma: Callable):
+        """Sequential halving."""
+        return mctx.gumbel_muzero_root_action_selection(
+            key,
+            tree,
+            node,
+            num_simulations=self.config.num_simulations,
+            max_num_considered_actions=self.config.max_considered,
+            qtransform=sigma,
+        )
+
+    def select(self, key, tree, node, depth, sigma: Callable):
+        """Inside a tree: in proportion to the improved policy."""
+        return mctx.gumbel_muzero_interior_action_selection(
+            key, tree, node, depth, qtransform=sigma
+        )
+
+    def select_chance(self, key, tree, node, depth, sigma: Callable):
+        """The same or, at a chance node, codes in proportion to their probability."""
+        p = jax.nn.softmax(tree.children_prior_logits[node])
+        visits = tree.children_visits[node]
+        due = jnp.argmax(p - visits / (1 + jnp.sum(visits))).astype(jnp.int32)
+        interior = self.select(key, tree, node, depth, sigma)
+        return jnp.where(tree.embeddings.is_chance[node], due, interior)
+
+    def prior_and_basis(self, pi, legal_logits, noise):
+        """(log prior of the W choices, what their actions are made of) of a policy's outputs."""
+        pi = self.head.masked(pi, legal_logits > 0)
+        log_prior = self.head.log_prior(pi, noise, self.config.uniform_share)
+        return self.padded(log_prior), self.head.basis(pi)
+
+    def padded(self, logits: Float[Array, "B _"]) -> Float[Array, "B W"]:
+        """Logits with NEVER behind them, as many as there are candidates or codes."""
+        width = max(self.head.num_candidates, self.model.num_codes)
+        return jnp.pad(logits, ((0, 0), (0, width - logits.shape[-1])), constant_values=NEVER)
+
+    def root_node(self, params, z, basis) -> Node | ChanceNode:
+        """The embedding of the root."""
+        if not self.has_chance:
+            return Node(z, basis)
+        rows = basis.shape[0]
+        _, y = self.model.afterstate(params, z, jnp.zeros((rows, self.head.size)))
+        blank = jnp.zeros((rows, self.model.num_codes))
+        return ChanceNode(jnp.zeros(rows, bool), z, basis, y, blank, blank)
+
+    def decide(self, params, choice, node: Node, reward: Callable, noise):
+        """One deterministic edge: from a state by a candidate to the next state."""
+        a = self.head.action(node.basis, noise, choice)
+        _, y = self.model.afterstate(params, node.z, a)
+        edge, z, basis = self.arrive(params, y, jnp.zeros_like(choice), reward, noise)
+        return edge, Node(z, basis)
+
+    def decide_or_chance(self, params, choice, node: ChanceNode, reward: Callable, noise):
+        """One edge of a chance tree: a candidate from a state, or a code from an afterstate."""
+        model, head = self.model, self.head
+        candidate = jnp.minimum(choice, head.num_candidates - 1)
+        a = head.action(node.basis, noise, candidate)
+        code_logits, y = model.afterstate(params, node.z, a)
+        p_code = jax.nn.softmax(code_logits)
+        q_code = outcome_values(model, params, y, choice.shape[0], self.discount, reward)
+        expected = jnp.sum(p_code * q_code, -1)
+        none, one = jnp.zeros_like(expected), jnp.ones_like(expected)
+        to_chance = search_edge(none, one, self.padded(code_logits), expected)
+        code = jnp.minimum(choice, model.num_codes - 1)
+        to_state, z, basis = self.arrive(params, node.y, code, reward, noise)
+        child = ChanceNode(~node.is_chance, z, basis, y, p_code, q_code)
+        pick = lambda x, y: jnp.where(_column(node.is_chance, x), x, y)
+        return jax.tree.map(pick, to_state, to_chance), child
+
+    def arrive(self, params, y, c, reward: Callable, noise):
+        """(edge to the state that code `c` leads to, that state, its basis)."""
+        z, p = self.model.outcome(params, y, c)
+        prior, basis = self.prior_and_basis(p.pi_logits, p.legal_logits, noise)
+        return search_edge(reward(p), self.discount * p.continuation, prior, p.v), z, basis
 
 
 def _gumbel(key, shape: tuple[int, ...]) -> Float[Array, "B W"]:
@@ -188,42 +269,6 @@ def _gumbel(key, shape: tuple[int, ...]) -> Float[Array, "B W"]:
     if key.ndim == 0:
         return jax.random.gumbel(key, shape)
     return jax.vmap(lambda k: jax.random.gumbel(k, shape[1:]))(key)
-
-
-def _run(params, gumbel, v, prior, embedding, step, normalise, config, has_chance) -> Any:
-    """The finished tree of one batched search; apart from `gumbel` it draws nothing."""
-    interior = lambda key, tree, node, depth: mctx.gumbel_muzero_interior_action_selection(
-        key, tree, node, depth, qtransform=normalise
-    )
-
-    def inside(key, tree, node, depth):
-        if not has_chance:
-            return interior(key, tree, node, depth)
-        p = jax.nn.softmax(tree.children_prior_logits[node])
-        visits = tree.children_visits[node]
-        due = jnp.argmax(p - visits / (1 + jnp.sum(visits)))  # visit codes in proportion to p
-        return jnp.where(
-            tree.embeddings.is_chance[node], due.astype(jnp.int32), interior(key, tree, node, depth)
-        )
-
-    return mctx.search(
-        params=params,
-        rng_key=jax.random.key(0),
-        root=made(mctx.RootFnOutput, prior_logits=prior, value=v, embedding=embedding),
-        recurrent_fn=lambda params, key, action, embedding: step(params, action, embedding),
-        root_action_selection_fn=lambda key, tree, node: mctx.gumbel_muzero_root_action_selection(
-            key,
-            tree,
-            node,
-            num_simulations=config.num_simulations,
-            max_num_considered_actions=config.max_considered,
-            qtransform=normalise,
-        ),
-        interior_action_selection_fn=inside,
-        num_simulations=config.num_simulations,
-        invalid_actions=(prior <= NEVER / 2).astype(prior.dtype),
-        extra_data=made(mctx.GumbelMuZeroExtraData, root_gumbel=gumbel),
-    )
 
 
 def search_edge(reward, discount, prior, value):

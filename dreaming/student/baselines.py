@@ -29,7 +29,7 @@ def clone_loss(params, head: ActionHead, replay: ReplayState, rows, window: int)
 
 
 def conservative_q_loss(
-    params, slow, head: ActionHead, replay: ReplayState, rows, window, discount, unit, alpha
+    params, slow, head: ActionHead, replay: ReplayState, rows, *, window, discount, unit, alpha
 ):
     """Huber TD error + alpha (logsumexp Q - Q(a)): CQL(H), Kumar et al. (2020), eq. 4.
 
@@ -111,7 +111,7 @@ def _with_value(params: Any) -> Any:
 
 
 def _cut(params: Any, num_outputs: int) -> Any:
-    """A student of so many outputs, without those that only valued."""
+    """A student of `num_outputs` outputs, without those that only valued."""
     *hidden, last = params["layers"]
     return params | {"layers": [*hidden, jax.tree.map(lambda x: x[..., :num_outputs], last)]}
 
@@ -119,17 +119,16 @@ def _cut(params: Any, num_outputs: int) -> Any:
 def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfig):
     """`train(params, replay, keys) -> (params, loss of the last steps)`, one step per key."""
     optimiser = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps, 0.05))
-    window, discount = world.model.window, world.card["discount"]
-    unit = world.card["value_span"] * (1 - discount)  # one typical reward
+    discount = world.card["discount"]
+    rules = {"window": world.model.window, "discount": discount, "alpha": config.conservatism}
+    rules["unit"] = world.card["value_span"] * (1 - discount)  # one typical reward
     chunk = math.gcd(CHUNK, config.steps)
 
     def loss_of(learned, slow, replay, rows):
         params = slow | learned
         if kind == "behaviour_cloning":
-            return clone_loss(params, head, replay, rows, window)
-        return conservative_q_loss(
-            params, slow, head, replay, rows, window, discount, unit, config.conservatism
-        )
+            return clone_loss(params, head, replay, rows, world.model.window)
+        return conservative_q_loss(params, slow, head, replay, rows, **rules)
 
     def step(state, i, replay, keys):
         learned, slow, opt_state = state

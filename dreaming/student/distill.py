@@ -10,41 +10,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
-from dreaming.metrics import finite
+from dreaming.config import DistillConfig, RehearseConfig, RoundConfig, SearchConfig
+from dreaming.devices import everywhere
+from dreaming.metrics import in_chunks
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.search.teachers import make_teacher
-from dreaming.student.rehearse import make_mesh, make_rehearse
+from dreaming.student.rehearse import make_rehearse, rehearsal_mesh
 from dreaming.student.student import learned_part, network, student_logits, student_of
-from dreaming.types import DistillState, Rehearsal, ReplayState, Walks
+from dreaming.types import DistillState, Minibatch, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead
 from worldmodels.loops import avoids_loops, repeated
+from worldmodels.types import HeadTargets
 
 LONG = 4  # walks in a logged episode, from which on some are gone on with
 CHUNK = 20  # rehearsals per compiled call, and per progress line
 
 
-def distill_loss(trained, model, head, params, batch: dict, incumbent, anchor: float):
+def distill_loss(trained, batch: Minibatch, *, model, head, params, incumbent, anchor: float):
     """KL(teacher || student) + anchor KL(incumbent || student) + the planner's own heads."""
-    student, heads = trained
-    weight = batch["taught_weight"]
+    (student, heads), targets = trained, batch.targets
+    weight = targets.taught_weight
     mean = lambda x: jnp.sum(x * weight) / (jnp.sum(weight) + 1e-6)
-    pi = student_logits(student, batch["context"])
-    terms = {"student_loss": mean(head.divergence(batch["pi"], batch["proposals"], pi))}
-    names = ("z", "v", "weight", "taught_z", "pi", "proposals", "taught_weight")
-    taught = (batch[name] for name in names)
-    terms |= model.heads_loss(model.with_heads(params, heads), *taught)
+    pi = student_logits(student, batch.context)
+    terms = {"student_loss": mean(head.divergence(targets.pi, targets.proposals, pi))}
+    terms |= model.heads_loss(model.with_heads(params, heads), targets)
     if incumbent is not None:
-        old = student_logits(incumbent, batch["context"])
+        old = student_logits(incumbent, batch.context)
         terms["anchor_loss"] = anchor * mean(head.kl(old, pi))
     return sum(terms.values()), {f"distill/{name}": term for name, term in terms.items()}
 
 
-def make_optimiser(config: DistillConfig, iterations: int) -> optax.GradientTransformation:
+def distill_optimiser(config: DistillConfig, iterations: int) -> optax.GradientTransformation:
     """Adam with a cosine decay over the whole rehearsal; the student's normalisers stay."""
     steps = max(1, iterations * config.minibatches)
     return optax.chain(
@@ -68,16 +67,14 @@ def init_distill(model, params, student, optimiser, walks: Walks, key) -> Distil
     )
 
 
-def blank_distill(
-    log: Log, world: World, rehearse: RehearseConfig, config: DistillConfig
-) -> DistillState:
+def blank_distill(log: Log, world: World, config: RoundConfig) -> DistillState:
     """The structure of what `practise` returns, without its numbers."""
-    optimiser = make_optimiser(config, rehearse.iterations)
+    optimiser = distill_optimiser(config.distill, config.rehearse.iterations)
 
     def start():
         key = jax.random.key(0)
-        student = student_of(log, world.model, config.width, key)
-        walks = no_walks(log, world.model, rehearse)
+        student = student_of(log, world.model, config.distill.width, key)
+        walks = no_walks(log, world.model, config.rehearse)
         return init_distill(world.model, world.params, student, optimiser, walks, key)
 
     return jax.eval_shape(start)
@@ -98,46 +95,47 @@ def no_walks(log: Log, model: Any, rehearse: RehearseConfig) -> Walks:
 def practise(
     log: Log,
     world: World,
-    search: SearchConfig,
-    rehearse: RehearseConfig,
-    config: DistillConfig,
+    config: RoundConfig,
     incumbent: Any,
     key: jax.Array,
     update: Callable,
 ) -> DistillState:
-    """Rehearse in the dream of `world` and distil, `rehearse.iterations` times (`sized`, not 0).
+    """Rehearse in the dream of `world` and distil, `config.rehearse.iterations` times (`sized`).
 
     `incumbent` are the parameters of a student to begin from and to stay near, or None.
     `update(iterations, **metrics)` is called after each chunk.
     """
-    model, discount = regularised(world, rehearse.behaviour_penalty), world.card["discount"]
-    head = log.head
+    search, rehearse, distill = config.search, config.rehearse, config.distill
+    model, head = regularised(world, rehearse.behaviour_penalty), log.head
     chunk = math.gcd(CHUNK, rehearse.iterations)
     student_key, key = jax.random.split(key)
-    fresh = first_student(log, world, config.width, student_key)
-    convolves, rules = "encoder" in fresh, (search, rehearse, config, discount, chunk)
-    advance = compiled_distill(model, head, *rules, convolves)
+    fresh = first_student(log, world, distill.width, student_key)
+    convolves = "encoder" in fresh
+    advance = compiled_distill(
+        model,
+        head,
+        search=search,
+        rehearse=rehearse,
+        distill=distill,
+        discount=world.card["discount"],
+        chunk=chunk,
+        convolves=convolves,
+    )
     student = fresh if incumbent is None else network(incumbent)
     if incumbent is not None and head.kind != "discrete":
         incumbent = student  # only enumerated probabilities can be mixed: stay near the newest part
-    if config.anchor == 0:
+    if distill.anchor == 0:
         incumbent = None
     student = student | {"greedy": jnp.array(True)}
-    optimiser = make_optimiser(config, rehearse.iterations)
+    optimiser = distill_optimiser(distill, rehearse.iterations)
     walks = no_walks(log, model, rehearse)
     state = init_distill(model, world.params, student, optimiser, walks, key)
     # What the program gives back lies on every device: begin there too, or it compiles twice.
-    everywhere = NamedSharding(make_mesh(rehearse, convolves), PartitionSpec())
-    place = lambda tree: jax.device_put(tree, everywhere)
+    whole = everywhere(rehearsal_mesh(rehearse, convolves))
+    place = lambda tree: jax.device_put(tree, whole)
     state, params, replay = place(state), place(world.params), place(log.replay())
-    previous = None
-    for _ in range(rehearse.iterations // chunk):
-        state, metrics = advance(state, params, replay, incumbent)
-        if previous is not None:  # of the chunk before: the device never waits for the host
-            update(chunk, **finite(previous))
-        previous = metrics
-    update(chunk, **finite(previous))
-    return state
+    go_on = lambda state: advance(state, params, replay, incumbent)
+    return in_chunks(go_on, state, rehearse.iterations // chunk, chunk, update)
 
 
 def first_student(log: Log, world: World, width: int, key: jax.Array) -> Any:
@@ -163,17 +161,21 @@ def regularised(world: World, behaviour_penalty: float) -> Any:
 def compiled_distill(
     model: Any,
     head: ActionHead,
+    *,
     search: SearchConfig,
     rehearse: RehearseConfig,
-    config: DistillConfig,
+    distill: DistillConfig,
     discount: float,
     chunk: int,
     convolves: bool,
 ) -> Callable:
     """`make_distill` with its teacher and its walks; the next round uses the same program."""
-    teach, mesh = make_teacher(model, head, search, discount), make_mesh(rehearse, convolves)
-    walk = make_rehearse(model, head, teach, rehearse, discount, search.penalty, mesh)
-    return make_distill(model, head, walk, config, rehearse.iterations, chunk, convolves)
+    teach, mesh = make_teacher(model, head, search, discount), rehearsal_mesh(rehearse, convolves)
+    costs = {"discount": discount, "penalty": search.penalty}
+    walk = make_rehearse(model, head, teach, rehearse, mesh=mesh, **costs)
+    return make_distill(
+        model, head, walk, distill, rehearse.iterations, chunk=chunk, convolves=convolves
+    )
 
 
 def make_distill(
@@ -182,36 +184,15 @@ def make_distill(
     rehearse: Callable[..., Rehearsal],
     config: DistillConfig,
     iterations: int,
+    *,
     chunk: int,
     convolves: bool = False,
 ):
-    """`practise(state, params, replay, incumbent) -> (state, metrics)`: `chunk` rounds of rehearse,
+    """`practise(state, params, replay, incumbent) -> (state, metrics)`: `chunk` times a rehearsal,
     then `minibatches` gradient steps on it. `convolves` says that students do."""
-    optimiser = make_optimiser(config, iterations)
-
-    def gradient_step(carry, batch, params, incumbent):
-        state = carry
-
-        def loss_of(trained):
-            learned, heads = trained
-            student = state.student | learned
-            return distill_loss(
-                (student, heads), model, head, params, batch, incumbent, config.anchor
-            )
-
-        trained = (learned_part(state.student), state.heads)
-        grads, metrics = jax.grad(loss_of, has_aux=True)(trained)
-        updates, opt_state = optimiser.update(grads, state.opt_state, trained)
-        new: Any = optax.apply_updates(trained, updates)
-        learned, heads = new
-        slow = optax.incremental_update(heads, state.slow_heads, 1 - config.target_decay)
-        state = state.replace(
-            student=state.student | learned,
-            heads=heads,
-            slow_heads=slow,
-            opt_state=opt_state,
-        )
-        return state, metrics
+    optimiser = distill_optimiser(config, iterations)
+    loss = functools.partial(distill_loss, model=model, head=head, anchor=config.anchor)
+    follow = functools.partial(gradient_step, loss, optimiser, config.target_decay)
 
     def iteration(state: DistillState, _, params, replay: ReplayState, incumbent):
         key, rehearse_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
@@ -219,7 +200,7 @@ def make_distill(
         slow = model.with_heads(params, state.slow_heads)
         walked = rehearse(own, slow, state.student, replay, state.walks, rehearse_key)
         batches = minibatches(walked, order_key, config.minibatches)
-        step = lambda state, batch: gradient_step(state, batch, params, incumbent)
+        step = lambda state, batch: follow(state, batch, params=params, incumbent=incumbent)
         state, metrics = jax.lax.scan(step, state, batches, unroll=avoids_loops(convolves))
         state = state.replace(
             walks=state.walks.replace(last=walked.last, goes_on=walked.goes_on),
@@ -239,7 +220,34 @@ def make_distill(
     return repeated(iteration, chunk, convolves=convolves)
 
 
-def minibatches(walked: Rehearsal, key, count: int) -> dict:
+def gradient_step(
+    loss: Callable,
+    optimiser: optax.GradientTransformation,
+    target_decay: float,
+    state: DistillState,
+    batch: Minibatch,
+    **given: Any,
+) -> tuple[DistillState, dict[str, jax.Array]]:
+    """`state` after one step of the optimiser; `loss(trained, batch, **given) -> (loss, metrics)`
+    of (student, heads)."""
+
+    def loss_of(trained):
+        learned, heads = trained
+        return loss((state.student | learned, heads), batch, **given)
+
+    trained = (learned_part(state.student), state.heads)
+    grads, metrics = jax.grad(loss_of, has_aux=True)(trained)
+    updates, opt_state = optimiser.update(grads, state.opt_state, trained)
+    new: Any = optax.apply_updates(trained, updates)
+    learned, heads = new
+    slow = optax.incremental_update(heads, state.slow_heads, 1 - target_decay)
+    student = state.student | learned
+    return state.replace(
+        student=student, heads=heads, slow_heads=slow, opt_state=opt_state
+    ), metrics
+
+
+def minibatches(walked: Rehearsal, key, count: int) -> Minibatch:
     """The rehearsal in `count` equal parts, in random order; leaves [count, ...]."""
     every, taught = jax.random.split(key)
     split = lambda tree, order: jax.tree.map(
@@ -247,13 +255,13 @@ def minibatches(walked: Rehearsal, key, count: int) -> dict:
     )
     order = jax.random.permutation(every, walked.weight.size)
     taught_order = jax.random.permutation(taught, walked.taught_weight.size)
-    return {
-        "z": split(walked.z, order),
-        "v": split(walked.v_target, order),
-        "weight": split(walked.weight, order),
-        "taught_z": split(walked.taught_z, taught_order),
-        "context": split(walked.taught_context, taught_order),
-        "pi": split(walked.taught.pi_search, taught_order),
-        "proposals": split(walked.taught.proposals, taught_order),
-        "taught_weight": split(walked.taught_weight, taught_order),
-    }
+    targets = HeadTargets(
+        z=split(walked.z, order),
+        v=split(walked.v_target, order),
+        weight=split(walked.weight, order),
+        taught_z=split(walked.taught_z, taught_order),
+        pi=split(walked.taught.pi_search, taught_order),
+        proposals=split(walked.taught.proposals, taught_order),
+        taught_weight=split(walked.taught_weight, taught_order),
+    )
+    return Minibatch(targets, split(walked.taught_context, taught_order))

@@ -1,12 +1,54 @@
-"""Students in dreams: walks, returns and lengths."""
+"""Students in dreams: walks, and what whole dreamed episodes earn."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Bool, Float, Int
+
+from dreaming.student.student import act, action_distribution, head_of
+from envs.dream import DreamState, DreamStep, World
+from worldmodels.actions import ActionHead
+
+
+class WalkStep(NamedTuple):
+    """One step of D walks, before it is decided what is kept of it."""
+
+    before: DreamState
+    seen: DreamStep  # what the step showed
+    alive: Bool[Array, " D"]  # no dream had ended before the step
+    now: Any  # of `times`
+
+
+def walk_dream(
+    dream: Any,
+    params: Any,
+    begun: tuple[DreamState, DreamStep],
+    times: Any,
+    *,
+    draw: Callable,
+    keep: Callable[[WalkStep], Any],
+) -> tuple[DreamState, Any]:
+    """(where D dreams got to, what was kept of each step), a step for every row of `times`.
+
+    `begun` is what `dream.initial` gave. `draw(context, legal, now) -> a` says what is done,
+    `keep(step)` what stays of a step; `now` is the row of `times` of the step.
+    """
+
+    def step(carry, now):
+        before, legal, alive = carry
+        after, seen = dream.step(params, before, draw(before.context, legal, now))
+        kept = keep(WalkStep(before, seen, alive, now))
+        return (after, seen.legal, alive & ~seen.terminated), kept
+
+    state, first = begun
+    start = state, first.legal, jnp.ones(first.terminated.shape, bool)
+    (last, _, _), kept = jax.lax.scan(step, start, times)
+    return last, kept
 
 
 @dataclass(frozen=True)
@@ -18,15 +60,13 @@ class DreamEpisodes:
     steps: int  # dreamed steps in all
 
 
-def dream_episodes(world: Any, students: Sequence[Any], key: Any, episodes: int) -> DreamEpisodes:
+def dream_episodes(
+    world: World, students: Sequence[Any], key: jax.Array, episodes: int
+) -> DreamEpisodes:
     """Each student in `episodes` dreams of `world` from logged starts, to its horizon.
 
     `key` is a typed key.
     """
-    import jax.numpy as jnp
-
-    from dreaming.student.student import act, head_of
-
     dream, head = world.dream("member"), head_of(world.action_space)
     start_key, row_key, walk_key = jax.random.split(key, 3)
     firsts = np.flatnonzero(world.initial)
@@ -37,21 +77,14 @@ def dream_episodes(world: Any, students: Sequence[Any], key: Any, episodes: int)
 
     @jax.jit
     def walk(params, students, context, rows, key):
-        def step(carry, key):
-            state, legal, alive = carry
-            keys = jax.random.key_data(jax.random.split(key, episodes))
-            asked = state.context, legal
-            of = lambda i: jax.tree.map(lambda x: x[i * episodes :][:episodes], asked)
-            answer = lambda who, context, legal: act(who, context, keys, head, legal)
-            a = jnp.concatenate([answer(who, *of(i)) for i, who in enumerate(students)])
-            state, seen = dream.step(params, state, a)
-            trusted = alive & (seen.uncertainty <= world.u_max)
-            going = alive & ~seen.terminated
-            return (state, seen.legal, going), (alive * seen.r, alive, trusted)
-
-        state, begun = dream.initial(params, context, rows)
-        start = state, begun.legal, jnp.ones(len(rows), bool)
-        sums = jax.lax.scan(step, start, jax.random.split(key, world.horizon))[1]
+        draw = lambda context, legal, key: acts_of_each(students, context, legal, key, head)
+        keep = lambda step: (
+            step.alive * step.seen.r,
+            step.alive,
+            step.alive & (step.seen.uncertainty <= world.u_max),
+        )
+        begun, times = dream.initial(params, context, rows), jax.random.split(key, world.horizon)
+        _, sums = walk_dream(dream, params, begun, times, draw=draw, keep=keep)
         return jax.tree.map(lambda x: x.sum(0).reshape(len(students), episodes), sums)
 
     returns, steps, trusted = walk(world.params, tuple(students), context, rows, walk_key)
@@ -59,6 +92,52 @@ def dream_episodes(world: Any, students: Sequence[Any], key: Any, episodes: int)
     return DreamEpisodes(np.asarray(returns, np.float64), trusted / steps, int(steps.sum()))
 
 
-def dream_returns(world: Any, student: Any, key: Any, episodes: int) -> Float[np.ndarray, " n"]:
+def acts_of_each(students: Sequence[Any], context: Any, legal: Any, key: Any, head: ActionHead):
+    """Actions [P * n, A] of P students, each in n rows in a row, all with the same n keys."""
+    episodes = len(legal) // len(students)
+    keys = jax.random.key_data(jax.random.split(key, episodes))
+    of = lambda i: jax.tree.map(lambda x: x[i * episodes :][:episodes], (context, legal))
+    answer = lambda who, context, legal: act(who, context, keys, head, legal)
+    return jnp.concatenate([answer(who, *of(i)) for i, who in enumerate(students)])
+
+
+def dream_returns(
+    world: World, student: Any, key: jax.Array, episodes: int
+) -> Float[np.ndarray, " n"]:
     """Returns of one student in `episodes` dreams; see `dream_episodes`."""
     return dream_episodes(world, (student,), key, episodes).returns[0]
+
+
+def limited_dreams(
+    world: World, policy: Any, context: Any, key: jax.Array, limits: Int[np.ndarray, " D"]
+) -> tuple[Float[np.ndarray, " D"], Int[np.ndarray, " D"]]:
+    """(returns, lengths) of D dreams from `context`, at most `limits` steps long each.
+
+    Actions are drawn from `action_distribution`, as judges see a policy.
+    """
+    row_key, walk_key = jax.random.split(key)
+    rows = jax.random.key_data(jax.random.split(row_key, limits.size))
+    rules = {"head": head_of(world.action_space), "steps": int(limits.max())}
+    inputs = world.params, policy, context, (rows, walk_key, limits)
+    found = _limited(world.dream(), *inputs, **rules)
+    return np.asarray(found[0], np.float64), np.asarray(found[1], np.int64)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("head", "steps"))
+def _limited(dream, params, policy, context, drawn, *, head: ActionHead, steps: int):
+    rows, key, limits = drawn
+    every = jnp.arange(limits.size)
+
+    def draw(context, legal, now):
+        a, p = action_distribution(policy, context, head, legal)
+        keys = jax.random.split(now[0], limits.size)
+        return a[every, jax.vmap(jax.random.categorical)(keys, jnp.log(p))]
+
+    def keep(step: WalkStep):
+        counts = step.alive & (step.now[1] < limits)
+        return counts * step.seen.r, counts
+
+    begun = dream.initial(params, context, rows)
+    times = jax.random.split(key, steps), jnp.arange(steps)
+    r, counts = walk_dream(dream, params, begun, times, draw=draw, keep=keep)[1]
+    return r.sum(0), counts.sum(0)

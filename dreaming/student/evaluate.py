@@ -40,14 +40,14 @@ def evaluate(
     action: Features,
     window: int = 1,
     max_steps: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    update: Callable[[int], None] = lambda finished: None,
 ) -> Evaluation:
     """Run one whole episode from each seed; `act` gives action features for ROWS contexts at once.
 
     Every row has a key, made of the episode's seed and its step, and the legal action features
     that the task names in `info["action_mask"]`. `max_steps` ends an episode of a task that has
-    no step limit itself. `progress` is told the number of finished episodes. Raises `EnvError`
-    when the task fails.
+    no step limit itself. `update(n)` is told of n more finished episodes. Raises `EnvError` when
+    the task fails.
     """
     if isinstance(make_env, str):
         id = make_env
@@ -57,7 +57,7 @@ def evaluate(
     buffer = ContextBuffer(ROWS, window, observation.size, action.size, observation.dtype)
     legal = np.ones((ROWS, action.size), bool)
     waiting = iter(range(len(seeds)))
-    finished, running = 0, dict[int, int]()  # row -> the episode that runs in it
+    running = dict[int, int]()  # row -> the episode that runs in it
 
     def begin(rows: Sequence[int]) -> None:
         for row, episode in zip(rows, waiting, strict=False):
@@ -90,9 +90,8 @@ def evaluate(
             for row in free:
                 del running[row]
             begin(free)
-            finished += len(free)
-            if free and progress is not None:
-                progress(finished)
+            if free:
+                update(len(free))
     finally:
         for env in envs:
             env.close()

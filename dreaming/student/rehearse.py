@@ -2,18 +2,19 @@
 and at logged states themselves."""
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from dreaming.config import RehearseConfig
+from dreaming.devices import everywhere, make_mesh, share_out
 from dreaming.observe.replay import contexts
 from dreaming.search.teachers import penalised
+from dreaming.student.dreams import walk_dream
 from dreaming.student.student import student_logits
 from dreaming.types import Rehearsal, ReplayState, Walks
 from envs.dream import Dream
@@ -23,15 +24,14 @@ from worldmodels.loops import avoids_loops
 from worldmodels.targets import lambda_returns
 
 
-def make_mesh(config: RehearseConfig, convolves: bool = False) -> Mesh:
+def rehearsal_mesh(config: RehearseConfig, convolves: bool = False) -> Mesh:
     """The devices that share the walks out: as many as share them evenly.
 
     On a CPU with virtual devices a search would else use one core, whatever its batch. Convolutions
     use all cores of one device, and those of several would wait for each other's threads.
     """
-    most = 1 if avoids_loops(convolves) else jax.device_count()
-    parts = math.gcd(most, math.gcd(config.dreams, config.taught))
-    return Mesh(np.array(jax.devices()[:parts]), "walks")
+    most = 1 if avoids_loops(convolves) else None
+    return make_mesh(jax.devices()[:most], config.dreams, config.taught)
 
 
 def make_rehearse(
@@ -39,10 +39,11 @@ def make_rehearse(
     head: ActionHead,
     teach: Callable,
     config: RehearseConfig,
+    *,
     discount: float,
     penalty: float,
     mesh: Mesh | None = None,
-):
+) -> Callable[..., Rehearsal]:
     """`rehearse(params, slow_params, student, replay, walks, key) -> Rehearsal`, a pure function.
 
     A share of the walks goes on from where `walks` got to, the others begin at logged states.
@@ -50,30 +51,27 @@ def make_rehearse(
     walk; `params` serve the teacher, who speaks of states of the walks and, `config.real` of them,
     of logged ones. The work is shared out over `mesh`.
     """
-    mesh = mesh or make_mesh(config)
-    parts = mesh.size
-    taught = config.taught // parts
-    walk = make_walk(model, head, config, discount, penalty)
+    mesh = mesh or rehearsal_mesh(config)
+    taught = config.taught // mesh.size
     logged = round((config.real or 0.0) * taught)
+    walk = make_walk(model, head, config, discount, penalty)
+    values = lambda slow_params, walked: walk_values(
+        model, slow_params, walked, discount, config.lam
+    )
 
-    def part(params, slow_params, student, context: Context, real: Context, key) -> Rehearsal:
+    def part(weights, context: Context, real: Context, key) -> Rehearsal:
         """What one device does: its walks, their value targets, and its share of the teaching."""
+        params, slow_params, student = weights
         keys = jax.random.split(jax.random.wrap_key_data(key[0]), 4)
         walk_key, pick_key, teach_key, end_key = keys
-        last, z, seen, r, continuation = walk(params, student, context, walk_key)
-        joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), z, last.z)
-        v = jax.vmap(lambda z: model.predict(slow_params, _mean(z))[0])(joined)
-        v_target = lambda_returns(r, discount * continuation, v, config.lam)
-        reached = jnp.cumprod(jnp.concatenate([jnp.ones_like(r[:1]), continuation[:-1]]), axis=0)
-        z, seen, weight = _mean(_flat(z)), _flat(seen), reached.reshape(-1)
+        last, walked = walk(params, student, context, walk_key)
+        v_target, reached = values(slow_params, walked)
+        z, seen, weight = _mean(_flat(walked.z)), _flat(walked.context), reached.reshape(-1)
         picked = jax.random.choice(pick_key, weight.size, (taught - logged,), replace=False)
-        at = lambda tree: jax.tree.map(lambda x: x[picked], tree)
-        taught_z, taught_context, taught_weight = at(z), at(seen), at(weight)
+        at = jax.tree.map(lambda x: x[picked], (z, seen, weight))
         if logged:
-            both = lambda one, other: jax.tree.map(lambda *x: jnp.concatenate(x), one, other)
-            taught_z = both(model.root(params, real), taught_z)
-            taught_context = both(real, taught_context)
-            taught_weight = both(jnp.ones(logged), taught_weight)
+            at = _joined((model.root(params, real), real, jnp.ones(logged)), at)
+        taught_z, taught_context, taught_weight = at
         return Rehearsal(
             z=z,
             v_target=v_target.reshape(-1),
@@ -83,64 +81,87 @@ def make_rehearse(
             taught_weight=taught_weight,
             taught=teach(params, taught_z, teach_key, model.value_span(params)),
             last=last.context,
-            goes_on=jax.random.bernoulli(end_key, jnp.prod(continuation, axis=0)),
+            goes_on=jax.random.bernoulli(end_key, jnp.prod(walked.continuation, axis=0)),
         )
 
     def rehearse(params, slow_params, student, replay: ReplayState, walks: Walks, key) -> Rehearsal:
         start_key, anew_key, key = jax.random.split(key, 3)
         context = drawn(replay, start_key, config.dreams, model.window)
-        real = drawn(replay, jax.random.fold_in(start_key, 1), logged * parts, model.window)
-        goes_on = walks.goes_on & (jnp.arange(config.dreams) < config.going_on * config.dreams)
-        goes_on &= jax.random.bernoulli(anew_key, 1 - walks.restart, goes_on.shape)
-        either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
-        context = jax.tree.map(either, walks.last, context)
-        keys = jax.random.key_data(jax.random.split(key, parts))
-        if parts == 1:
-            return part(params, slow_params, student, context, real, keys)
-        every, each = PartitionSpec(), PartitionSpec("walks")
-        specs = (every, every, every, each, each, each)
-        shared = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)(
-            params, slow_params, student, context, real, keys
-        )
-        whole = NamedSharding(mesh, every)
-        return jax.lax.with_sharding_constraint(shared, whole)
+        real = drawn(replay, jax.random.fold_in(start_key, 1), logged * mesh.size, model.window)
+        context = begun(context, walks, config.going_on, anew_key)
+        keys = jax.random.key_data(jax.random.split(key, mesh.size))
+        found = share_out(part, mesh, (params, slow_params, student), context, real, keys)
+        if mesh.size == 1:
+            return found
+        return jax.lax.with_sharding_constraint(found, everywhere(mesh))
 
     return rehearse
+
+
+def begun(context: Context, walks: Walks, going_on: float, key) -> Context:
+    """Where D walks begin: a share `going_on` of them where the last ones got to, if those may go
+    on, the others at `context` [D]."""
+    count = walks.goes_on.shape[0]
+    goes_on = walks.goes_on & (jnp.arange(count) < going_on * count)
+    goes_on &= jax.random.bernoulli(key, 1 - walks.restart, goes_on.shape)
+    either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
+    return jax.tree.map(either, walks.last, context)
+
+
+class Walked(NamedTuple):
+    """H steps of D walks; `last`, where they got to, beside it."""
+
+    z: Any  # [H, D] before each step
+    context: Context  # [H, D]
+    r: Float[Array, "H D"]  # lowered by what uncertainty costs
+    continuation: Float[Array, "H D"]
+    last_z: Any  # [D]
+
+
+def walk_values(model, slow_params, walked: Walked, discount: float, lam: float):
+    """(TD(lambda) targets [H, D], probability [H, D] that a walk got there without ending)."""
+    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), walked.z, walked.last_z)
+    v = jax.vmap(lambda z: model.predict(slow_params, _mean(z))[0])(joined)
+    r, continuation = walked.r, walked.continuation
+    v_target = lambda_returns(r, discount * continuation, v, lam)
+    reached = jnp.cumprod(jnp.concatenate([jnp.ones_like(r[:1]), continuation[:-1]]), axis=0)
+    return v_target, reached
 
 
 def make_walk(
     model: Any, head: ActionHead, config: RehearseConfig, discount: float, penalty: float
 ) -> Callable:
-    """`walk(params, student, context [D], key)`: the student's own walks from contexts.
-
-    The last dream states [D], then by step the latent states and contexts [H, D], rewards lowered
-    by `penalty` and continuations [H, D].
-    """
+    """`walk(params, student, context [D], key) -> (last dream states [D], Walked)`: the student's
+    own walks from contexts, rewards lowered by `penalty`."""
     dream = Dream(model, sampling=config.sampling)
 
     def walk(params, student, context: Context, key):
         count = context.o.shape[0]
         action_key, dream_key = jax.random.split(key)
         rows = jax.random.key_data(jax.random.split(dream_key, count))
-        state, begun = dream.initial(params, context, rows)
-
-        def step(carry, keys):
-            state, legal = carry
-            pi = head.masked(student_logits(student, state.context), legal)
-            after, seen = dream.step(params, state, head.sample(pi, keys))
-            r = penalised(seen, penalty, discount, model.value_span(params))
-            return (after, seen.legal), (state.z, state.context, r, seen.continuation)
-
+        pi = lambda context, legal: head.masked(student_logits(student, context), legal)
+        cost = lambda seen: penalised(seen, penalty, discount, model.value_span(params))
         step_keys = jax.random.split(action_key, (config.horizon, count))
-        start = state, begun.legal
-        (last, _), walked = jax.lax.scan(step, start, jax.random.key_data(step_keys))
-        return last, *walked
+        last, walked = walk_dream(
+            dream,
+            params,
+            dream.initial(params, context, rows),
+            jax.random.key_data(step_keys),
+            draw=lambda context, legal, keys: head.sample(pi(context, legal), keys),
+            keep=lambda step: (
+                step.before.z,
+                step.before.context,
+                cost(step.seen),
+                step.seen.continuation,
+            ),
+        )
+        return last, Walked(*walked, last_z=last.z)
 
     return walk
 
 
 def drawn(replay: ReplayState, key, count: int, window: int) -> Context:
-    """So many logged states, uniformly drawn with replacement; leaves [count, W, ...]."""
+    """`count` logged states, uniformly drawn with replacement; leaves [count, W, ...]."""
     start = jax.random.randint(key, (count,), 0, replay.num_starts)
     return contexts(replay, replay.starts[start], window)
 
@@ -152,6 +173,11 @@ def _column(flag, like):
 def _mean(z: Any) -> Any:
     """The same states, carried on by the mean of the members."""
     return dataclasses.replace(z, member=jnp.full_like(z.member, -1))
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """The rows of both, those of `one` first."""
+    return jax.tree.map(lambda *x: jnp.concatenate(x), one, other)
 
 
 def _flat(tree: Any) -> Any:

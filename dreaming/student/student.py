@@ -33,13 +33,14 @@ def init_student(
     width: int,
     o_mean,
     o_std,
+    *,
     o_step=None,
     gru_row: int | None = None,
 ):
     """Parameters of a student: two hidden layers, then one near zero (a uniform policy).
 
-    With `gru_row` a GRU of `width` units first reads the rows of the context, each of so many
-    features, and its word joins the newest row; `context_size` is not used then.
+    With `gru_row` a GRU of `width` units first reads the rows of the context, `gru_row` features
+    each, and its word joins the newest row; `context_size` is not used then.
     """
     keys = jax.random.split(key, 3)
     gru = {}
@@ -63,7 +64,7 @@ def init_student(
     return {"layers": layers, **gru, "scale": scale, "greedy": jnp.array(True)}
 
 
-def init_image_student(
+def init_frame_student(
     key: jax.Array,
     frame: tuple[int, int, int],
     window: int,
@@ -93,24 +94,24 @@ def fresh_student(
     recurrent: bool | None = None,
     size: str | None = None,
 ) -> Any:
-    """A student for the spaces of `log` (`dreaming.observe.log.Log`), normalised by its observations; of
-    bytes 0 to 255 become 0 to 1.
+    """A student for the spaces of `log` (a `Log`), normalised by its observations; of bytes 0 to
+    255 become 0 to 1.
 
     `size` is that of its encoder where they are frames; None = what is usual for such frames.
     """
-    if log.observation.kind == "pixels":
+    if log.observation.kind == "frames":
         from worldmodels.frames.networks import usual_size
 
         frame = frame_shape(log.observation.space)
         size = size or usual_size(*frame[:2])
-        return init_image_student(key, frame, window, log.head.num_outputs, width, size)
+        return init_frame_student(key, frame, window, log.head.num_outputs, width, size)
     o = [log.observation.flatten(trace.observations) for trace in log.traces]
     change = np.concatenate([np.diff(x, axis=0) for x in o])
     scale = observation_scale(np.concatenate(o), change, log.is_number)
     row = row_size(window, log.observation.size, log.action.size)
-    scales = scale["o_mean"], scale["o_std"], scale["o_step"]
+    sizes = window * row, log.head.num_outputs, width
     gru_row = row if recurrent else None
-    return init_student(key, window * row, log.head.num_outputs, width, *scales, gru_row)
+    return init_student(key, *sizes, **scale, gru_row=gru_row)
 
 
 def mixture(old: Any, new: Any, share: float) -> Any:

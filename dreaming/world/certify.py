@@ -92,14 +92,14 @@ def units(log: Log) -> Float[np.ndarray, " O"]:
     """What errors of each feature are counted in: its deviation; 1 for categories, and for pixels
     all that they can range over."""
     kind, size = log.observation.kind, log.observation.size
-    if kind in ("discrete", "pixels"):
+    if kind in ("discrete", "frames"):
         return np.full(size, 1.0 if kind == "discrete" else 255.0, np.float32)
     o = np.concatenate([log.observation.flatten(trace.observations) for trace in log.traces])
     unit = o.std(0)
     return np.where(unit > 1e-6, unit, 1.0)
 
 
-def explained(model: Any, params: Any, log: Log, window: int) -> float:
+def foreseen(model: Any, params: Any, log: Log, window: int) -> float:
     """How far a model's policy head foresees what was done on a log that it has not seen.
 
     McFadden's pseudo-R^2 of the actions against uniform legal ones: 0 where the behaviour is as
@@ -147,7 +147,7 @@ def summarise(tests: Sequence[HeldOut], fitted: Log | None, kind: str) -> tuple[
     table = _mean_table([test.table for test in tests])
     figures |= {f"skill_{k}": skill for k, skill in fidelity.skills(table).items()}
     figures |= fidelity.trust(_mean_table([test.curve for test in tests]))
-    if kind == "pixels":
+    if kind == "frames":
         figures = {name: x for name, x in figures.items() if name not in SAID_BY_MEMBERS}
     shown: dict[str, list] = {**table}
     if kind in ("box", "mixed"):

@@ -13,7 +13,6 @@ A conformal quantile of the block errors would bound the error on one block more
 which is far wider than a policy's mean: with it the gate let 12 of 24 clear gains pass in a pilot.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,7 @@ from jaxtyping import Float, Int
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.statistics import t_interval
-from dreaming.student.student import action_distribution, head_of
+from dreaming.student.dreams import limited_dreams
 from envs.dream import World
 
 SEGMENT = 50  # steps of a segment
@@ -76,40 +75,12 @@ class Judge:
         return np.concatenate([np.zeros(0), *found])
 
 
-def walk(world: World, policy: Any, context: Any, key: jax.Array, limits: np.ndarray):
-    """(returns, lengths) of dreams from `context`, at most `limits` steps long each."""
-    row_key, walk_key = jax.random.split(key)
-    rows = jax.random.key_data(jax.random.split(row_key, limits.size))
-    steps = int(limits.max())
-    head = head_of(world.action_space)
-    found = _walk(world.dream(), head, steps, world.params, policy, context, rows, walk_key, limits)
-    return np.asarray(found[0], np.float64), np.asarray(found[1], np.int64)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _walk(dream, head, steps: int, params, policy, context, rows, key, limits):
-    def step(carry, now):
-        (state, legal, alive), (key, t) = carry, now
-        a, p = action_distribution(policy, state.context, head, legal)
-        drawn = jax.vmap(jax.random.categorical)(jax.random.split(key, limits.size), jnp.log(p))
-        state, seen = dream.step(params, state, a[jnp.arange(limits.size), drawn])
-        counts = alive & (t < limits)
-        going = alive & ~seen.terminated
-        return (state, seen.legal, going), (counts * seen.r, counts)
-
-    state, begun = dream.initial(params, context, rows)
-    start = state, begun.legal, jnp.ones(limits.size, bool)
-    times = jax.random.split(key, steps), jnp.arange(steps)
-    r, counts = jax.lax.scan(step, start, times)[1]
-    return r.sum(0), counts.sum(0)
-
-
 def dream(world: World, policy: Any, key: jax.Array):
     """(returns, lengths) of DREAMS dreams from logged starts to the horizon."""
     start_key, key = jax.random.split(key)
     drawn = np.asarray(jax.random.choice(start_key, np.flatnonzero(world.initial), (DREAMS,)))
     context = jax.tree.map(lambda x: jnp.asarray(x[drawn]), world.starts)
-    return walk(world, policy, context, key, np.full(DREAMS, world.horizon))
+    return limited_dreams(world, policy, context, key, np.full(DREAMS, world.horizon))
 
 
 def segments(log: Log, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,7 +107,7 @@ def segment_errors(world: World, log: Log, clone: Any, key: jax.Array, length: i
     # Padded to one size, so that all logs share a compiled program.
     each = np.repeat(np.resize(kept, MOST_SEGMENTS), COPIES)
     context = contexts(log.replay(), jnp.asarray(rows[each]), world.model.window)
-    dreamed = walk(world, clone, context, key, limits[each])[0]
+    dreamed = limited_dreams(world, clone, context, key, limits[each])[0]
     dreamed = dreamed.reshape(MOST_SEGMENTS, COPIES).mean(1)[: kept.size]
     return earned[kept] - dreamed
 

@@ -14,9 +14,9 @@ from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.types import ReplayState
 from envs.frames import frame_shape
-from worldmodels.config import ImageLossWeights, ImageModelConfig, ModelConfig
+from worldmodels.config import FrameLossWeights, FrameModelConfig, ModelConfig
 from worldmodels.frames.losses import log_loss
-from worldmodels.frames.model import ImageWorldModel, make_image_model
+from worldmodels.frames.model import FrameWorldModel, make_frame_model
 from worldmodels.support import squash, value_bounds
 from worldmodels.vectors.losses import model_loss
 from worldmodels.vectors.measure import measure_latents, measure_scale
@@ -66,7 +66,7 @@ class VectorMaker:
 class FrameMaker:
     """EfficientZero's model of frames: a single member, whose latents go on without decoding."""
 
-    config: ImageModelConfig
+    config: FrameModelConfig
     window: int
     discount: float
     members: int = 1
@@ -76,7 +76,7 @@ class FrameMaker:
         """What a fit lowers."""
         return _log_loss(self.config.weights)
 
-    def shape(self, log: Log) -> tuple[ImageWorldModel, dict]:
+    def shape(self, log: Log) -> tuple[FrameWorldModel, dict]:
         """(a model for the log, its normalisers). Raises `UserError` for what it cannot learn."""
         head, rewards, terminated = log.head, *_earned(log)
         if head.kind != "discrete" or len(head.factors) != 1:
@@ -95,13 +95,13 @@ class FrameMaker:
         self._check_bins(rewards, value_bounds(rewards, terminated, self.discount))
         frame = frame_shape(log.observation.space)
         scale = {"v_range": jnp.float32(usual[1] - usual[0])}
-        return make_image_model(self.config, frame, self.window, head), scale
+        return make_frame_model(self.config, frame, self.window, head), scale
 
     def measured(self, model: Any, params: Any, replay: ReplayState, rows: int) -> Any:
         """Fitted `params`: nothing is left to measure."""
         return params
 
-    def searched(self, model: Any, pessimism: float) -> ImageWorldModel:
+    def searched(self, model: Any, pessimism: float) -> FrameWorldModel:
         """The model as searches see it. Raises `UserError` for what asks for an ensemble."""
         if pessimism:
             raise UserError(
@@ -128,6 +128,6 @@ def _earned(log: Log) -> tuple[list[np.ndarray], list[bool]]:
 
 
 @functools.cache
-def _log_loss(weights: ImageLossWeights) -> Callable:
+def _log_loss(weights: FrameLossWeights) -> Callable:
     """The same function for the same weights, so that programs are found again."""
     return functools.partial(log_loss, weights=weights)

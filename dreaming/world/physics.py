@@ -16,14 +16,14 @@ import numpy as np
 import optax
 
 from dreaming.config import JudgeConfig, SearchConfig
-from dreaming.metrics import finite
+from dreaming.metrics import in_chunks
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts, sample_windows
-from dreaming.world.certify import explained, held_out, summarise
+from dreaming.world.certify import foreseen, held_out, summarise
 from dreaming.world.judge import Judge
 from dreaming.world.makers import FrameMaker, VectorMaker
 from envs.dream import World
-from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
+from worldmodels.config import FitConfig, FrameModelConfig, ModelConfig
 from worldmodels.fit import init_fit, make_fit
 from worldmodels.loops import repeated
 from worldmodels.types import TrainState
@@ -42,7 +42,7 @@ class LearnedPhysics:
     model: ModelConfig = field(default_factory=ModelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
-    images: ImageModelConfig = field(default_factory=ImageModelConfig)  # in place of `model`
+    images: FrameModelConfig = field(default_factory=FrameModelConfig)  # in place of `model`
     imitates: bool = True  # the policy head clones the log once the rest is fitted
 
     @property
@@ -77,13 +77,8 @@ class LearnedPhysics:
         state = init_fit(model, config, scale, init_key)
         chunk = math.gcd(CHUNK, config.steps)
         fit = compiled_fit(model, config, log.head, self.model.window, chunk, maker.loss)
-        previous = None
-        for _ in range(config.steps // chunk):
-            state, metrics = fit(state, replay)
-            if previous is not None:  # of the chunk before: the device never waits for the host
-                update(chunk, **finite(previous))
-            previous = metrics
-        update(chunk, **finite(previous))
+        advance = lambda state: fit(state, replay)
+        state = in_chunks(advance, state, config.steps // chunk, chunk, update)
         params = maker.measured(model, state.params, replay, len(log) + len(log.traces))
         if self.imitates:
             params = imitate(model, params, replay, jax.random.fold_in(init_key, 1))
@@ -135,10 +130,10 @@ class LearnedPhysics:
             )
         ]
         figures, skill = summarise(tests, seen, seen.observation.kind)
-        known = [explained(*test, window=self.model.window) for test in tested]
+        known = [foreseen(*test, window=self.model.window) for test in tested]
         return figures | {"behaviour_explained": float(np.mean(known))}, skill
 
-    def second_opinion(
+    def make_judge(
         self,
         judges: list[TrainState],
         judged: list[tuple[Log, Log]],
@@ -182,7 +177,7 @@ class LearnedPhysics:
 
     def _maker(self, log: Log) -> VectorMaker | FrameMaker:
         """The one place that tells frames from vectors."""
-        if log.observation.kind == "pixels":
+        if log.observation.kind == "frames":
             return FrameMaker(self.images, self.model.window, self.discount)
         return VectorMaker(self.model, self.discount)
 
@@ -254,7 +249,7 @@ class OraclePhysics:
         """An oracle is right."""
         return {}, {}
 
-    def second_opinion(self, *_: Any) -> Judge:
+    def make_judge(self, *_: Any) -> Judge:
         """Nobody needs to judge an oracle."""
         return Judge([], [], None, jax.random.key(0))
 

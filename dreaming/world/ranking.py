@@ -123,6 +123,7 @@ def try_policies(
     judges: Sequence[Any],
     real: Callable | None,
     seeds: list[int],
+    *,
     key: Any,
     dreams: int,
     update: Callable,

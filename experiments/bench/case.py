@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreaming.efficientzero.agent import Agent, add_rows, make_agent, make_mesh, stream
+from dreaming.efficientzero.agent import Agent, add_rows, agent_mesh, make_agent, stream
 from dreaming.efficientzero.config import AgentConfig, ReplayConfig
-from dreaming.efficientzero.types import AgentState, Rows
+from dreaming.efficientzero.types import AgentState, Tick
 from experiments.config import BenchmarkConfig
 from experiments.runs.memory import Knob, agent_knobs, halves, root_bytes
-from worldmodels.frames.model import ImageModel
+from worldmodels.frames.model import FrameModel
 from worldmodels.frames.types import PrefixState
 
 # What is not said follows the device: enough to keep it busy, and little enough to be quick.
@@ -41,7 +41,7 @@ ENDS = 0.01  # of the steps in the ring end an episode
 
 
 @dataclass(frozen=True)
-class Case:
+class Workload:
     """An agent, its devices, and how often each call is repeated."""
 
     config: AgentConfig
@@ -59,14 +59,14 @@ class Case:
         return make_agent(self.config, self.frame, self.num_actions, self.devices)
 
     @property
-    def model(self) -> ImageModel:
+    def model(self) -> FrameModel:
         """Its world model."""
         return self.agent.model
 
     @property
     def batch_devices(self) -> list[Any]:
         """The devices that a batch of learning is shared out over."""
-        return list(make_mesh(self.devices, self.config).devices.flat)
+        return list(agent_mesh(self.devices, self.config).devices.flat)
 
     def key(self, name: str) -> jax.Array:
         """A typed key for one use."""
@@ -108,7 +108,7 @@ class Case:
         }
 
 
-def make_case(config: BenchmarkConfig) -> Case:
+def make_workload(config: BenchmarkConfig) -> Workload:
     """The case that the options ask for, on all devices."""
     defaults = ON_CPU if jax.default_backend() == "cpu" else ELSEWHERE
     given = {name: getattr(config, name) for name in defaults}
@@ -128,7 +128,7 @@ def make_case(config: BenchmarkConfig) -> Case:
         replay=ReplayConfig(capacity=capacity, batch=chosen["batch"]),
     )
     height, width, channels = config.frame
-    return Case(
+    return Workload(
         config=replace(agent, search=replace(agent.search, num_simulations=config.num_simulations)),
         frame=(height, width, channels),
         num_actions=config.num_actions,
@@ -140,14 +140,14 @@ def make_case(config: BenchmarkConfig) -> Case:
     )
 
 
-def filled_state(case: Case) -> AgentState:
+def filled_state(case: Workload) -> AgentState:
     """A fresh agent whose ring is full of random frames, in episodes of about 1 / ENDS steps."""
     envs, frame, num_actions = case.config.envs, case.frame, case.num_actions
 
     def tick(state: AgentState, key):
         keys = jax.random.split(key, 5)
         numbers = jax.random.normal(keys[3], (2, envs))
-        rows = Rows(
+        rows = Tick(
             o=jax.random.bits(keys[0], (envs, *frame), jnp.uint8),
             a=jax.random.randint(keys[1], (envs,), 0, num_actions),
             r=jnp.sign(numbers[0]) * (jnp.abs(numbers[0]) > 1.5),

@@ -1,20 +1,19 @@
 """The image part of the benchmark: the online agent's search, learning, refresh, acting, dreams."""
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import dreaming  # noqa: F401  (registers the tasks)
+from dreaming.devices import everywhere, make_mesh, share_out, spread
 from dreaming.efficientzero.config import AgentConfig
 from dreaming.efficientzero.types import AgentState
 from dreaming.search.teachers import make_teacher
 from envs.real import make_real
-from experiments.bench.case import Case, PassingOn, filled_state
+from experiments.bench.case import PassingOn, Workload, filled_state
 from experiments.bench.clock import timed
 from experiments.bench.flops import count_flops
 from experiments.bench.peak import device_memory, matrix_peak
@@ -22,12 +21,11 @@ from experiments.bench.predict import minutes_per_game
 from experiments.bench.update import update_figures
 from experiments.command.progress import Progress
 
-EACH, EVERY = PartitionSpec("batch"), PartitionSpec()
 DREAM_STEPS = 16  # in one program
 
 
-def measure(case: Case, progress: Progress) -> dict[str, float]:
-    """Flat name -> figure, with its unit in the name. See `experiments.bench.table` for words."""
+def measure(case: Workload, progress: Progress) -> dict[str, float]:
+    """Flat name -> figure, with its unit in the name. See `table.py` for words."""
     with progress.stage("peak"):
         peak = matrix_peak(case.model.compute, case.devices, case.repetitions)
         figures = {"device/peak_flops_per_s": peak}
@@ -53,7 +51,7 @@ def measure(case: Case, progress: Progress) -> dict[str, float]:
     return figures | predicted(case, figures) | memory_figures(case)
 
 
-def predicted(case: Case, figures: dict[str, float]) -> dict[str, float]:
+def predicted(case: Workload, figures: dict[str, float]) -> dict[str, float]:
     """Minutes of a game with the agent's own schedule, at the rates of this case."""
     game = AgentConfig(real_steps=case.config.real_steps, envs=case.config.envs)
     rates = "learn/updates_per_s", "refresh/states_per_s", "act/decisions_per_s"
@@ -61,7 +59,7 @@ def predicted(case: Case, figures: dict[str, float]) -> dict[str, float]:
     return {f"predict/{name}": x for name, x in minutes.items()}
 
 
-def memory_figures(case: Case) -> dict[str, float]:
+def memory_figures(case: Workload) -> dict[str, float]:
     """The most that one device ever held, where devices count it."""
     held = device_memory(case.devices)
     return {} if held is None else {"device/peak_memory_mb": held}
@@ -74,21 +72,13 @@ def ready(function: Callable, *args: Any) -> Callable[[], Any]:
 
 def shared_out(function: Callable, devices: Sequence[Any], params, *rows: Any) -> Callable:
     """`call()` of `function(params, *rows)`: compiled, its rows shared out over the devices."""
-    parts = math.gcd(len(devices), len(jax.tree.leaves(rows)[0]))
-    mesh = Mesh(np.array(devices[:parts]), "batch")
-    specs = EVERY, *(EACH for _ in rows)
-    placed = [
-        jax.device_put(x, NamedSharding(mesh, spec))
-        for x, spec in zip((params, *rows), specs, strict=True)
-    ]
-    if parts > 1:
-        function = jax.shard_map(
-            function, mesh=mesh, in_specs=specs, out_specs=EACH, check_vma=False
-        )
-    return ready(jax.jit(function), *placed)
+    mesh = make_mesh(devices, len(jax.tree.leaves(rows)[0]))
+    params = jax.device_put(params, everywhere(mesh))
+    rows = jax.device_put(rows, spread(mesh))
+    return ready(jax.jit(functools.partial(share_out, function, mesh)), params, *rows)
 
 
-def search_figures(case: Case, params, peak: float, update: Callable) -> dict[str, float]:
+def search_figures(case: Workload, params, peak: float, update: Callable) -> dict[str, float]:
     """Searches from latents on all devices and on one, and the network loop without a tree."""
     rows, budget = case.searches, case.config.search.num_simulations
     keys = jax.random.key_data(jax.random.split(case.key("search"), rows))
@@ -117,7 +107,7 @@ def search_figures(case: Case, params, peak: float, update: Callable) -> dict[st
     }
 
 
-def make_searcher(case: Case) -> Callable:
+def make_searcher(case: Workload) -> Callable:
     """`search(params, z, keys) -> (pi_search, v_search)`: the agent's search at states it is given,
     each with a raw key of its own."""
     model, config = case.model, case.config
@@ -130,7 +120,7 @@ def make_searcher(case: Case) -> Callable:
     return search
 
 
-def make_network_loop(case: Case) -> Callable:
+def make_network_loop(case: Workload) -> Callable:
     """The same inferences as a search, one after the other: what a tree that costs nothing does."""
     model, budget = case.model, case.config.search.num_simulations
 
@@ -150,7 +140,7 @@ def make_network_loop(case: Case) -> Callable:
     return loop
 
 
-def act_figures(case: Case, state: AgentState) -> dict[str, float]:
+def act_figures(case: Workload, state: AgentState) -> dict[str, float]:
     """What the environments wait for: encode the newest frames, search, choose."""
     shape = case.config.envs, case.config.window, *case.frame
     frames = jax.random.bits(case.key("frames"), shape, jnp.uint8)
@@ -160,7 +150,7 @@ def act_figures(case: Case, state: AgentState) -> dict[str, float]:
     return {"act/decisions_per_s": shape[0] / seconds, "act/compile_s": first}
 
 
-def dream_figures(case: Case, params) -> dict[str, float]:
+def dream_figures(case: Workload, params) -> dict[str, float]:
     """Dreams that stay latent, each following the policy of the model."""
     model, rows = case.model, case.dreams
     keys = jax.random.key_data(jax.random.split(case.key("dream"), rows))
@@ -184,7 +174,7 @@ def dream_figures(case: Case, params) -> dict[str, float]:
     return {"dream/steps_per_s": rows * DREAM_STEPS / seconds, "dream/compile_s": first}
 
 
-def env_figures(case: Case) -> dict[str, float]:
+def env_figures(case: Workload) -> dict[str, float]:
     """Catch with random actions: what a host does without a network."""
     tasks = make_real("dreaming/Catch-v0", num_envs=case.config.envs)
     tasks.reset(seed=case.seed)
@@ -195,7 +185,7 @@ def env_figures(case: Case) -> dict[str, float]:
     return {"env/decisions_per_s": case.config.envs / seconds}
 
 
-def refresh_figures(case: Case, state: AgentState) -> tuple[AgentState, dict[str, float]]:
+def refresh_figures(case: Workload, state: AgentState) -> tuple[AgentState, dict[str, float]]:
     """Encode and search everything that is stored."""
     call = PassingOn(case.agent.refresh, state)
     seconds, first = timed(call, case.repetitions)
@@ -204,7 +194,7 @@ def refresh_figures(case: Case, state: AgentState) -> tuple[AgentState, dict[str
 
 
 def learn_figures(
-    case: Case, state: AgentState, peak: float
+    case: Workload, state: AgentState, peak: float
 ) -> tuple[AgentState, dict[str, float]]:
     """Whole updates, as many in one program as the agent does."""
     learn, updates, batch = case.agent.learn, case.config.updates_per_call, case.config.replay.batch

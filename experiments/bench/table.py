@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.command.progress import duration
+from experiments.pages.words import duration
 
 # What a group of figures is about; {names} are those of the case.
 VECTORS = {
@@ -38,8 +38,8 @@ WORDS = {
     "samples_per_s": "windows learned from",
     "update_ms": "one update",
     "gflops_per_update": "thousand million operations",
-    "sample_ms": "draw, stack, look targets up, augment",
-    "forward_backward_ms": "loss and gradient",
+    "sample_ms": "draw, stack, look targets up",
+    "forward_backward_ms": "augment, loss and gradient",
     "optimiser_ms": "from gradient to params",
     "priorities_ms": "back into the ring",
     "parts_over_whole": "sum of the parts / one update in one program",

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
+from dreaming.config import RehearseConfig, RoundConfig, SearchConfig
 from dreaming.observe.collect import record
 from dreaming.observe.log import Log
 from dreaming.search.teachers import make_teacher, model_steps
@@ -54,7 +54,8 @@ def measure(config: BenchmarkConfig, progress: Progress) -> dict[str, float]:
             figures |= search_figures(world, teacher, config, stage.update)
 
     rehearse = RehearseConfig(iterations=REHEARSALS * chunks)
-    work = functools.partial(practise, log, world, search, rehearse, DistillConfig(), None, key)
+    rules = RoundConfig(search=search, rehearse=rehearse)
+    work = functools.partial(practise, log, world, rules, None, key)
     with progress.stage("rehearse", total=rehearse.iterations) as stage:
         _, seconds, compiled = paced(work, stage.update)
         figures |= {"rehearse/iterations_per_s": 1 / seconds, "rehearse/compile_s": compiled}

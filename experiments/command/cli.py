@@ -98,10 +98,10 @@ def run_verb(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        from experiments.command.options import Options  # imports Hydra
+        from experiments.command.options import VerbOptions  # imports Hydra
 
         flags, overrides = split_flags(argv)
-        options = Options(config_name, schema, conf_dir)
+        options = VerbOptions(config_name, schema, conf_dir)
         if "--help" in flags:
             print(options.help(*_verb_and_doc(run)))
             return 0

@@ -35,7 +35,7 @@ def config_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-class Options:
+class VerbOptions:
     """What can be set for one verb: `<conf_dir>/<name>.yaml` checked against `schema`."""
 
     def __init__(self, name: str, schema: type, conf_dir: Path | None = None):

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from envs.atomic import write_file
+from experiments.pages.words import duration
 
 
 class Progress:
@@ -24,7 +25,7 @@ class Progress:
     A line holds `stage`, `step`, `seconds` (since the stage began) and metrics with flat names
     such as `fit/value_loss`. `seconds` maps each finished stage to its wall seconds.
     Without `run_dir` nothing is written. Plain lines come at most every `interval` seconds.
-    A tracker (see `experiments.command.trackers`) is told the same numbers; it is closed at the end.
+    A tracker (`trackers.py`) is told the same numbers; it is closed at the end.
     """
 
     def __init__(
@@ -160,16 +161,6 @@ class Stage:
     def _figures(self, most: int) -> str:
         known = [(name, value) for name, value in self.metrics.items() if value is not None]
         return "  ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in known[:most])
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a reader: `8 s`, `2 min 05 s`, `1 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _bars(console: Console) -> Bars:

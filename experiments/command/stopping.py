@@ -2,8 +2,9 @@
 
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 
 class Stopped(Exception):
@@ -34,3 +35,13 @@ class Stopping:
             self.why = f"budget_minutes={self.minutes:g} are used up"
         if self.why:
             raise Stopped(self.why)
+
+
+def stopping(update: Callable, stop: Callable) -> Callable:
+    """`update`, after which a run can stop."""
+
+    def told(*args: Any, **metrics: Any) -> None:
+        update(*args, **metrics)
+        stop()
+
+    return told

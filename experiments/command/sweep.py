@@ -16,7 +16,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.command.jobs import run_one
-from experiments.command.options import Options
+from experiments.command.options import VerbOptions
 
 # A run has a directory and a log of its own; Hydra is to add neither.
 QUIET = ["hydra.sweep.dir=.", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
@@ -44,7 +44,7 @@ class Job:
 
 
 def launch(
-    options: Options,
+    options: VerbOptions,
     run: Callable[[Any, Path], int | None],
     overrides: Sequence[str],
     jobs: Sequence[Sequence[str]],

@@ -17,8 +17,8 @@ from experiments.logs.source import named_log
 from worldmodels.actions import MOST_COMBINATIONS
 
 
-def read_log(config: WorldConfig, run_dir: Path, desk: Callable) -> Log:
-    """The learning log, copied into the run directory and verified."""
+def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
+    """The learning log, copied into the run directory and verified; `once` is that of the run."""
     folder = run_dir / "traces"
 
     def fill(update: Callable) -> str:
@@ -29,7 +29,7 @@ def read_log(config: WorldConfig, run_dir: Path, desk: Callable) -> Log:
         return store.digest()
 
     recorded = config.traces is None and config.source.name is None
-    digest = desk("record", config.env.real_steps if recorded else None, "", fill)
+    digest = once("record", config.env.real_steps if recorded else None, "", fill)
     store = TraceStore(folder)
     store.verify()
     if store.digest() != digest:
@@ -44,7 +44,7 @@ def read_log(config: WorldConfig, run_dir: Path, desk: Callable) -> Log:
     check_task(config, log)
     check_window(config.context.window, log)
     if hint := factors_hint(log):
-        desk.progress.log(hint)
+        once.progress.log(hint)
     return log
 
 

@@ -28,13 +28,6 @@ def recording(
     spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
     task.close()
     source = np.random.SeedSequence(seed % 2**64, spawn_key=(skip,) if skip else ())
-    done = 0
-
-    def progress(steps: int) -> None:
-        nonlocal done
-        update(steps - done)
-        done = steps
-
     traces = record(
         env.id,
         env.behaviour,
@@ -43,7 +36,7 @@ def recording(
         switch=env.switch,
         epsilon=env.epsilon,
         policy=_policy(env.behaviour, spaces),
-        progress=progress,
+        update=update,
         env_options=env.options,
     )
     return traces, spaces

@@ -18,7 +18,7 @@ FEW_EPISODES, FEW_STEPS = 10, 500
 def warnings(
     traces: Sequence[Trace], action: gymnasium.Space, o: list, figures: dict[str, Any]
 ) -> Iterator[str]:
-    """One sentence for each; `o` and `figures` are those of `experiments.logs.inspection.inspect`."""
+    """One sentence for each; `o` and `figures` are those of `inspection.inspect`."""
     can_improve, why_not = improvable(traces)
     if not can_improve:
         yield why_not

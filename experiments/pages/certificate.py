@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.pages import page, plots
 from experiments.pages.plots import number
+from experiments.pages.words import name_of
 
 SHORT = "the held-out episodes are too few or too short, or nothing changes in them"
 NO_RANK = "policies were not ranked"
@@ -78,11 +79,6 @@ EITHER = {"coverage_o": "coverage_set", "coverage_set": "coverage_o"}  # box, di
 SINGLE = ("skill", "value_equivalence", "uncertainty_spearman")  # errors of single futures
 CERTAIN = 0.95  # a model that expects less of its own odds meets chance, which nobody foresees
 ALARM = 0.25  # exploitation gap at which the dream return means nothing
-NAMES = {
-    "behaviour": "behaviour in the log",
-    "behaviour_cloning": "behaviour cloning",
-    "candidate": "candidate",
-}
 
 
 def lines_of(certificate: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -131,7 +127,7 @@ def text(certificate: Mapping[str, Any]) -> str:
     for row in policies:
         cells = [row.get(name) for name in ("real", "judges", "planner")]
         shown = (f"{'–' if x is None else number(x):>10}" for x in cells)
-        out.append(f"  {policy_name(row['name']):<38}{''.join(shown)}")
+        out.append(f"  {name_of(row['name']):<38}{''.join(shown)}")
     out += [f"  note: {note}" for note in certificate.get("notes") or []]
     return "\n".join(out)
 
@@ -168,7 +164,7 @@ def _policies(certificate: Mapping[str, Any]) -> str:
     between = lambda ends: " to ".join(map(number, ends)) if ends else "–"
     rows = [
         (
-            policy_name(row["name"]),
+            name_of(row["name"]),
             shown(row.get("real")),
             between(row.get("interval")),
             *(shown(row.get(name)) for name in ("judges", "planner")),
@@ -184,17 +180,9 @@ def _rank_figure(certificate: Mapping[str, Any]) -> str:
     for row in certificate.get("policies") or []:
         dream = row.get("judges") if row.get("judges") is not None else row.get("planner")
         if row.get("real") is not None and row.get("interval") and dream is not None:
-            name = policy_name(row["name"])
+            name = name_of(row["name"])
             points.append({**row, "name": name, "dream": dream})
     if not points:
         return ""
     caption = "Mean return of each policy in dreams, against reality"
     return f'<div class="wide">{page.figure(plots.ranking(points), caption)}</div>'
-
-
-def policy_name(name: str) -> str:
-    """A policy for readers: candidate_uniform_0.3 is "candidate, 30% uniform"."""
-    who, _, share = name.partition("_uniform_")
-    if share:
-        return f"{NAMES.get(who, who)}, {float(share):.0%} uniform"
-    return NAMES.get(name, name.replace("_", " "))

@@ -27,7 +27,7 @@ def dream_strip(world: Any, log: Log) -> dict[str, Any]:
     a = log.action.flatten(trace.actions)[: len(real) - 1]
     start = contexts(log.only(np.array([longest])).replay(), jnp.zeros(1, int), world.model.window)
     dreamed = np.concatenate([real[:1], _dreamed(world, start, jnp.asarray(a))])
-    if log.observation.kind == "pixels":
+    if log.observation.kind == "frames":
         k = [step for step in PICTURES if step < len(real)]
         shape = frame_shape(log.observation.space)
         png = lambda x: [_png(frame.reshape(shape)) for frame in x[k]]

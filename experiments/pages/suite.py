@@ -27,7 +27,7 @@ POLICIES = ("behaviour", "incumbent", "candidate", "deployed", "dream")
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its directory, result.json, and config.yaml with dotted names."""
 
     path: Path
@@ -55,7 +55,7 @@ def summarise(root: Path) -> dict[str, Any]:
     }
 
 
-def read_runs(root: Path) -> tuple[list[Run], list[dict[str, str]]]:
+def read_runs(root: Path) -> tuple[list[FinishedRun], list[dict[str, str]]]:
     """(runs that count, [{"path", "why"}] of those that do not). Raises `UserError`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; name one with runs below it, such as runs")
@@ -64,11 +64,11 @@ def read_runs(root: Path) -> tuple[list[Run], list[dict[str, str]]]:
     runs, skipped = [], []
     for path in run_dirs(root):
         run = read_run(path)
-        if isinstance(run, Run):
+        if isinstance(run, FinishedRun):
             runs.append(run)
         else:
             skipped.append({"path": str(path), "why": run})
-    kept: dict[Any, Run] = {}
+    kept: dict[Any, FinishedRun] = {}
     for run in sorted(runs, key=lambda run: (run.path / "result.json").stat().st_mtime):
         options = sorted((k, str(v)) for k, v in run.config.items() if k not in ASIDE)
         key = run.task, run.result.get("seed"), str(options)
@@ -90,7 +90,7 @@ def run_dirs(root: Path) -> list[Path]:
     return found
 
 
-def read_run(path: Path) -> Run | str:
+def read_run(path: Path) -> FinishedRun | str:
     """The run in a directory, or why it does not count."""
     file = path / "result.json"
     if not file.exists():
@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run | str:
         config = yaml.safe_load((path / "config.yaml").read_text())
     except (OSError, yaml.YAMLError):
         config = {}
-    return Run(path, result, dict(_flat(config or {}, "", f"seed{result.get('seed')}")))
+    return FinishedRun(path, result, dict(_flat(config or {}, "", f"seed{result.get('seed')}")))
 
 
 def _flat(config: dict[str, Any], prefix: str, seed: str) -> Any:
@@ -123,9 +123,9 @@ def _flat(config: dict[str, Any], prefix: str, seed: str) -> Any:
             )
 
 
-def grouped(runs: Sequence[Run]) -> list[tuple[list[Run], dict[str, Any]]]:
+def grouped(runs: Sequence[FinishedRun]) -> list[tuple[list[FinishedRun], dict[str, Any]]]:
     """(runs, the options that set them apart from other runs of the same task)."""
-    groups: dict[tuple, tuple[list[Run], dict[str, Any]]] = {}
+    groups: dict[tuple, tuple[list[FinishedRun], dict[str, Any]]] = {}
     for run in runs:
         siblings = [other for other in runs if other.task == run.task]
         variant = {name: run.config.get(name) for name in differing(siblings)}
@@ -134,14 +134,14 @@ def grouped(runs: Sequence[Run]) -> list[tuple[list[Run], dict[str, Any]]]:
     return list(groups.values())
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
+def differing(runs: Sequence[FinishedRun]) -> list[str]:
     """Options that have more than one value in these runs, where they are set at all."""
     names = sorted({name for run in runs for name in run.config} - set(ASIDE))
     values = lambda name: {str(run.config[name]) for run in runs if name in run.config}
     return [name for name in names if len(values(name)) > 1]
 
 
-def group_figures(runs: Sequence[Run], variant: dict[str, Any]) -> dict[str, Any]:
+def group_figures(runs: Sequence[FinishedRun], variant: dict[str, Any]) -> dict[str, Any]:
     """What the seeds of one task, run in one way, have in common."""
     seeds = [run.result.get("seed") for run in runs]
     results = [run.result for run in runs]
@@ -166,7 +166,7 @@ def group_figures(runs: Sequence[Run], variant: dict[str, Any]) -> dict[str, Any
     }
 
 
-def curve(run: Run) -> dict[str, Any]:
+def curve(run: FinishedRun) -> dict[str, Any]:
     """What the episodes of an online run earned on the way, by real steps."""
     x, y = learning.returns_by_step(learning.read_lines(run.path / "metrics.jsonl"))
     real_steps, returns = learning.binned(x, y, run.result["real_steps"])

@@ -31,17 +31,18 @@ def to_json(content: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """41 s, 2 min 05 s, 1 h 03 min."""
+    """Seconds for a reader: `8 s`, `2 min 05 s`, `1 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def name_of(policy: str, online: bool = False) -> str:
-    """What a policy is called in a report."""
+    """A policy for readers: `candidate_uniform_0.3` is "candidate, 30% uniform"."""
+    who, _, share = policy.partition("_uniform_")
     known = NAMES | ONLINE_NAMES if online else NAMES
-    return known.get(policy, policy.replace("_", " "))
+    name = known.get(who, who.replace("_", " "))
+    return f"{name}, {float(share):.0%} uniform" if share else name

@@ -1,7 +1,7 @@
 """The certificate of a world: its figures, its policies tried in dreams and in reality."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
 from dreaming.world.certify import sentence
 from dreaming.world.ranking import blank_tries, fixed_set, rank_figures, try_policies
+from envs.dream import World
 
 SCHEMA_VERSION = 1
 CERTIFY_SEED = 20 * FIRST_SEED  # reset seeds of the episodes that rank policies
@@ -20,8 +21,9 @@ OFF = "policies were not ranked: episodes is 0"
 
 def ranking_stage(
     config: CertifyConfig,
-    world: Any,
-    judges: list[Any],
+    world: World,
+    judges: Sequence[World],
+    *,
     clone: Any,
     candidate: Any,
     real: Callable | None,
@@ -36,11 +38,14 @@ def ranking_stage(
         return {}
     policies = fixed_set(clone, candidate)
     seeds = list(range(CERTIFY_SEED, CERTIFY_SEED + config.episodes))
-    args = policies, world, judges, real, seeds, key, config.dreams
     total = None if real is None else len(policies) * len(seeds)
     episodes = 0 if real is None else len(seeds)
     like = blank_tries(len(policies), len(judges), episodes, config.dreams)
-    return once("certify", total, like, lambda update: try_policies(*args, update))
+    rules = {"key": key, "dreams": config.dreams}
+    tried = lambda update: try_policies(
+        policies, world, judges, real, seeds, update=update, **rules
+    )
+    return once("certify", total, like, tried)
 
 
 def make_certificate(

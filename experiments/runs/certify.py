@@ -1,7 +1,5 @@
 """Certificates of finished runs and of dream files."""
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ import numpy as np
 from dreaming.config import BaselineConfig, CertifyConfig
 from dreaming.errors import ConfigError, TraceError
 from dreaming.observe.log import Log
-from dreaming.round import stage_key
-from dreaming.stages import Stages
+from dreaming.stages import stage_key
 from dreaming.student.baselines import fit_baselines
 from dreaming.student.policy import load_policy
 from dreaming.world import certify
@@ -24,6 +21,7 @@ from experiments.logs.reading import check_task, log_source, read_log
 from experiments.runs.certificate import OFF, make_certificate, ranking_stage
 from experiments.runs.directory import read_config
 from experiments.runs.offline import certify_run, play_round, stage_fields
+from experiments.runs.once import Finished, kept_nowhere
 from experiments.runs.scoring import scorer
 
 FEW = 100  # held-out steps: with fewer the figures say little
@@ -33,39 +31,12 @@ def certify_finished(config: CertifyVerbConfig, progress: Progress) -> dict[str,
     """The certificate of a run of `dream`, whose stages are loaded and not worked out again."""
     assert config.run is not None
     run_dir = Path(config.run)
-    wanted = read_config(run_dir)
-    wanted.certify = dataclasses.replace(
-        wanted.certify, episodes=config.episodes, dreams=config.dreams
-    )
-    desk = finished(run_dir, stage_fields(wanted), progress)
-    log = read_log(wanted, run_dir, desk)
-    report = play_round(wanted, log, desk)
-    return certify_run(wanted, log, report, shown(progress))[0]
-
-
-def finished(run_dir: Path, fields: dict[str, dict], progress: Progress) -> Callable:
-    """A desk that only loads: `ConfigError` for a stage that was never finished."""
-    stages = Stages(run_dir, fields, say=progress.log)
-
-    def load(stage: str, total: Any, like: Any, work: Callable) -> Any:
-        if not stages.done(stage):
-            raise ConfigError(
-                f"{run_dir}: stage {stage} is not finished; finish the run with `dreaming dream "
-                f"hydra.run.dir={run_dir}`"
-            )
-        return stages.load(stage, like)
-
-    return load
-
-
-def shown(progress: Progress) -> Callable:
-    """A desk that works and keeps nothing."""
-
-    def work_out(stage: str, total: int | None, like: Any, work: Callable) -> Any:
-        with progress.stage(stage, total=total) as at_work:
-            return work(at_work.update)
-
-    return work_out
+    wanted: DreamConfig = read_config(run_dir, DreamConfig)
+    wanted.certify = CertifyConfig(config.episodes, config.dreams)
+    once = Finished(run_dir, stage_fields(wanted), progress)
+    log = read_log(wanted, run_dir, once)
+    report = play_round(wanted, log, once)
+    return certify_run(wanted, log, report, kept_nowhere(progress))[0]
 
 
 def certify_file(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any]:
@@ -138,14 +109,22 @@ def try_policy(
     as_run = DreamConfig(env=config.env)
     as_run.model.window = window
     settings = CertifyConfig(config.episodes, config.dreams)
-    students = fitted["behaviour_cloning"], policy.params
-    rest = scorer(as_run, log), stage_key(key, "rank"), shown(progress)
-    return ranking_stage(settings, world, [], *students, *rest), ""
+    tried = ranking_stage(
+        settings,
+        world,
+        [],
+        clone=fitted["behaviour_cloning"],
+        candidate=policy.params,
+        real=scorer(as_run, log),
+        key=stage_key(key, "rank"),
+        once=kept_nowhere(progress),
+    )
+    return tried, ""
 
 
 def seen_before(world: Any, log: Any) -> list[str]:
     """A note where the world seems to know the log: exact starts of vectors do not come twice."""
-    if log.observation.kind in ("discrete", "pixels"):
+    if log.observation.kind in ("discrete", "frames"):
         return []
     first = [log.observation.flatten(trace.observations[:1])[0] for trace in log.traces]
     known = {row.tobytes() for row in np.asarray(world.starts.o[world.initial, -1], np.float32)}

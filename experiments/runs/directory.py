@@ -1,4 +1,11 @@
-"""A run directory: what it holds while a run works, and when it is done."""
+"""A run directory: begun, finished, and its configuration read again.
+
+config.yaml       the options; from the start
+metrics.jsonl     a line per progress update
+traces/           the log
+state/            finished stages, each a commit unit
+world.dream, policy/, figures.json, certificate.json, result.json, report.html: at the end
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,38 +13,59 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreaming.checkpoint import atomic_write
 from dreaming.errors import ConfigError
-from experiments.config import DreamConfig, OnlineConfig
+from experiments.command.options import config_yaml
+from experiments.pages.run import render
+from experiments.pages.words import to_json
+
+CONFIG, RESULT = "config.yaml", "result.json"
 
 
-def read_config(run_dir: Path) -> DreamConfig:
-    """The configuration that a run was made with. Raises `ConfigError`."""
-    path = run_dir / "config.yaml"
+def begin(run_dir: Path, config: Any) -> None:
+    """Keep the options of a run that starts; a file that exists belongs to it until it finishes."""
+    if not (run_dir / CONFIG).exists():
+        atomic_write(run_dir / CONFIG, config_yaml(config))
+
+
+def finish(
+    run_dir: Path,
+    config: Any,
+    result: dict[str, Any],
+    figures: dict[str, Any],
+    certificate: dict[str, Any] | None = None,
+) -> None:
+    """Write what a run found, result.json after all that it speaks of, and draw the report."""
+    atomic_write(run_dir / CONFIG, config_yaml(config))
+    atomic_write(run_dir / "figures.json", to_json(figures))
+    if certificate is not None:
+        atomic_write(run_dir / "certificate.json", to_json(certificate))
+    atomic_write(run_dir / RESULT, to_json(result))
+    render(run_dir)
+
+
+def read_config(run_dir: Path, schema: type) -> Any:
+    """The configuration that a run was made with, as `schema`. Raises `ConfigError`."""
+    path = run_dir / CONFIG
     if not path.is_file():
-        raise ConfigError(
-            f"{run_dir} holds no config.yaml; name a finished run of `dreaming dream`"
-        )
+        raise ConfigError(f"{run_dir} holds no {CONFIG}; name the directory of a run")
+    return parse_config(path.read_text(), schema, str(path))
+
+
+def parse_config(text: str, schema: type, where: str) -> Any:
+    """A configuration as `schema`, from YAML found at `where`. Raises `ConfigError`."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DreamConfig), OmegaConf.load(path))
-        config = OmegaConf.to_object(merged)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text))
+        return OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{path} is of another version ({reason}); make the run anew") from error
-    assert isinstance(config, DreamConfig)
-    return config
+        raise ConfigError(
+            f"{where} is of another kind of run, or of another version ({reason}); make the run "
+            "anew"
+        ) from error
 
 
 def check_new(target: Path) -> None:
     """Raise `ConfigError` for a directory that something lies in."""
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"to={target} exists already; choose another path, or remove it")
-
-
-def parse_config(text: str) -> Any:
-    """The configuration of an online run from YAML. Raises `ConfigError`."""
-    try:
-        given = OmegaConf.create(text)
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(OnlineConfig), given))
-    except (OmegaConfBaseException, ValueError) as error:
-        what = str(error).partition("\n")[0]
-        raise ConfigError(f"not the configuration of an online run: {what}") from error

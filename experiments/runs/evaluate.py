@@ -66,22 +66,15 @@ def agent_returns(
 ) -> tuple[Any, Any]:
     """(returns, lengths) of an online agent's real episodes."""
 
-    done = 0
-
-    def told(finished: int) -> None:
-        nonlocal done
-        update(finished - done)
-        done = finished
-
     found = evaluate(
         lambda: make_real(config.env.id, **config.env.options),
-        policy.rows(config.search),
+        policy.acting(config.search),
         seeds,
         observation=policy.observation,
         action=policy.action,
         window=policy.window,
         max_steps=limit,
-        progress=told,
+        update=update,
     )
     return found.returns, found.lengths
 

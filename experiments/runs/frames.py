@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from dreaming import statistics
-from dreaming.checkpoint import atomic_write, state_sha256
+from dreaming.checkpoint import state_sha256
 from dreaming.efficientzero.actors import Actors
 from dreaming.efficientzero.agent import Agent, make_agent
 from dreaming.efficientzero.policy import AgentPolicy, save_agent_policy
@@ -21,39 +20,36 @@ from dreaming.efficientzero.types import AgentState
 from dreaming.student.evaluate import evaluate
 from envs.real import make_real
 from envs.types import Trace
-from experiments.command.options import config_yaml
 from experiments.command.progress import Progress, Stage
-from experiments.command.stopping import Stopped
+from experiments.command.stopping import Stopped, stopping
 from experiments.config import OnlineConfig
-from experiments.pages.run import render
-from experiments.pages.words import to_json
-from experiments.runs.memory import agent_knobs, explained
-from experiments.runs.once import Desk
-from experiments.runs.results import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
+from experiments.runs.directory import begin, finish
+from experiments.runs.memory import agent_knobs, out_of_memory_told
+from experiments.runs.once import Once
+from experiments.runs.results import REPORT_SEED, common, root_key
 
 NAME = "learn"  # of the stage whose state is saved on the way
 STATE_VERSION = 2  # of what is saved of an agent and its environments
 KNOBS = {x: f"agent.{x}" for x in ("replay.capacity", "replay.batch", "refresh_batch", "size")}
 
 
-def learn_from_images(
+def learn_from_frames(
     config: OnlineConfig, run_dir: Path, progress: Progress, stop: Callable
 ) -> dict[str, Any]:
     """Everything `dreaming online` does where observations are frames; the content of result.json.
 
     Raises `UserError` for what the user can mend, and `Stopped` when `stop` does, with all saved.
     """
-    desk = Desk(run_dir, stage_fields(config), progress)
-    if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
-        atomic_write(run_dir / "config.yaml", config_yaml(config))
+    once = Once(run_dir, stage_fields(config), progress)
+    begin(run_dir, config)
     env = config.env
     make_env = lambda: make_real(env.id, **env.options)
     actors = make_actors(config, make_env)
     shape = config.agent, actors.frame, actors.num_actions
     try:
-        with explained(lambda: agent_knobs(*shape, KNOBS)):
+        with out_of_memory_told(lambda: agent_knobs(*shape, KNOBS)):
             agent = make_agent(*shape, jax.devices() if config.devices else None)
-            run = Run(config, agent, actors, desk, run_dir)
+            run = AgentRun(config, agent, actors, once, run_dir)
             run.resume()
             run.learn(stop)
             policy = run.policy(make_env)
@@ -63,10 +59,7 @@ def learn_from_images(
     result = run.result(returns)
     save_agent_policy(run_dir / "policy", policy)
     figures = {"returns": {"deployed": returns["deployed"].tolist()}}
-    atomic_write(run_dir / "config.yaml", config_yaml(config))
-    atomic_write(run_dir / "figures.json", to_json(figures))
-    atomic_write(run_dir / "result.json", to_json(result))
-    render(run_dir)
+    finish(run_dir, config, result, figures)
     return result
 
 
@@ -86,20 +79,20 @@ def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
     return {NAME: learned, "evaluate": learned | {"evaluation": every["evaluation"]}}
 
 
-class Run:
+class AgentRun:
     """A run: the agent's state, its environments, and what was saved of both."""
 
     def __init__(
-        self, config: OnlineConfig, agent: Agent, actors: Actors, desk: Desk, run_dir: Path
+        self, config: OnlineConfig, agent: Agent, actors: Actors, once: Once, run_dir: Path
     ):
-        self.config, self.agent, self.actors, self.desk = config, agent, actors, desk
+        self.config, self.agent, self.actors, self.once = config, agent, actors, once
         self.folder, self.traces = run_dir / "traces", list[Trace]()
         self.state: AgentState
         self.seconds = 0.0  # of the attempts before this one
 
     def resume(self) -> None:
         """Begin, or go on from the newest state that was saved."""
-        stages, key = self.desk.stages, root_key(self.config)
+        stages, key = self.once.stages, root_key(self.config)
         if not stages.done(NAME):
             self.state = self.agent.init(key)
             self.actors.begin()
@@ -110,13 +103,13 @@ class Run:
         self.seconds = info["seconds"]
         if not is_over(self.config.agent, self.state):
             self.actors.restore(info["actors"])
-        self.desk.progress.log(f"{NAME}: goes on after {int(self.state.real_steps)} real steps")
+        self.once.progress.log(f"{NAME}: goes on after {int(self.state.real_steps)} real steps")
 
     def learn(self, stop: Callable) -> None:
         """Turns until the real steps are used up, and the updates that are due then."""
         config, start = self.config.agent, int(self.state.real_steps)
         ticks, every = self.config.collect.ticks, self.config.collect.save_every
-        progress = self.desk.progress
+        progress = self.once.progress
         with (
             progress.stage(NAME, config.real_steps, start) as shown,
             ThreadPoolExecutor(1) as thread,
@@ -140,16 +133,16 @@ class Run:
                     raise
             updates = int(self.state.updates)
             self.state, _ = learn_due(self.agent, config, self.state)
-            if int(self.state.updates) > updates or not self.desk.stages.done(NAME):
+            if int(self.state.updates) > updates or not self.once.stages.done(NAME):
                 self.save(shown)
-        self.desk.seconds[NAME] = self.desk.stages.info(NAME)["seconds"]
+        self.once.seconds[NAME] = self.once.stages.info(NAME)["seconds"]
 
     def save(self, shown: Stage) -> None:
         """Commit everything that the rest of the run depends on, and the episodes before it."""
         self.record()
         seconds = round(self.seconds + shown.elapsed, 3)
         info = {"actors": self.actors.saved(), "seconds": seconds}
-        self.desk.stages.commit(NAME, jax.device_get(self.state), info)
+        self.once.stages.commit(NAME, jax.device_get(self.state), info)
 
     def record(self) -> None:
         """Add what was played to the log; in the end episodes that were cut, too."""
@@ -177,39 +170,29 @@ class Run:
         self, policy: AgentPolicy, make_env: Callable, stop: Callable
     ) -> dict[str, np.ndarray]:
         """Returns of fresh episodes, acting by search without noise."""
-        count, done = self.config.evaluation.episodes, 0
+        count = self.config.evaluation.episodes
 
         def work(update: Callable) -> dict[str, np.ndarray]:
-            def told(finished: int) -> None:
-                nonlocal done
-                update(finished - done)
-                done = finished
-                stop()
-
             found = evaluate(
                 make_env,
-                policy.rows(search=True),
+                policy.acting(search=True),
                 range(REPORT_SEED, REPORT_SEED + count),
                 observation=policy.observation,
                 action=policy.action,
                 window=policy.window,
-                progress=told,
+                update=stopping(update, stop),
             )
             return {"deployed": found.returns, "steps": np.array(found.steps)}
 
         like = {"deployed": np.zeros(count), "steps": np.array(0)}
-        return self.desk("evaluate", count, like, work)
+        return self.once("evaluate", count, like, work)
 
     def result(self, returns: dict[str, np.ndarray]) -> dict[str, Any]:
         """The flat object of result.json."""
         config, state = self.config, self.state
         updates, simulations = int(state.updates), config.agent.search.num_simulations
         searches = int(state.searches) + int(state.ring.added)
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "experiment": config.experiment,
-            "env": config.env.id,
-            "seed": config.seed,
+        return common(config, self.once) | {
             "rounds": int(state.version),
             "real_steps": int(state.real_steps),
             "fit_steps": updates,
@@ -218,7 +201,5 @@ class Run:
             "search_steps": searches * simulations,
             "deployed_return": statistics.summary(returns["deployed"]),
             "fidelity": {},
-            "seconds": self.desk.seconds,
-            "versions": {name: version(name) for name in VERSIONS},
             "state_sha256": state_sha256(jax.device_get(state)),
         }

@@ -1,6 +1,6 @@
 """Running out of memory, told in one line: which knob lowers it, to what, and what that frees.
 
-with explained(lambda: agent_knobs(config, frame, num_actions)):
+with out_of_memory_told(lambda: agent_knobs(config, frame, num_actions)):
     state, metrics = agent.learn(state)
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreaming.efficientzero.agent import make_image_model
+from dreaming.efficientzero.agent import make_agent_model
 from dreaming.efficientzero.config import AgentConfig
 from dreaming.efficientzero.ring import init_ring
 from dreaming.errors import ConfigError
-from worldmodels.frames.losses import image_loss
+from worldmodels.frames.losses import frame_loss
 from worldmodels.frames.networks import SIZES
-from worldmodels.frames.types import ImageWindows
+from worldmodels.frames.types import FrameWindows
 
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 COPIES = 4  # of params: themselves, two moments, gradient
@@ -38,7 +38,7 @@ class Knob:
 
 
 @contextmanager
-def explained(knobs: Callable[[], Sequence[Knob]]) -> Iterator[None]:
+def out_of_memory_told(knobs: Callable[[], Sequence[Knob]]) -> Iterator[None]:
     """`ConfigError` with advice where the body runs out of memory; other errors pass.
 
     `knobs()` is asked for only then.
@@ -111,7 +111,7 @@ def agent_knobs(
 
 def params_bytes(config: AgentConfig, frame, num_actions: int, size: str) -> int:
     """One copy of the params of networks of another size."""
-    model = make_image_model(dataclasses.replace(config, size=size), frame, num_actions)
+    model = make_agent_model(dataclasses.replace(config, size=size), frame, num_actions)
     return nbytes(jax.eval_shape(model.init, jax.random.key(0)))
 
 
@@ -121,11 +121,11 @@ def window_bytes(config: AgentConfig, frame, num_actions: int) -> float:
 
     What the compiler computes again rather than keeping is not known here.
     """
-    model = make_image_model(config, frame, num_actions)
+    model = make_agent_model(config, frame, num_actions)
     params = jax.eval_shape(model.init, jax.random.key(0))
     batch = 2
     windows = window_shapes(config, frame, num_actions, batch)
-    loss = lambda params, windows: image_loss(params, model, windows, config.weights)[0]
+    loss = lambda params, windows: frame_loss(params, model, windows, config.weights)[0]
     kept = jax.eval_shape(lambda p, w: jax.vjp(lambda p: loss(p, w), p)[1], params, windows)
     kept_bytes = max(nbytes(kept) - nbytes(params), 0) + nbytes(windows)
     return kept_bytes / batch + config.most_unroll_steps * _widest(config, frame)
@@ -133,20 +133,20 @@ def window_bytes(config: AgentConfig, frame, num_actions: int) -> float:
 
 def root_bytes(config: AgentConfig, frame, num_actions: int) -> float:
     """What one searched state takes: its frames, the widest layers, and its tree's latents."""
-    model = make_image_model(config, frame, num_actions)
+    model = make_agent_model(config, frame, num_actions)
     params = jax.eval_shape(model.init, jax.random.key(0))
     frames = jax.ShapeDtypeStruct((1, config.window, *frame), jnp.float32)
     node = nbytes(jax.eval_shape(lambda p, x: model.begin(model.encode(p, x)), params, frames))
     return nbytes(frames) + _widest(config, frame) + (config.search.num_simulations + 1) * node
 
 
-def window_shapes(config: AgentConfig, frame, num_actions: int, batch: int) -> ImageWindows:
+def window_shapes(config: AgentConfig, frame, num_actions: int, batch: int) -> FrameWindows:
     """Shapes of a batch of windows with augmented frames, as long as they get in a run."""
     K = config.most_unroll_steps
     flags = lambda rows: jnp.zeros((batch, rows), bool)
     numbers = lambda *sizes: jnp.zeros((batch, *sizes))
     return jax.eval_shape(
-        lambda: ImageWindows(
+        lambda: FrameWindows(
             o=numbers(K + 1, config.window, *frame),
             a=numbers(K, num_actions),
             r=numbers(K),

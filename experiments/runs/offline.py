@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from dreaming.checkpoint import atomic_write
 from dreaming.config import RoundConfig
 from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
@@ -17,15 +16,13 @@ from dreaming.student.dreams import dream_returns
 from dreaming.student.policy import Policy, save_policy
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
-from experiments.command.options import config_yaml
 from experiments.command.progress import Progress
 from experiments.config import DreamConfig, WorldConfig
 from experiments.logs.reading import read_log
-from experiments.pages.run import render
 from experiments.pages.strip import dream_strip
-from experiments.pages.words import to_json
 from experiments.runs.certificate import make_certificate, ranking_stage
-from experiments.runs.once import Desk
+from experiments.runs.directory import begin, finish
+from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, make_result, root_key
 from experiments.runs.scoring import dream_horizon, scorer
 
@@ -37,28 +34,23 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 
     Raises `UserError` for what the user can mend.
     """
-    desk = Desk(run_dir, stage_fields(config), progress)
-    log = read_log(config, run_dir, desk)
-    if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
-        atomic_write(run_dir / "config.yaml", config_yaml(config))
-    report = play_round(config, log, desk)
+    once = Once(run_dir, stage_fields(config), progress)
+    log = read_log(config, run_dir, once)
+    begin(run_dir, config)
+    report = play_round(config, log, once)
     if hint := chance_hint(report):
         progress.log(hint)
-    returns = report_episodes(config, log, report, desk)
-    certificate, steps = certify_run(config, log, report, desk)
+    returns = report_episodes(config, log, report, once)
+    certificate, steps = certify_run(config, log, report, once)
     progress.log(f"certified: {certificate['sentence']}")
     save_artifacts(run_dir, log, report)
     report = dataclasses.replace(report, fidelity=certificate["figures"])
     returns["steps"] = returns["steps"] + steps
-    result = make_result(config, log, report, returns, desk)
+    result = make_result(config, log, report, returns, once)
     shown = {name: x.tolist() for name, x in returns.items() if x.ndim and x.size}
     strip = dream_strip(report.world, log)
-    figures = {"returns": shown, "open_loop": report.skill, "strip": strip}
-    atomic_write(run_dir / "config.yaml", config_yaml(config))
-    atomic_write(run_dir / "figures.json", to_json(figures))
-    atomic_write(run_dir / "certificate.json", to_json(certificate))
-    atomic_write(run_dir / "result.json", to_json(result))
-    render(run_dir)
+    figures = {"returns": shown, "open_loop": report.fitted.skill, "strip": strip}
+    finish(run_dir, config, result, figures, certificate)
     return result
 
 
@@ -109,7 +101,7 @@ def _fields(config: Any, *names: str) -> dict[str, Any]:
 
 
 def report_episodes(
-    config: DreamConfig, log: Log, report: Report, desk: Desk
+    config: DreamConfig, log: Log, report: Report, once: Once
 ) -> dict[str, np.ndarray]:
     """Returns of every policy in fresh real episodes, and of the candidate in its dream."""
     key = stage_key(root_key(config), "dream_return")
@@ -130,7 +122,7 @@ def report_episodes(
     names = [] if real is None else list(policies)
     like = {name: np.zeros(episodes) for name in names}
     like |= {"steps": np.array(0), "dream": np.zeros(config.evaluation.dreams)}
-    returns = desk("evaluate", episodes * len(names) or None, like, work)
+    returns = once("evaluate", episodes * len(names) or None, like, work)
     behaviour = behaviour_return(log.traces)
     return {"behaviour": behaviour, **returns}
 
@@ -143,13 +135,13 @@ def certify_run(
         config.certify,
         report.world,
         report.judges,
-        report.baselines["behaviour_cloning"],
-        report.rehearsed.student,
-        scorer(config, log),
-        stage_key(root_key(config), "rank"),
-        once,
+        clone=report.baselines["behaviour_cloning"],
+        candidate=report.rehearsed.student,
+        real=scorer(config, log),
+        key=stage_key(root_key(config), "rank"),
+        once=once,
     )
-    regions = report.skill.get("regions")
+    regions = report.fitted.skill.get("regions")
     certificate = make_certificate(report.fidelity, regions, report.world, log, tried)
     return certificate | {"env": config.env.id}, int(tried.get("steps", 0))
 

@@ -4,20 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dreaming.errors import ConfigError
 from dreaming.stages import Stages
 from experiments.command.progress import Progress
 
 
-class Desk:
-    """`desk("fit", total, like, work)` is the state of stage "fit", worked out or loaded.
+class Once:
+    """`once("fit", total, like, work)` is the state of stage "fit", worked out or loaded.
 
     `configs[stage]` are the fields the stage depends on. Seconds of a stage are kept with it, so
     that a resumed run reports the time it really took.
     """
 
     def __init__(self, run_dir: Path, configs: dict[str, dict], progress: Progress):
+        self.run_dir, self.progress = run_dir, progress
         self.stages = Stages(run_dir, configs, say=progress.log)
-        self.progress = progress
         self.seconds: dict[str, float] = {}
 
     def __call__(
@@ -37,3 +38,28 @@ class Desk:
         self.stages.commit(stage, state, {"seconds": self.seconds[stage]})
         # Loaded rather than handed on: a resumed run and an undisturbed one see the same thing.
         return self.stages.load(stage, like)
+
+
+class Finished(Once):
+    """The stages of a run that is over: `ConfigError` for one that was never finished."""
+
+    def __call__(
+        self, stage: str, total: int | None, like: Any, work: Callable, start: int = 0
+    ) -> Any:
+        """The state of `stage`, loaded; nothing is worked out."""
+        if not self.stages.done(stage):
+            raise ConfigError(
+                f"{self.run_dir}: stage {stage} is not finished; finish the run with `dreaming "
+                f"dream hydra.run.dir={self.run_dir}`"
+            )
+        return self.stages.load(stage, like)
+
+
+def kept_nowhere(progress: Progress) -> Callable:
+    """A `once` that works every time and commits nothing."""
+
+    def work_out(stage: str, total: int | None, like: Any, work: Callable) -> Any:
+        with progress.stage(stage, total=total) as shown:
+            return work(shown.update)
+
+    return work_out

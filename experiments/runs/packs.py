@@ -15,7 +15,8 @@ from dreaming.errors import ConfigError, EnvError
 from dreaming.stages import Stages
 from envs.atomic import sync_directory
 from envs.real import make_real
-from experiments.runs.directory import check_new, parse_config
+from experiments.config import OnlineConfig
+from experiments.runs.directory import CONFIG, check_new, parse_config, read_config
 from experiments.runs.frames import NAME, make_actors, stage_fields
 from experiments.runs.results import VERSIONS, root_key
 
@@ -25,26 +26,20 @@ CARRIED = "metrics.jsonl"  # of the run directory; the state and config.yaml com
 def pack_run(source: Path, target: Path, optimiser: str) -> dict[str, int]:
     """Pack the newest checkpoint of a run; bytes by group. Raises `UserError`."""
     check_new(target)
-    config = read_config(source)
+    if not (source / CONFIG).is_file():
+        raise nothing_to_pack(source)
+    config = read_config(source, OnlineConfig)
     stages = Stages(source, stage_fields(config), say=print)
     if not stages.done(NAME):
         raise nothing_to_pack(source)
     saved, metrics = stages.unit(NAME), source / CARRIED
     about = {
-        "config": (source / "config.yaml").read_text(),
+        "config": (source / CONFIG).read_text(),
         "info": saved.manifest["extra"]["info"],
         "versions": {name: version(name) for name in VERSIONS},
     }
     files = {CARRIED: metrics.read_bytes()} if metrics.exists() else {}
     return pack(saved, target, about=about, files=files, optimiser=optimiser)
-
-
-def read_config(source: Path) -> Any:
-    """The configuration of a run directory."""
-    try:
-        return parse_config((source / "config.yaml").read_text())
-    except OSError as error:
-        raise nothing_to_pack(source) from error
 
 
 def nothing_to_pack(source: Path) -> Exception:
@@ -58,7 +53,7 @@ def nothing_to_pack(source: Path) -> Exception:
 def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
     """(real steps so far, the manifest) of what `target` goes on with. Raises `UserError`."""
     packed = read_pack(source)
-    config, info = parse_config(packed.manifest["config"]), packed.manifest["info"]
+    config = parse_config(packed.manifest["config"], OnlineConfig, f"{source}: its config")
     frames, num_actions = rebuild(config, packed)
     agent = make_agent(config.agent, frames.shape[1:], num_actions)
     state = decode(with_frames(packed, frames), jax.eval_shape(agent.init, root_key(config)))
@@ -67,8 +62,10 @@ def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
     try:
         for name, data in files_of(packed).items():
             atomic_write(draft / name, data)
-        atomic_write(draft / "config.yaml", packed.manifest["config"])
-        Stages(draft, stage_fields(config)).commit(NAME, jax.device_get(state), info)
+        atomic_write(draft / CONFIG, packed.manifest["config"])
+        Stages(draft, stage_fields(config)).commit(
+            NAME, jax.device_get(state), packed.manifest["info"]
+        )
         draft.replace(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -15,10 +15,11 @@ from dreaming.observe.log import Log
 from dreaming.round import Report
 from dreaming.search.teachers import model_steps
 from dreaming.student.student import act
+from dreaming.world.fitting import Fitted
 from envs import tabular
 from envs.real import make_real
 from experiments.config import DreamConfig, OnlineConfig, WorldConfig
-from experiments.runs.once import Desk
+from experiments.runs.once import Once
 from experiments.runs.scoring import dream_horizon
 
 SCHEMA_VERSION = 1
@@ -26,13 +27,25 @@ REPORT_SEED = 10 * FIRST_SEED
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "mctx", "gymnasium", "numpy")
 
 
-def root_key(config: DreamConfig | OnlineConfig) -> jax.Array:
+def root_key(config: WorldConfig | OnlineConfig) -> jax.Array:
     """The key that the keys of all stages come from."""
     return jax.random.key(config.seed % 2**32)
 
 
+def common(config: WorldConfig | OnlineConfig, once: Once) -> dict[str, Any]:
+    """What every result.json says."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": config.experiment,
+        "env": config.env.id,
+        "seed": config.seed,
+        "seconds": once.seconds,
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
 def make_result(
-    config: DreamConfig, log: Log, report: Report, returns: dict[str, np.ndarray], desk: Desk
+    config: DreamConfig, log: Log, report: Report, returns: dict[str, np.ndarray], once: Once
 ) -> dict[str, Any]:
     """The flat object of result.json."""
     missing = np.array([])
@@ -50,15 +63,12 @@ def make_result(
     rehearse, iterations = config.rehearse, int(report.rehearsed.iterations)
     walked = iterations * rehearse.dreams * rehearse.horizon
     taught = iterations * rehearse.taught
-    counters = np.array([len(log), walked, report.gate_steps])
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": config.experiment,
-        "env": config.env.id,
-        "seed": config.seed,
+    counters = np.array([len(log), walked, report.verdict.steps])
+    learned = report.fitted.learned, report.rehearsed
+    return common(config, once) | {
         "teacher": config.teacher,
         "real_steps": len(log),
-        "gate_steps": report.gate_steps,
+        "gate_steps": report.verdict.steps,
         "evaluation_steps": int(returns["steps"]),
         "dream_steps": walked,
         "search_steps": taught * model_steps(report.world.model, log.head, config.search),
@@ -71,28 +81,18 @@ def make_result(
         "reasons": list(report.verdict.reasons),
         "baselines": baselines,
         "fidelity": fidelity,
-        "seconds": desk.seconds,
-        "versions": {name: version(name) for name in VERSIONS},
-        "state_sha256": state_sha256(report.learned, report.rehearsed, log.replay(), counters),
+        "state_sha256": state_sha256(*learned, log.replay(), counters),
     }
 
 
-def world_result(
-    config: WorldConfig, log: Log, fidelity: dict, seconds: dict, learned: Any
-) -> dict[str, Any]:
+def world_result(config: WorldConfig, log: Log, fitted: Fitted, once: Once) -> dict[str, Any]:
     """The flat object of result.json of a world that has no policy yet."""
     behaviour = behaviour_return(log.traces)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": config.experiment,
-        "env": config.env.id,
-        "seed": config.seed,
+    return common(config, once) | {
         "real_steps": len(log),
         "behaviour_return": statistics.summary(behaviour) if behaviour.size else None,
-        "fidelity": fidelity,
-        "seconds": seconds,
-        "versions": {name: version(name) for name in VERSIONS},
-        "state_sha256": state_sha256(learned, log.replay(), np.array([len(log)])),
+        "fidelity": fitted.fidelity,
+        "state_sha256": state_sha256(fitted.learned, log.replay(), np.array([len(log)])),
     }
 
 

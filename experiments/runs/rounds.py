@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreaming import statistics
-from dreaming.checkpoint import atomic_write, state_sha256
+from dreaming.checkpoint import state_sha256
 from dreaming.config import RoundConfig
 from dreaming.errors import TraceError
 from dreaming.observe.collect import behaviour_return, record
@@ -29,15 +28,14 @@ from dreaming.world.physics import LearnedPhysics
 from envs.real import make_real
 from envs.traces import TraceStore
 from envs.types import Features, Trace, action_features
-from experiments.command.options import config_yaml
 from experiments.command.progress import Progress
+from experiments.command.stopping import stopping
 from experiments.config import OnlineConfig
 from experiments.logs.reading import check_window
-from experiments.pages.run import render
-from experiments.pages.words import to_json
+from experiments.runs.directory import begin, finish
 from experiments.runs.offline import save_artifacts
-from experiments.runs.once import Desk
-from experiments.runs.results import REPORT_SEED, SCHEMA_VERSION, VERSIONS, root_key
+from experiments.runs.once import Once
+from experiments.runs.results import REPORT_SEED, common, root_key
 from experiments.runs.scoring import real_scorer, task_limit
 
 
@@ -49,29 +47,25 @@ def learn_online(
     `stop` is called where the run could be interrupted. Raises `UserError` for what the user can
     mend.
     """
-    desk = Desk(run_dir, stage_fields(config), progress)
-    if not (run_dir / "config.yaml").exists():  # one that is there is of this run until it ends
-        atomic_write(run_dir / "config.yaml", config_yaml(config))
+    stages = Once(run_dir, stage_fields(config), progress)
+    begin(run_dir, config)
     collector, state, students = Collector(config, run_dir), RoundState(), []
     for number, until in enumerate(plan(config)):
-        once = in_round(desk, number, stop)
+        once = in_round(stages, number, stop)
         log = collector.collect(state.incumbent, number, until, once)
         check_window(config.model.window, log)
         state, report = play_round(config, state, number, log, once)
         students.append(state.incumbent)
     rounds = len(students)
-    once = in_round(desk, rounds, stop)
+    once = in_round(stages, rounds, stop)
     log = collector.collect(state.incumbent, rounds, config.env.real_steps, once)
     earned = earned_by(log.traces, rounds)
     report = dataclasses.replace(report, deployed=students[best(earned)])
-    returns = evaluate_student(config, report, log, in_round(desk, None, stop))
+    returns = evaluate_student(config, report, log, in_round(stages, None, stop))
     save_artifacts(run_dir, log, report)
-    result = make_result(config, log, report, returns, earned, desk)
+    result = make_result(config, log, report, returns, earned, stages)
     figures = {"returns": {name: x.tolist() for name, x in returns.items() if x.ndim}}
-    atomic_write(run_dir / "config.yaml", config_yaml(config))
-    atomic_write(run_dir / "figures.json", to_json(figures))
-    atomic_write(run_dir / "result.json", to_json(result))
-    render(run_dir)
+    finish(run_dir, config, result, figures)
     return result
 
 
@@ -111,24 +105,20 @@ def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
     return dict.fromkeys(names, learned) | {"evaluate": every}
 
 
-def in_round(desk: Desk, number: int | None, stop: Callable) -> Callable:
-    """The `once` of a round: its stages have its number, and can be stopped."""
+def in_round(once: Once, number: int | None, stop: Callable) -> Callable:
+    """The `once` of a round: its stages have its number, and can be stopped. None = of no round."""
 
-    def once(stage: str, total: int, like: Any, work: Callable, start: int | None = None) -> Any:
-        def stoppable(update: Callable) -> Any:
-            def told(*args: Any, **metrics: Any) -> None:
-                update(*args, **metrics)
-                stop()
-
-            return work(told)
-
+    def of_round(
+        stage: str, total: int, like: Any, work: Callable, start: int | None = None
+    ) -> Any:
+        stoppable = lambda update: work(stopping(update, stop))
         if number is None:
-            return desk(stage, total, like, stoppable)
+            return once(stage, total, like, stoppable)
         if start is None:
             start, total = number * total, (number + 1) * total
-        return desk(f"{stage}-{number}", total, like, stoppable, start)
+        return once(f"{stage}-{number}", total, like, stoppable, start)
 
-    return once
+    return of_round
 
 
 class Collector:
@@ -246,7 +236,7 @@ def make_result(
     report: Report,
     returns: dict[str, np.ndarray],
     earned: Sequence[float | None],
-    desk: Desk,
+    once: Once,
 ) -> dict[str, Any]:
     """The flat object of result.json."""
     summed = lambda x: statistics.summary(x) if x.size else None
@@ -255,11 +245,8 @@ def make_result(
     walked = iterations * rehearse.dreams * rehearse.horizon
     taught = iterations * rehearse.taught
     counters = np.array([len(log), rounds])
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": config.experiment,
-        "env": config.env.id,
-        "seed": config.seed,
+    learned = report.fitted.learned, report.rehearsed
+    return common(config, once) | {
         "teacher": config.teacher,
         "rounds": rounds,
         "earned_by_round": earned,
@@ -272,7 +259,5 @@ def make_result(
         "behaviour_return": summed(returns["behaviour"]),
         "deployed_return": summed(returns["deployed"]),
         "fidelity": report.fidelity,
-        "seconds": desk.seconds,
-        "versions": {name: version(name) for name in VERSIONS},
-        "state_sha256": state_sha256(report.learned, report.rehearsed, log.replay(), counters),
+        "state_sha256": state_sha256(*learned, log.replay(), counters),
     }

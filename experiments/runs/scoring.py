@@ -50,13 +50,6 @@ def real_scorer(
     )
 
     def real(student: Any, seeds: list[int], update: Callable) -> tuple[np.ndarray, np.ndarray]:
-        done = 0
-
-        def shown(finished: int) -> None:
-            nonlocal done
-            update(finished - done)
-            done = finished
-
         evaluation = evaluate(
             make,
             lambda context, keys, legal: compiled(student, context, keys, legal),
@@ -65,7 +58,7 @@ def real_scorer(
             action=action,
             window=window,
             max_steps=limit,
-            progress=shown,
+            update=update,
         )
         return evaluation.returns, evaluation.lengths
 

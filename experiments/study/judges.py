@@ -159,7 +159,7 @@ def _cartpole_judge(behaviour: cartpole.Mixed, seed: int) -> tuple[Log, Judge]:
     seen, judged = split_log(log, JudgeConfig(), split_key)
     judges = physics.learn_judges(judged, fit_key, quiet)
     limit = cartpole.LIMIT
-    world = physics.second_opinion(judges, judged, seen, None, limit, key).worlds[0]
+    world = physics.make_judge(judges, judged, seen, None, limit, key).worlds[0]
     baselines = BaselineConfig().sized(log.observation.kind)
     clone = fit_baselines(log, world, baselines, clone_key, quiet)["behaviour_cloning"]
-    return log, physics.second_opinion(judges, judged, seen, clone, limit, key)
+    return log, physics.make_judge(judges, judged, seen, clone, limit, key)

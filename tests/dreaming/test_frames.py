@@ -30,7 +30,7 @@ from envs.shells import DreamEnv, DreamVectorEnv
 from envs.traces import TraceStore
 from envs.types import Features, Trace, action_features
 from experiments.pages.strip import dream_strip
-from worldmodels.config import FitConfig, ImageModelConfig, ModelConfig
+from worldmodels.config import FitConfig, FrameModelConfig, ModelConfig
 from worldmodels.fit import init_fit
 
 WINDOW = 2
@@ -50,7 +50,7 @@ def log():
 
 @pytest.fixture(scope="module")
 def physics():
-    images = ImageModelConfig(bins=21)
+    images = FrameModelConfig(bins=21)
     return LearnedPhysics(ModelConfig(window=WINDOW), FitConfig(steps=1), images=images)
 
 
@@ -225,10 +225,10 @@ def test_pictures_of_a_strip_are_the_frames(log, world):
     assert strip["dream"][0] == strip["real"][0] and strip["dream"][1] != strip["real"][1]
 
 
-@pytest.mark.parametrize("kind", ["pixels", "numbers"])
+@pytest.mark.parametrize("kind", ["frames", "numbers"])
 def test_what_is_left_open_goes_by_the_kind_of_observations(kind):
     found = RoundConfig().sized(kind)
-    expected = (500, 0.5, 1000) if kind == "pixels" else (1000, 0.0, 3000)
+    expected = (500, 0.5, 1000) if kind == "frames" else (1000, 0.0, 3000)
     rehearse = found.rehearse
     assert (rehearse.iterations, rehearse.real, found.baselines.steps) == expected
     named = RoundConfig(

@@ -204,7 +204,7 @@ def test_replacing_the_oracle_by_a_learned_model_changes_one_argument(log):
     assert report.world.horizon == HORIZON and report.world.initial.any()
     assert {"skill_1", "reward_mae"} & set(report.fidelity) and report.verdict.reasons
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(report.rehearsed.student["layers"]))
-    assert report.gate_steps > 0
+    assert report.verdict.steps > 0
 
 
 def without_reality(log, once, state=None, physics=None):
@@ -225,7 +225,7 @@ def test_without_a_real_task_the_log_decides_in_one_stage(solved, log):
     kept = {name: state for name, state in solved[2].kept.items() if name != "gate"}
     once = Once(kept)
     _, report = without_reality(log, once)
-    assert once.stages == ["gate"] and report.gate_steps == 0
+    assert once.stages == ["gate"] and report.verdict.steps == 0
     words = " ".join(report.verdict.reasons)
     assert report.verdict.reasons[0].startswith("no real environment: ")
     assert "fitted Q: +" in words and "dreams is ignored: there is no judge" in words

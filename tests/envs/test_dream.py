@@ -351,7 +351,7 @@ def test_latent_observations_are_the_latent_state(cart):
         {"sampling": "all"},
         {"penalty": float("nan")},
         {"unknown": "stop"},
-        {"observations": "pixels"},
+        {"observations": "frames"},
         {"horzion": 5},
     ],
 )

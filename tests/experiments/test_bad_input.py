@@ -350,10 +350,10 @@ def test_a_knob_out_of_range_is_refused_before_anything_starts(knob, fails, plac
 
 def test_every_number_of_the_main_job_has_a_least_value():
     """A knob that is added later is checked too: -1 is refused for all but a seed."""
-    from experiments.command.options import Options
+    from experiments.command.options import VerbOptions
     from experiments.config import DreamConfig, _flat
 
-    free, options = {"seed"}, Options("dream", DreamConfig)
+    free, options = {"seed"}, VerbOptions("dream", DreamConfig)
     numbers = [
         name
         for name, value in _flat(options.compose()[0])

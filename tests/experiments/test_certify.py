@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from experiments.pages import certificate
-from experiments.pages.certificate import lines_of, policy_name, text
+from experiments.pages.certificate import lines_of, text
 from experiments.pages.run import render
+from experiments.pages.words import name_of
 
 FIGURES = {"skill_1", "reward_mae", "termination_ece", "coverage_o", "value_equivalence"}
 
@@ -156,7 +157,7 @@ def test_the_rank_is_shown_with_its_interval_and_its_reasons():
     assert "none: nothing is real" in text(missing)
     names = ("behaviour", "candidate_uniform_0.3", "conservative_q")
     written = ["behaviour in the log", "candidate, 30% uniform", "conservative q"]
-    assert [policy_name(name) for name in names] == written
+    assert [name_of(name) for name in names] == written
 
 
 def test_the_report_shows_a_certificate_or_leaves_it_out(run_dir):

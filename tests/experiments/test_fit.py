@@ -10,7 +10,7 @@ import dreaming
 from experiments import dream
 from experiments.config import DreamConfig, EnvConfig, WorldConfig
 from experiments.runs.offline import stage_fields, world_fields
-from experiments.runs.once import Desk
+from experiments.runs.once import Once
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def test_its_report_says_that_there_is_no_policy_yet(tiny_fit):
 
 
 def test_a_dream_goes_on_where_a_fit_ended(tiny_fit, tiny_run, tiny, tmp_path, monkeypatch):
-    done, call = [], Desk.__call__
+    done, call = [], Once.__call__
 
     def spy(desk, stage, total, like, work):
         noted = lambda update: done.append(stage) or work(update)
         return call(desk, stage, total, like, noted)
 
-    monkeypatch.setattr(Desk, "__call__", spy)
+    monkeypatch.setattr(Once, "__call__", spy)
     run_dir = shutil.copytree(tiny_fit, tmp_path / "run")
     assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
     assert done == ["clone", "rehearse", "gate", "evaluate", "certify"]

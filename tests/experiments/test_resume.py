@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import dream
-from experiments.runs.once import Desk
+from experiments.runs.once import Once
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify")
@@ -28,7 +28,7 @@ def copy(tiny_run, tmp_path):
 @pytest.fixture
 def work_done(monkeypatch):
     """The stages that really worked, in order."""
-    done, call = [], Desk.__call__
+    done, call = [], Once.__call__
 
     def spy(desk, stage, total, like, work):
         def noted(update):
@@ -37,7 +37,7 @@ def work_done(monkeypatch):
 
         return call(desk, stage, total, like, noted)
 
-    monkeypatch.setattr(Desk, "__call__", spy)
+    monkeypatch.setattr(Once, "__call__", spy)
     return done
 
 

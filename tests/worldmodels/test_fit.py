@@ -16,7 +16,7 @@ from envs.tabular import corridor, from_traces
 from envs.types import Features, Trace
 from worldmodels.actions import make_head
 from worldmodels.config import FitConfig, LossWeights, ModelConfig
-from worldmodels.fit import init_fit, make_fit, make_optimiser
+from worldmodels.fit import fit_optimiser, init_fit, make_fit
 from worldmodels.vectors.measure import measure_latents, measure_scale
 from worldmodels.vectors.model import make_model
 
@@ -91,7 +91,7 @@ def test_the_slow_copy_moves_a_share_of_the_way(fitting):
 def test_only_kernels_decay(tiny):
     _, params = tiny()
     config = FitConfig(steps=100, learning_rate=0.1, weight_decay=0.5)
-    optimiser = make_optimiser(config)
+    optimiser = fit_optimiser(config)
     still = jax.tree.map(jnp.zeros_like, params["net"])
 
     @jax.jit

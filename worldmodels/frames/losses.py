@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Num
 
-from worldmodels.config import FitConfig, ImageLossWeights
+from worldmodels.config import FitConfig, FrameLossWeights
 from worldmodels.frames.augment import augment
-from worldmodels.frames.model import ImageModel
-from worldmodels.frames.types import ImageWindows, ImaginedWindows
+from worldmodels.frames.model import FrameModel
+from worldmodels.frames.types import FrameWindows, ImaginedWindows
 from worldmodels.loops import scale_gradient
 from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import n_step_targets, value_prefixes
@@ -29,7 +29,7 @@ cross_entropy = optax.losses.softmax_cross_entropy
 binary_cross_entropy = optax.losses.sigmoid_binary_cross_entropy
 
 
-def unroll(model: ImageModel, params, latent, a: Float[Array, "B K A"], gradient_scale: float):
+def unroll(model: FrameModel, params, latent, a: Float[Array, "B K A"], gradient_scale: float):
     """(latents [B, K, h, w, C], logits of the value prefix [B, K, S]) after each action.
 
     The gradient of all that reaches a latent through its step is scaled, heads included. The
@@ -50,7 +50,7 @@ def unroll(model: ImageModel, params, latent, a: Float[Array, "B K A"], gradient
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), unrolled)
 
 
-def over_rows(model: ImageModel, params, method: str, x: Float[Array, "B R ..."]):
+def over_rows(model: FrameModel, params, method: str, x: Float[Array, "B R ..."]):
     """A method of the networks at every one of R rows."""
     B, R = x.shape[:2]
     out = model.apply(params, method, x.reshape(B * R, *x.shape[2:]))
@@ -58,7 +58,7 @@ def over_rows(model: ImageModel, params, method: str, x: Float[Array, "B R ..."]
 
 
 def scalar_loss(
-    model: ImageModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"], hl_gauss: bool
+    model: FrameModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"], hl_gauss: bool
 ) -> Float[Array, "B R"]:
     """Cross-entropy against squashed scalars as Gaussian histograms or as two-hot weights."""
     spread = scalar_to_histogram if hl_gauss else scalar_to_support
@@ -66,7 +66,7 @@ def scalar_loss(
 
 
 def consistency_loss(
-    model: ImageModel, params, latents, real, is_real: Bool[Array, "B K"]
+    model: FrameModel, params, latents, real, is_real: Bool[Array, "B K"]
 ) -> Float[Array, "B K"]:
     """1 - cos(P2(P1(latent)), stop_gradient(standardised P1(encoder of the real frames))).
 
@@ -98,17 +98,17 @@ def decoded_rows(windows: int, rows: int):
     return (i % windows, i % rows), np.bincount(i % rows)[i % rows]
 
 
-def decode_loss(model: ImageModel, params, latents, frames) -> Float[Array, " B"]:
+def decode_loss(model: FrameModel, params, latents, frames) -> Float[Array, " B"]:
     """Cross-entropy per pixel of decoded frames, 0 to 255; the latents learn nothing from it."""
     logits = model.apply(params, "decode", jax.lax.stop_gradient(latents))
     return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(1, 2, 3))
 
 
-def image_loss(
+def frame_loss(
     params,
-    model: ImageModel,
-    batch: ImageWindows,
-    weights: ImageLossWeights,
+    model: FrameModel,
+    batch: FrameWindows,
+    weights: FrameLossWeights,
     *,
     gradient_scale: float = 0.5,
     hl_gauss: bool = False,
@@ -170,7 +170,7 @@ def image_loss(
 
 
 def imagined_loss(
-    params, model: ImageModel, batch: ImaginedWindows, weights: ImageLossWeights, hl_gauss: bool
+    params, model: FrameModel, batch: ImaginedWindows, weights: FrameLossWeights, hl_gauss: bool
 ):
     """(loss, metrics): 1/D sum_d weight [c_v value + c_pi policy] at imagined states, averaged over
     the batch. The heads alone learn from it, so that targets of the model's own making change
@@ -186,7 +186,7 @@ def imagined_loss(
     return sum(total.values()), {f"learn/imagined_{name}_loss": x for name, x in total.items()}
 
 
-def encodings(model: ImageModel, params, o: Num[Array, "G Q W H V F"], batch: ImageWindows):
+def encodings(model: FrameModel, params, o: Num[Array, "G Q W H V F"], batch: FrameWindows):
     """Latents [B, h, w, C] of the roots, and [B, K, h, w, C] of the real frames of rows 1..K.
 
     In a sequence the roots of later windows are real frames of earlier ones, encoded once. The
@@ -202,13 +202,13 @@ def encodings(model: ImageModel, params, o: Num[Array, "G Q W H V F"], batch: Im
     return roots.reshape(-1, *roots.shape[2:]), real
 
 
-def encode_rows(model: ImageModel, params, o: Num[Array, "G R W H V F"]):
+def encode_rows(model: FrameModel, params, o: Num[Array, "G R W H V F"]):
     """Latents [G, R, h, w, C] of stacks."""
     latents = model.encode(params, o.reshape(-1, *o.shape[2:]))
     return latents.reshape(*o.shape[:2], *latents.shape[1:])
 
 
-def of_windows(x: Num[Array, "G Q ..."], batch: ImageWindows) -> Num[Array, "B K1 ..."]:
+def of_windows(x: Num[Array, "G Q ..."], batch: FrameWindows) -> Num[Array, "B K1 ..."]:
     """What sequences hold, for every row of every window."""
     if batch.shown is None:
         return x
@@ -219,14 +219,14 @@ def of_windows(x: Num[Array, "G Q ..."], batch: ImageWindows) -> Num[Array, "B K
 def log_loss(
     params,
     target_params,
-    model: ImageModel,
+    model: FrameModel,
     batch: Windows,
     config: FitConfig,
     key: jax.Array,
     *,
-    weights: ImageLossWeights,
+    weights: FrameLossWeights,
 ):
-    """`image_loss` of windows of a log; the arguments are those of `losses.model_loss`.
+    """`frame_loss` of windows of a log; the arguments are those of `losses.model_loss`.
 
     Values are fitted to n-step returns on what the params say of the real frames, whose encodings
     consistency needs anyway; neither a slow copy nor noise in pixels is needed.
@@ -238,7 +238,7 @@ def log_loss(
     real = encode_rows(model, still, frames[:, 1:])
     v_logits, _ = over_rows(model, still, "predict", real)
     v = jnp.pad(model.scalar(v_logits), ((0, 0), (1, 0)))  # no target rests on the first row's
-    windows = ImageWindows(
+    windows = FrameWindows(
         o=frames[:, rows],
         a=batch.a[:, steps],
         r=batch.r[:, steps],
@@ -249,7 +249,7 @@ def log_loss(
         pi=batch.pi[:, rows],
         weight=batch.member_weights[:, 0],
     )
-    loss, (metrics, _) = image_loss(
+    loss, (metrics, _) = frame_loss(
         params,
         model,
         windows,

@@ -14,17 +14,17 @@ import optax
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from worldmodels.actions import ActionHead
-from worldmodels.config import ImageModelConfig
-from worldmodels.frames.networks import SIZES, ImageNetworks, usual_size
-from worldmodels.frames.types import ImageAfterstate, PrefixState
+from worldmodels.config import FrameModelConfig
+from worldmodels.frames.networks import SIZES, FrameNetworks, usual_size
+from worldmodels.frames.types import FrameAfterstate, PrefixState
 from worldmodels.support import scalar_to_support, squash, support_to_scalar, unsquash
-from worldmodels.types import Prediction
+from worldmodels.types import HeadTargets, Prediction
 
 ALWAYS = 3.0  # legality logit of every action
 
 
 @dataclass(frozen=True)
-class ImageModel:
+class FrameModel:
     """Static shape of a model; every function takes params first and rows [B] after."""
 
     head: ActionHead
@@ -39,9 +39,9 @@ class ImageModel:
     compute: str = "float32"  # or bfloat16, where that is fast; params and outputs are float32
 
     @cached_property
-    def networks(self) -> ImageNetworks:
+    def networks(self) -> FrameNetworks:
         """The flax module of this shape."""
-        return ImageNetworks(
+        return FrameNetworks(
             size=self.size,
             num_actions=self.head.size,
             reward_bins=self.bins,
@@ -86,12 +86,12 @@ class ImageModel:
 
     def afterstate(
         self, params, z: PrefixState, a: Float[Array, "B A"]
-    ) -> tuple[Float[Array, "B 1"], ImageAfterstate]:
+    ) -> tuple[Float[Array, "B 1"], FrameAfterstate]:
         """Nothing is left to chance."""
-        return jnp.zeros((a.shape[0], 1)), ImageAfterstate(z, a)
+        return jnp.zeros((a.shape[0], 1)), FrameAfterstate(z, a)
 
     def outcome(
-        self, params, y: ImageAfterstate, c: Int[Array, " B"]
+        self, params, y: FrameAfterstate, c: Int[Array, " B"]
     ) -> tuple[PrefixState, Prediction]:
         """Where an action leads, and what is earned on the way."""
         latent = self.apply(params, "step", y.z.latent, y.a)
@@ -159,8 +159,8 @@ SURE = 6.0  # logit by which fresh heads prefer a value of 0
 
 
 @dataclass(frozen=True)
-class ImageWorldModel(ImageModel):
-    """An `ImageModel` fitted on a log; it has one member, so it never disagrees with itself.
+class FrameWorldModel(FrameModel):
+    """An `FrameModel` fitted on a log; it has one member, so it never disagrees with itself.
 
     `behaviour_penalty` is the uncertainty per nat by which an action is less likely than the
     likeliest to the log's own policy (params["behaviour"]).
@@ -186,7 +186,7 @@ class ImageWorldModel(ImageModel):
         """Fresh params with the given normalisers."""
         return {"net": super().init(key), "scale": scale or {}}
 
-    def outcome(self, params, y: ImageAfterstate, c):
+    def outcome(self, params, y: FrameAfterstate, c):
         """Where an action leads, and what is earned on the way."""
         z, prediction = super().outcome(params, y, c)
         if self.behaviour_penalty:
@@ -216,28 +216,21 @@ class ImageWorldModel(ImageModel):
         head = heads["value"]["value_head"] | {"output": output}
         return heads | {"value": heads["value"] | {"value_head": head}}
 
-    def heads_loss(
-        self,
-        params,
-        z: PrefixState,
-        v,
-        weight,
-        taught_z: PrefixState,
-        pi,
-        proposals,
-        taught_weight,
-    ):
-        """Cross-entropy of the value against `v` at `z`, and KL of the prior from the teacher's
-        `pi` at `taught_z`; means weighted by `weight` and `taught_weight`."""
+    def heads_loss(self, params, targets: HeadTargets) -> dict[str, Float[Array, ""]]:
+        """Cross-entropy of the value, and KL of the prior from what the teacher says; weighted
+        means."""
         mean = lambda x, w: jnp.sum(x * w) / (jnp.sum(w) + 1e-6)
-        v_logits, _ = self.apply(params, "predict", z.latent)
-        target = scalar_to_support(squash(v), self.support)
+        v_logits, _ = self.apply(params, "predict", targets.z.latent)
+        target = scalar_to_support(squash(targets.v), self.support)
         value = optax.losses.softmax_cross_entropy(v_logits, target)
-        _, outputs = self.apply(params, "predict", taught_z.latent)
-        prior = self.head.divergence(pi, proposals, outputs)
-        return {"value_loss": mean(value, weight), "prior_loss": mean(prior, taught_weight)}
+        _, outputs = self.apply(params, "predict", targets.taught_z.latent)
+        prior = self.head.divergence(targets.pi, targets.proposals, outputs)
+        return {
+            "value_loss": mean(value, targets.weight),
+            "prior_loss": mean(prior, targets.taught_weight),
+        }
 
-    def _surprise(self, params, y: ImageAfterstate) -> Float[Array, " B"]:
+    def _surprise(self, params, y: FrameAfterstate) -> Float[Array, " B"]:
         """Nats by which the log's policy finds an action less likely than its likeliest one."""
         known = params | {"net": params["net"] | params["behaviour"]}
         _, pi = self.apply(known, "predict", y.z.latent)
@@ -246,11 +239,11 @@ class ImageWorldModel(ImageModel):
         )
 
 
-def make_image_model(
-    config: ImageModelConfig, frame: tuple[int, int, int], window: int, head: ActionHead
-) -> ImageWorldModel:
+def make_frame_model(
+    config: FrameModelConfig, frame: tuple[int, int, int], window: int, head: ActionHead
+) -> FrameWorldModel:
     """The model of `config` for `window` frames [H, V, F] and actions of `head`."""
-    return ImageWorldModel(
+    return FrameWorldModel(
         head=head,
         frame=frame,
         window=window,

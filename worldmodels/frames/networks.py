@@ -215,7 +215,7 @@ class Decoder(nn.Module):
         return x.reshape(B, h * side, w * side, channels)[:, :height, :width]
 
 
-class ImageNetworks(nn.Module):
+class FrameNetworks(nn.Module):
     """Everything learned, behind methods that take and return arrays."""
 
     size: str

@@ -14,14 +14,14 @@ class PrefixState(struct.PyTreeNode):
     member: Int[Array, " *B"]  # there is one; -1
 
 
-class ImageAfterstate(struct.PyTreeNode):
+class FrameAfterstate(struct.PyTreeNode):
     """A state of a model of images and the action taken there."""
 
     z: PrefixState
     a: Float[Array, "*B A"]
 
 
-class ImageWindows(struct.PyTreeNode):
+class FrameWindows(struct.PyTreeNode):
     """K unrolled steps cut from the replay of images, with the targets of every row.
 
     Rows k in 0..K, steps k in 0..K-1; step k leads from row k to row k + 1. Nothing past the end

@@ -18,7 +18,7 @@ from worldmodels.actions import ActionHead
 from worldmodels.config import ModelConfig
 from worldmodels.contexts import context_rows, row_size
 from worldmodels.support import scalar_to_support, support_to_scalar
-from worldmodels.types import Prediction
+from worldmodels.types import HeadTargets, Prediction
 from worldmodels.vectors.networks import Networks, init_params
 from worldmodels.vectors.types import Afterstate, History, LatentState
 
@@ -224,19 +224,19 @@ class WorldModel:
         """Width of the range that values usually take, in reward units."""
         return params["scale"]["v_range"]
 
-    def heads_loss(
-        self, params, z: LatentState, v, weight, taught_z: LatentState, pi, proposals, taught_weight
-    ):
-        """Cross-entropy of every member's value against `v` at `z`, and KL of the prior from the
-        teacher's `pi` (over `proposals`, where those are sampled) at `taught_z`; means weighted by
-        `weight` and `taught_weight`."""
+    def heads_loss(self, params, targets: HeadTargets) -> dict[str, Float[Array, ""]]:
+        """Cross-entropy of every member's value, and KL of the prior from what the teacher says;
+        weighted means."""
         mean = lambda x, w: jnp.sum(x * w) / (jnp.sum(w) + 1e-6)
-        target = scalar_to_support(v, params["scale"]["value_support"])
-        logits = self.apply(params, "value", self._each(z.latent))
+        target = scalar_to_support(targets.v, params["scale"]["value_support"])
+        logits = self.apply(params, "value", self._each(targets.z.latent))
         value = optax.losses.softmax_cross_entropy(logits, jnp.broadcast_to(target, logits.shape))
-        outputs = self.apply(params, "pi_logits", taught_z.latent)
-        prior = self.head.divergence(pi, proposals, outputs)
-        return {"value_loss": mean(value.mean(0), weight), "prior_loss": mean(prior, taught_weight)}
+        outputs = self.apply(params, "pi_logits", targets.taught_z.latent)
+        prior = self.head.divergence(targets.pi, targets.proposals, outputs)
+        return {
+            "value_loss": mean(value.mean(0), targets.weight),
+            "prior_loss": mean(prior, targets.taught_weight),
+        }
 
     def heads(self, params):
         """The part of `params` that rehearsal improves: every member's value, and the prior."""

@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete
 import dreaming  # noqa: F401 (registers Catch)
 from dreaming.efficientzero.actors import Actors, episode_seed
 from dreaming.errors import EnvError, SpaceError
-from envs.frames import frame_shape, is_image
+from envs.frames import frame_shape, is_frame
 
 CATCH, STEPS = "dreaming/Catch-v0", 9
 WORD = np.zeros((2, 3)), np.zeros(2), np.zeros(2)  # of a search: not used here
@@ -156,9 +156,9 @@ def test_a_reward_that_is_no_number_is_told():
 
 
 def test_what_is_an_image():
-    assert is_image(Box(0, 255, (8, 8, 3), np.uint8)) and is_image(Box(0, 255, (8, 8), np.uint8))
+    assert is_frame(Box(0, 255, (8, 8, 3), np.uint8)) and is_frame(Box(0, 255, (8, 8), np.uint8))
     assert frame_shape(Box(0, 255, (8, 6), np.uint8)) == (8, 6, 1)
-    assert not is_image(Box(0, 255, (8,), np.uint8)) and not is_image(Discrete(3))
-    assert not is_image(Box(0, 1, (8, 8, 3), np.float32))
+    assert not is_frame(Box(0, 255, (8,), np.uint8)) and not is_frame(Discrete(3))
+    assert not is_frame(Box(0, 1, (8, 8, 3), np.float32))
     with pytest.raises(SpaceError, match="expected frames of bytes"):
         Actors(lambda: gymnasium.make("CartPole-v1"), 1, 0, 1)

@@ -11,8 +11,8 @@ from dreaming.config import SearchConfig
 from dreaming.efficientzero.agent import check_losses, make_agent, stream
 from dreaming.efficientzero.config import AgentConfig, OptimiserConfig, ReplayConfig, TargetConfig
 from dreaming.efficientzero.ring import stacks
-from dreaming.efficientzero.search import make_mesh, make_search, usual_devices
-from dreaming.efficientzero.types import Rows
+from dreaming.efficientzero.search import agent_mesh, make_search, usual_devices
+from dreaming.efficientzero.types import Tick
 from dreaming.errors import LossError
 from experiments.bench.flops import count_flops
 
@@ -61,7 +61,7 @@ def lived(agent):
     params = jax.tree.map(noisy, jax.device_get(state.params))
     state = agent.place(state.replace(params=params))
     for tick in range(TICKS):
-        rows = Rows(
+        rows = Tick(
             o=random.integers(0, 256, (2, 16, 16, 1), np.uint8),
             a=random.integers(0, 3, 2).astype(np.int32),
             r=random.normal(size=2).astype(np.float32),
@@ -84,7 +84,7 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
     state = agent.refresh(state)
     assert state.version == 1 and state.searches == 2 * TICKS
     slots = jnp.arange(2 * TICKS)
-    direct = jax.jit(make_search(agent.model, CONFIG, make_mesh(jax.devices()[:1], CONFIG), 1.0))
+    direct = jax.jit(make_search(agent.model, CONFIG, agent_mesh(jax.devices()[:1], CONFIG), 1.0))
     ring = jax.tree.map(jnp.asarray, ring)
     found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots, 0)
     cached = lambda name: np.asarray(getattr(state.ring, name))[: 2 * TICKS]
@@ -180,4 +180,4 @@ def test_small_networks_take_one_of_two_cpus():
 
 def test_the_mesh_takes_as_many_devices_as_share_evenly():
     odd = dataclasses.replace(CONFIG, refresh_batch=7)
-    assert make_mesh(jax.devices(), CONFIG).size == 2 and make_mesh(jax.devices(), odd).size == 1
+    assert agent_mesh(jax.devices(), CONFIG).size == 2 and agent_mesh(jax.devices(), odd).size == 1

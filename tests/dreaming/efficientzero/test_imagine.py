@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreaming.config import SearchConfig
-from dreaming.efficientzero.agent import init_agent, make_agent, make_image_model
+from dreaming.efficientzero.agent import init_agent, make_agent, make_agent_model
 from dreaming.efficientzero.config import AgentConfig, ImagineConfig, ReplayConfig
 from dreaming.efficientzero.imagine import imagined_windows, walk
 
@@ -62,7 +62,7 @@ def test_a_walk_does_what_the_search_says():
 
 def test_nothing_is_learned_where_a_walk_began_at_rows_that_are_gone():
     """Slots 0..5 were refreshed, and 0 and 1 written over since then."""
-    model = make_image_model(CONFIG, (16, 16, 1), 3)
+    model = make_agent_model(CONFIG, (16, 16, 1), 3)
     abstract = jax.eval_shape(lambda: init_agent(model, CONFIG, jax.random.key(0)))
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
     slots, walks = jnp.array([0, 2, 3, 1]), (4, 3)

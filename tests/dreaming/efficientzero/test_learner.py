@@ -16,7 +16,7 @@ from dreaming.efficientzero.config import (
     ResetConfig,
     TargetConfig,
 )
-from dreaming.efficientzero.learner import make_optimiser, updated, value_targets, windows
+from dreaming.efficientzero.learner import agent_optimiser, updated, value_targets, windows
 from dreaming.efficientzero.ring import cut, followed, init_ring
 from dreaming.efficientzero.types import AgentState
 from dreaming.errors import LossError
@@ -142,7 +142,7 @@ def test_only_kernels_decay_and_steps_are_clipped(name):
     config = OptimiserConfig(
         name, learning_rate=0.1, warm_up=0, weight_decay=0.5, clip_norm=2.0, last=1.0
     )
-    optimiser = make_optimiser(config, 10)
+    optimiser = agent_optimiser(config, 10)
     params = {"Dense_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "scale": jnp.ones(2)}
     state = optimiser.init(params)
     zero, update = jax.tree.map(jnp.zeros_like, params), cast(Any, optimiser.update)
@@ -168,7 +168,7 @@ def test_only_kernels_decay_and_steps_are_clipped(name):
 )
 def test_what_decays_is_chosen(which, expected):
     config = OptimiserConfig("sgd", 1.0, warm_up=0, weight_decay=0.5, decayed=which, last=1.0)
-    optimiser = make_optimiser(config, 10)
+    optimiser = agent_optimiser(config, 10)
     layer = lambda: {"Conv_0": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
     params = {"encoder": layer(), "value_head": layer()}
     zero, state = jax.tree.map(jnp.zeros_like, params), optimiser.init(params)

@@ -70,7 +70,7 @@ def test_what_was_saved_acts_the_same(policy, saved):
     assert not set(LEARNING) & set(again.params) and set(LEARNING) <= set(policy.params)
     context = SimpleNamespace(o=np.stack([FRAMES[:4], FRAMES[1:]], axis=1).astype(np.float32))
     for search in (False, True):
-        np.testing.assert_array_equal(again.rows(search)(context), policy.rows(search)(context))
+        np.testing.assert_array_equal(again.acting(search)(context), policy.acting(search)(context))
 
 
 def test_what_is_damaged_or_newer_is_told(saved):

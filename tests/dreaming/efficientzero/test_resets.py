@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dreaming.config import SearchConfig
-from dreaming.efficientzero.agent import make_image_model
+from dreaming.efficientzero.agent import make_agent_model
 from dreaming.efficientzero.config import AgentConfig, OptimiserConfig, ReplayConfig, ResetConfig
-from dreaming.efficientzero.learner import make_optimiser
+from dreaming.efficientzero.learner import agent_optimiser
 from dreaming.efficientzero.resets import annealed, is_reset_due, reset
-from dreaming.efficientzero.search import make_mesh, make_search
+from dreaming.efficientzero.search import agent_mesh, make_search
 from dreaming.efficientzero.types import AgentState
 
 CONFIG = AgentConfig(
@@ -61,7 +61,7 @@ def test_no_reset_comes_too_late_to_recover_from():
 def test_heads_begin_again_and_the_rest_is_shrunk(name):
     modules = "encoder", "dynamics", "value_head", "projector"
     params, fresh = ({x: {"kernel": jnp.full(2, value)} for x in modules} for value in (5.0, 1.0))
-    opt_state = make_optimiser(OptimiserConfig(name), 10).init(params)
+    opt_state = agent_optimiser(OptimiserConfig(name), 10).init(params)
     used = jax.tree.map(lambda x: x + 7, opt_state)
     nothing: Any = None
     rest = {field: nothing for field in AgentState.__dataclass_fields__}
@@ -76,11 +76,11 @@ def test_heads_begin_again_and_the_rest_is_shrunk(name):
 
 @pytest.mark.slow
 def test_the_search_discounts_as_the_targets_do_in_one_program():
-    model = make_image_model(CONFIG, (16, 16, 1), 2)
+    model = make_agent_model(CONFIG, (16, 16, 1), 2)
 
     def search_with(**fields):
         config = AgentConfig(**vars(CONFIG) | fields)
-        return jax.jit(make_search(model, config, make_mesh(jax.devices()[:1], config), 0.0))
+        return jax.jit(make_search(model, config, agent_mesh(jax.devices()[:1], config), 0.0))
 
     noisy = lambda x: x + jnp.asarray(np.random.default_rng(0).normal(0, 0.3, x.shape), x.dtype)
     params = jax.tree.map(noisy, model.init(jax.random.key(1)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreaming.efficientzero.ring import add, age, can_start, cut, draw, init_ring, stacks
-from dreaming.efficientzero.types import Rows
+from dreaming.efficientzero.types import Tick
 
 ENVS, CAPACITY, WINDOW, LENGTH = 3, 36, 3, 5
 write = jax.jit(add)
@@ -39,7 +39,7 @@ class Episodes:
             )
         newest = [lane[-1] for lane in self.rows]
         column = lambda name: np.array([row[name] for row in newest])
-        return Rows(
+        return Tick(
             o=column("frame").astype(np.uint8).reshape(ENVS, 1, 1, 1),
             a=np.arange(ENVS, dtype=np.int32),
             r=column("r").astype(np.float32),
@@ -130,7 +130,7 @@ def flat_ring(priority):
     ring = init_ring(len(priority) + 1, 1, (1, 1, 1), 2)
     one = jnp.zeros(1)
     o, a = jnp.zeros((1, 1, 1, 1), jnp.uint8), jnp.zeros(1, jnp.int32)
-    blank = Rows(o, a, one, one > 0, one > 0, jnp.zeros((1, 2)), one, one)
+    blank = Tick(o, a, one, one > 0, one > 0, jnp.zeros((1, 2)), one, one)
     for _ in range(len(priority) + 1):
         ring = write(ring, blank)
     return ring.replace(priority=jnp.append(jnp.asarray(priority), 7.0))

@@ -141,24 +141,26 @@ def decide(candidate, log=LOG, judge=None, config=None):
     old = tabular_student(RANDOM)
     judge = count_judge(log) if judge is None else judge
     config = config or GateConfig(members=16)
-    return offline_gate(log, 1, 0.9, judge, jax.random.key(1), 0, new, old, config, once)
+    evidence = {"log": log, "window": 1, "discount": 0.9, "judge": judge}
+    rules = {"rounds": 0, "key": jax.random.key(1), "config": config, "once": once}
+    return offline_gate(new, old, **evidence, **rules)
 
 
 def test_a_clear_gain_is_accepted_and_the_same_loss_refused():
-    verdict, steps = decide(RIGHT)
-    assert verdict.accept and verdict.share == 1 and steps == 0 and verdict.lower > 0
-    worse, _ = decide(LEFT)
+    verdict = decide(RIGHT)
+    assert verdict.accept and verdict.share == 1 and verdict.steps == 0 and verdict.lower > 0
+    worse = decide(LEFT)
     assert not worse.accept and worse.upper < 0 and "saw harm" in worse.reasons[0]
 
 
 def test_the_incumbent_itself_is_no_gain():
-    verdict, _ = decide(RANDOM)
+    verdict = decide(RANDOM)
     assert not verdict.accept and verdict.gain == 0
 
 
 def test_near_the_behaviour_the_doubly_robust_estimate_speaks():
     near = np.tile([0.4, 0.6], (5, 1))
-    verdict, _ = decide(near, judge=NOBODY)
+    verdict = decide(near, judge=NOBODY)
     words = " ".join(verdict.reasons)
     assert verdict.accept and "the judge's dreams is ignored: there is no judge" in words
     assert "doubly robust: +" in words
@@ -166,23 +168,23 @@ def test_near_the_behaviour_the_doubly_robust_estimate_speaks():
 
 def test_a_greedy_candidate_needs_the_judge():
     greedy = tabular_student(RIGHT) | {"greedy": jnp.array(True)}
-    alone, _ = decide(greedy, judge=NOBODY)
+    alone = decide(greedy, judge=NOBODY)
     assert any("too few effective samples" in reason for reason in alone.reasons)
     assert alone.share < 1  # at most a cautious mixture
-    together, _ = decide(greedy)
+    together = decide(greedy)
     assert together.accept and together.share == 1
 
 
 def test_small_logs_and_logs_that_teach_nothing_are_no_evidence():
     few = tabular_log(list(LOG.traces)[:9], ROAD)
-    verdict, _ = decide(RIGHT, log=few, judge=NOBODY)
+    verdict = decide(RIGHT, log=few, judge=NOBODY)
     assert not verdict.accept
     assert verdict.reasons == (
         "no evidence: there is no real environment to test in, and the log holds 9 episodes, "
         "fewer than the 10 it takes",
     )
     dull = [Trace(np.zeros(4, int), np.array([0, 1, 0]), np.ones(3), False, True)] * 20
-    verdict, _ = decide(RIGHT, log=tabular_log(dull, ROAD), judge=NOBODY)
+    verdict = decide(RIGHT, log=tabular_log(dull, ROAD), judge=NOBODY)
     assert "nothing in the log to ask" in verdict.reasons[0] and not verdict.accept
 
 

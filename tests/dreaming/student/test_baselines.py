@@ -89,8 +89,9 @@ def student(q):
 def q_loss(log, row, alpha=0.0):
     """The loss of one logged step under hand-made values, slow ones 10 times as large."""
     q = np.array([[0.5, 0.25], [1.0, 3.0], [0.0, 0.0]])
-    arguments = (log.head, log.replay(), jnp.array([row]), 1, 0.9, 2.0, alpha)
-    return conservative_q_loss(student(q), student(10 * q), *arguments)
+    rules = {"window": 1, "discount": 0.9, "unit": 2.0, "alpha": alpha}
+    arguments = log.head, log.replay(), jnp.array([row])
+    return conservative_q_loss(student(q), student(10 * q), *arguments, **rules)
 
 
 def test_conservative_q_by_hand():

@@ -15,20 +15,21 @@ from dreaming.observe.replay import contexts, make_replay
 from dreaming.search.teachers import SearchResult, make_teacher
 from dreaming.student.distill import (
     distill_loss,
+    distill_optimiser,
     init_distill,
     make_distill,
-    make_optimiser,
     minibatches,
     no_walks,
 )
 from dreaming.student.rehearse import Rehearsal, make_rehearse
 from dreaming.student.student import init_student, student_logits
-from dreaming.types import Walks
+from dreaming.types import Minibatch, Walks
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor
 from envs.types import Context, Features, Trace, action_features
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
+from worldmodels.types import HeadTargets
 from worldmodels.vectors.measure import measure_scale
 from worldmodels.vectors.model import make_model
 from worldmodels.vectors.types import LatentState
@@ -57,8 +58,14 @@ def batch_of(pi, context, weight=None, z=None, v=None):
     weight = jnp.ones(rows) if weight is None else weight
     v = jnp.zeros(rows) if v is None else v
     z = ORACLE.root(ORACLE.params, context) if z is None else z
-    names = ("z", "v", "weight", "taught_z", "context", "pi", "proposals", "taught_weight")
-    return dict(zip(names, (z, v, weight, z, context, pi, None, weight), strict=True))
+    targets: dict[str, Any] = dict(z=z, v=v, weight=weight, taught_z=z, pi=pi, proposals=None)
+    return Minibatch(HeadTargets(**targets, taught_weight=weight), context)
+
+
+def loss_of_oracle(trained, batch, incumbent, anchor):
+    """`distill_loss` where the model is the oracle."""
+    rules = {"model": ORACLE, "head": HEAD, "params": ORACLE.params}
+    return distill_loss(trained, batch, **rules, incumbent=incumbent, anchor=anchor)
 
 
 def test_divergence_by_hand():
@@ -70,14 +77,8 @@ def test_divergence_by_hand():
 
 def test_the_student_loss_is_a_weighted_mean():
     pi = jnp.array([[0.5, 0.5]] * 4 + [[1.0, 0.0]])
-    loss = lambda *weight: distill_loss(
-        (tabular_student(), {}),
-        ORACLE,
-        HEAD,
-        ORACLE.params,
-        batch_of(pi, everywhere(), jnp.array(weight)),
-        None,
-        1.0,
+    loss = lambda *weight: loss_of_oracle(
+        (tabular_student(), {}), batch_of(pi, everywhere(), jnp.array(weight)), None, 1.0
     )[0]
     np.testing.assert_allclose(loss(1, 1, 1, 1, 0.0), 0, atol=1e-6)
     np.testing.assert_allclose(loss(0, 0, 0, 3, 1.0), np.log(2) / 4, rtol=1e-5)
@@ -111,7 +112,8 @@ def test_gradients_agree_with_finite_differences():
     def loss(trained):
         layers, heads = trained
         trained = student | {"layers": layers}, heads
-        return distill_loss(trained, model, HEAD, params, batch, incumbent, 0.5)[0]
+        rules = {"model": model, "head": HEAD, "params": params}
+        return distill_loss(trained, batch, **rules, incumbent=incumbent, anchor=0.5)[0]
 
     gradient = jax.jit(jax.grad(loss))(start)
     random = np.random.default_rng(0)
@@ -132,9 +134,7 @@ def test_the_anchor_is_zero_where_the_student_is_the_incumbent():
 
     def loss(layers, incumbent, anchor=3.0):
         trained = student | {"layers": layers}, {}
-        return distill_loss(
-            trained, ORACLE, HEAD, ORACLE.params, batch_of(pi, everywhere()), incumbent, anchor
-        )
+        return loss_of_oracle(trained, batch_of(pi, everywhere()), incumbent, anchor)
 
     (total, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(student["layers"], student)
     np.testing.assert_allclose([total, metrics["distill/anchor_loss"]], 0, atol=1e-6)
@@ -163,7 +163,7 @@ def test_an_exact_model_makes_distillation_soft_policy_iteration():
     def loss_of(layers):
         trained = student | {"layers": layers}, {}
         batch = batch_of(taught.pi_search, context)
-        return distill_loss(trained, ORACLE, HEAD, ORACLE.params, batch, None, 0.0)[0]
+        return loss_of_oracle(trained, batch, None, 0.0)[0]
 
     @jax.jit
     def descend(layers):
@@ -198,15 +198,16 @@ def test_minibatches_hold_each_state_once():
         goes_on=jnp.zeros(t, bool),
     )
     batches = minibatches(walked, KEY, 3)
-    assert batches["z"].shape == (3, 4) and batches["taught_z"].shape == (3, 2)
-    assert sorted(batches["z"].ravel().tolist()) == list(range(n))
-    assert sorted(batches["taught_z"].ravel().tolist()) == list(range(t))
-    assert batches["z"].ravel().tolist() != list(range(n))  # in random order
-    np.testing.assert_array_equal(batches["v"], 10.0 * batches["z"])  # rows stay together
-    np.testing.assert_array_equal(batches["weight"], 100.0 * batches["z"])
-    np.testing.assert_array_equal(batches["pi"][..., 0], batches["taught_z"])
-    np.testing.assert_array_equal(batches["context"].o[..., 0, 0], batches["taught_z"])
-    np.testing.assert_array_equal(batches["taught_weight"], 2.0 * batches["taught_z"])
+    targets = batches.targets
+    assert targets.z.shape == (3, 4) and targets.taught_z.shape == (3, 2)
+    assert sorted(targets.z.ravel().tolist()) == list(range(n))
+    assert sorted(targets.taught_z.ravel().tolist()) == list(range(t))
+    assert targets.z.ravel().tolist() != list(range(n))  # in random order
+    np.testing.assert_array_equal(targets.v, 10.0 * targets.z)  # rows stay together
+    np.testing.assert_array_equal(targets.weight, 100.0 * targets.z)
+    np.testing.assert_array_equal(targets.pi[..., 0], targets.taught_z)
+    np.testing.assert_array_equal(batches.context.o[..., 0, 0], targets.taught_z)
+    np.testing.assert_array_equal(targets.taught_weight, 2.0 * targets.taught_z)
 
 
 def test_rehearsing_with_an_oracle_teaches_the_corridor():
@@ -217,10 +218,10 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     config = DistillConfig(learning_rate=0.02, minibatches=2, width=8)
     walks = RehearseConfig(iterations=40, dreams=16, horizon=8, taught=32)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
-    rehearse = make_rehearse(ORACLE, HEAD, teach, walks, DISCOUNT, 0.0)
+    rehearse = make_rehearse(ORACLE, HEAD, teach, walks, discount=DISCOUNT, penalty=0.0)
     practise: Any = make_distill(ORACLE, HEAD, rehearse, config, walks.iterations, chunk=10)
     student = init_student(KEY, SIZE, 2, config.width, np.zeros(SIZE), np.ones(SIZE))
-    optimiser = make_optimiser(config, walks.iterations)
+    optimiser = distill_optimiser(config, walks.iterations)
     first = contexts(replay, jnp.zeros(16, int), 1)
     nowhere = Walks(first, jnp.zeros(16, bool), jnp.float32(0.5))
     state = init_distill(ORACLE, ORACLE.params, student, optimiser, nowhere, KEY)

@@ -58,11 +58,11 @@ def test_returns_equal_a_plain_loop_in_the_order_of_the_seeds(monkeypatch, rows)
     monkeypatch.setattr(module, "ROWS", rows)
     seeds = range(1000, 1045)
     told = []
-    out = evaluate("CartPole-v1", clumsy, seeds, **SPACES, progress=told.append)
+    out = evaluate("CartPole-v1", clumsy, seeds, **SPACES, update=told.append)
     expected = reference(lambda o: o[2] > 0.02, seeds)
     assert out.returns.tolist() == expected and len(set(expected)) > 5
     assert out.lengths.tolist() == expected and out.steps == sum(expected)
-    assert told[-1] == 45 and told == sorted(set(told))
+    assert sum(told) == 45 and min(told) > 0
 
 
 def test_a_random_policy_does_not_depend_on_its_neighbours():

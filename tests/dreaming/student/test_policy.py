@@ -299,7 +299,9 @@ def gru_by_hand(params, o, a, valid):
 
 
 def recurrent_policy():
-    params = init_student(jax.random.key(3), 0, 3, 8, [1.0, 2.0], [2.0, 0.5], [0.5, 0.1], 8)
+    params = init_student(
+        jax.random.key(3), 0, 3, 8, [1.0, 2.0], [2.0, 0.5], o_step=[0.5, 0.1], gru_row=8
+    )
     params["layers"][-1]["w"] = params["layers"][-1]["w"] * 100
     return Policy(params, CART, Discrete(3), window=4)
 

@@ -9,7 +9,7 @@ from gymnasium.spaces import Discrete
 from dreaming.config import RehearseConfig, SearchConfig
 from dreaming.observe.replay import contexts, make_replay
 from dreaming.search.teachers import make_teacher
-from dreaming.student.rehearse import make_mesh, make_rehearse
+from dreaming.student.rehearse import make_rehearse, rehearsal_mesh
 from dreaming.types import Walks
 from envs.tabular import TabularModel, corridor, solve
 from envs.types import Features, Trace
@@ -28,7 +28,8 @@ def rehearsing(**settings):
     replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
     config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0, **settings)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
-    function = jax.jit(make_rehearse(ORACLE, HEAD, teach, config, DISCOUNT, 0.0))
+    free = make_rehearse(ORACLE, HEAD, teach, config, discount=DISCOUNT, penalty=0.0)
+    function = jax.jit(free)
 
     def run(go_right, seed=0, walks=None, **slow):
         """A rehearsal of a student that goes right with certainty, or never; `walks` before it."""
@@ -131,7 +132,7 @@ def test_real_states_have_their_share_of_what_is_taught(share):
     np.testing.assert_array_equal(walked.taught_context.o[:, -1].argmax(-1), s)
     np.testing.assert_allclose(walked.taught.q, Q[s], atol=1e-5)
     np.testing.assert_array_equal(walked.taught_weight, 1)
-    real = s.reshape(make_mesh(RehearseConfig(dreams=WALKS, taught=TAUGHT)).size, -1)
+    real = s.reshape(rehearsal_mesh(RehearseConfig(dreams=WALKS, taught=TAUGHT)).size, -1)
     real = real[:, : round(share * real.shape[1])]
     assert set(real.ravel()) == {1, 2} and real.size == share * TAUGHT
     assert (s == 0).any() == (share < 1)
@@ -145,5 +146,5 @@ def test_logged_states_are_drawn_anew_each_time():
 
 def test_students_of_frames_rehearse_on_one_cpu():
     config = RehearseConfig()
-    assert make_mesh(config, convolves=True).size == 1
-    assert make_mesh(config, convolves=False).size == jax.device_count() == 2
+    assert rehearsal_mesh(config, convolves=True).size == 1
+    assert rehearsal_mesh(config, convolves=False).size == jax.device_count() == 2

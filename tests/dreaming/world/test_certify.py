@@ -21,7 +21,7 @@ from dreaming.student.evaluate import evaluate
 from dreaming.student.student import act, action_distribution, head_of, init_student, with_uniform
 from dreaming.world import ranking
 from dreaming.world.certify import (
-    explained,
+    foreseen,
     held_out,
     rare_states,
     sentence,
@@ -378,8 +378,9 @@ def test_an_oracle_ranks_policies_as_reality_does(lake):
     """Rank 1 and no exploitation gap, within what sampling leaves open."""
     uniform = with_uniform(lake.expert, 1.0)
     policies = ranking.fixed_set(uniform, lake.expert)
-    args = lake.world, [lake.world], real_of(lake), list(range(64)), jax.random.key(0), 64
-    tried = ranking.try_policies(policies, *args, lambda n: None)
+    args = lake.world, [lake.world], real_of(lake), list(range(64))
+    rules = {"key": jax.random.key(0), "dreams": 64, "update": lambda n: None}
+    tried = ranking.try_policies(policies, *args, **rules)
     blank = ranking.blank_tries(len(policies), 1, 64, 64)
     shape = lambda x: (np.shape(x), np.asarray(x).dtype)
     assert jax.tree.map(shape, tried) == jax.tree.map(shape, blank)
@@ -395,8 +396,9 @@ def test_an_oracle_ranks_policies_as_reality_does(lake):
 
 def test_without_reality_or_judges_the_reason_is_told(dry):
     policies = ranking.fixed_set(with_uniform(dry.expert, 1.0), dry.expert)
-    args = dry.world, [], None, [], jax.random.key(0), 4
-    tried = ranking.try_policies(policies, *args, lambda n: None)
+    args = dry.world, [], None, []
+    rules = {"key": jax.random.key(0), "dreams": 4, "update": lambda n: None}
+    tried = ranking.try_policies(policies, *args, **rules)
     figures, missing, rows = ranking.rank_figures(list(policies), tried, np.zeros(0), True)
     assert figures == {"candidate_coverage": 1.0}
     assert all("no real environment" in why for why in missing.values()) and len(missing) == 3
@@ -409,8 +411,9 @@ def test_a_model_that_sees_too_rosy_is_ranked_down(dry):
     model = tabular.TabularModel(table, DISCOUNT)
     world = dataclasses.replace(dry.world, model=model, params=model.params)
     policies = ranking.fixed_set(with_uniform(dry.expert, 1.0), dry.expert)
-    args = dry.world, [world], real_of(dry), list(range(32)), jax.random.key(0), 32
-    tried = ranking.try_policies(policies, *args, lambda n: None)
+    args = dry.world, [world], real_of(dry), list(range(32))
+    rules = {"key": jax.random.key(0), "dreams": 32, "update": lambda n: None}
+    tried = ranking.try_policies(policies, *args, **rules)
     figures, _, _ = ranking.rank_figures(list(policies), tried, np.zeros(0), False)
     assert figures["rank_correlation"] < 0.5 < 0.9 < figures["rank_correlation_planner"]
 
@@ -438,7 +441,7 @@ def test_a_behaviour_is_foreseen_in_part(p, expected):
     a = np.tile([1, 1, 1, 0], 100)
     trace = Trace(np.zeros((401, 1), np.float32), a, np.zeros(400), False, True)
     log = Log([trace], Features(Box(-1, 1, (1,))), action_features(Discrete(2)))
-    assert explained(Guesser(p), None, log, window=1) == pytest.approx(expected, abs=0.01)
+    assert foreseen(Guesser(p), None, log, window=1) == pytest.approx(expected, abs=0.01)
 
 
 def test_what_only_a_mask_decides_is_not_foreseen():
@@ -447,4 +450,4 @@ def test_what_only_a_mask_decides_is_not_foreseen():
     o = np.zeros((401, 1), np.float32)
     trace = Trace(o, a, np.zeros(400), False, True, action_masks=masks)
     log = Log([trace], Features(Box(-1, 1, (1,))), action_features(Discrete(2)))
-    assert explained(Guesser(0.5), None, log, window=1) == pytest.approx(0.0, abs=1e-6)
+    assert foreseen(Guesser(0.5), None, log, window=1) == pytest.approx(0.0, abs=1e-6)

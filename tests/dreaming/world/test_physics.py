@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from dreaming.observe.log import Log
-from dreaming.world.certify import explained
+from dreaming.world.certify import foreseen
 from dreaming.world.physics import LearnedPhysics, imitate
 from envs.types import Features, Trace, action_features
 from worldmodels.config import ModelConfig
@@ -38,7 +38,7 @@ def test_the_policy_head_clones_the_behaviour_and_nothing_else_changes(purpose):
     p = purpose + (1 - purpose) / 2
     entropy = -sum(x * np.log(x) for x in (p, 1 - p))
     ideal = 1 - entropy / np.log(2)  # McFadden's R^2 of who knows the behaviour itself
-    assert explained(model, cloned, unseen, window=1) == pytest.approx(ideal, abs=0.06)
+    assert foreseen(model, cloned, unseen, window=1) == pytest.approx(ideal, abs=0.06)
     kept = {name: x for name, x in params["net"].items() if name != "policy"}
     same = jax.tree.map(jnp.array_equal, kept, {name: cloned["net"][name] for name in kept})
     assert all(jax.tree.leaves(same))

@@ -13,7 +13,7 @@ import pytest
 
 from dreaming.efficientzero.config import AgentConfig, ReplayConfig
 from experiments.bench import images as bench_images
-from experiments.bench.case import Case, PassingOn, filled_state, make_case
+from experiments.bench.case import PassingOn, Workload, filled_state, make_workload
 from experiments.bench.flops import count_flops
 from experiments.bench.peak import device_memory, host_memory, matrix_peak
 from experiments.bench.predict import minutes_per_game, refreshed_states
@@ -52,8 +52,8 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
-    return make_case(TINY)
+def case() -> Workload:
+    return make_workload(TINY)
 
 
 @pytest.mark.slow
@@ -141,10 +141,10 @@ def test_a_peak_is_measured():
 
 
 def test_shapes_follow_the_device_and_can_all_be_set(monkeypatch):
-    assert make_case(BenchmarkConfig()).shapes()["size"] == "small"
-    assert make_case(BenchmarkConfig(size="base", batch=48)).shapes()["batch"] == 48
+    assert make_workload(BenchmarkConfig()).shapes()["size"] == "small"
+    assert make_workload(BenchmarkConfig(size="base", batch=48)).shapes()["batch"] == 48
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    shapes = make_case(BenchmarkConfig()).shapes()
+    shapes = make_workload(BenchmarkConfig()).shapes()
     assert (shapes["size"], shapes["batch"], shapes["compute"]) == ("base", 256, "bfloat16")
 
 
@@ -152,7 +152,7 @@ def test_rates_and_operations_of_a_learner_that_is_known():
     """A stand-in whose update is one product of 8x8 matrices; a batch of 4, 2 updates a call."""
     learn = jax.jit(lambda x: (x @ x @ x, {}), donate_argnums=0)
     agent = SimpleNamespace(learn=learn, refresh=jax.jit(lambda x: x * 1, donate_argnums=0))
-    case: Any = SimpleNamespace(agent=agent, config=make_case(TINY).config, repetitions=1)
+    case: Any = SimpleNamespace(agent=agent, config=make_workload(TINY).config, repetitions=1)
     start: Any = jnp.eye(8)
     state, refreshed = bench_images.refresh_figures(case, start)
     state, figures = bench_images.learn_figures(case, state, peak=1e9)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.command import cli
-from experiments.command.options import Options, config_yaml
+from experiments.command.options import VerbOptions, config_yaml
 
 ROOT = Path(__file__).parents[3]
 
@@ -163,7 +163,7 @@ def test_help_shows_every_option_with_its_default_and_reason(call):
 
 
 def test_a_config_survives_its_yaml(conf):
-    config, _ = Options("dummy", DummyConfig, conf).compose(["seed=7", "sizes=[1,2,3]"])
+    config, _ = VerbOptions("dummy", DummyConfig, conf).compose(["seed=7", "sizes=[1,2,3]"])
     from omegaconf import OmegaConf
 
     again = OmegaConf.merge(

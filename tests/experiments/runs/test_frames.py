@@ -182,7 +182,7 @@ def test_too_little_memory_names_the_knob_that_lowers_it(tmp_path, monkeypatch, 
     def full(*_):
         raise MemoryError("could not allocate 1.0 MB")
 
-    monkeypatch.setattr(frames.Run, "resume", full)
+    monkeypatch.setattr(frames.AgentRun, "resume", full)
     assert go_on(tmp_path / "run") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "out of memory" in said and "agent." in said and "frees about" in said

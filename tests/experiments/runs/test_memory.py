@@ -8,7 +8,7 @@ import pytest
 
 from dreaming.efficientzero.config import AgentConfig, ReplayConfig
 from dreaming.errors import ConfigError
-from experiments.runs.memory import Knob, advice, agent_knobs, explained, halves
+from experiments.runs.memory import Knob, advice, agent_knobs, halves, out_of_memory_told
 
 FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate {}."
 FRAME, ACTIONS = (32, 32, 1), 3
@@ -61,15 +61,15 @@ def test_late_unrolls_count_and_sequences_stay_whole():
 
 def test_only_a_lack_of_memory_is_explained():
     knobs = lambda: [halves("batch", 4, 1e9)]
-    with pytest.raises(ConfigError, match="batch=2 frees about 2.0 GB"), explained(knobs):
+    with pytest.raises(ConfigError, match="batch=2 frees about 2.0 GB"), out_of_memory_told(knobs):
         raise jax.errors.JaxRuntimeError(FULL.format("1.5GiB"))
-    with pytest.raises(ConfigError, match="batch=2"), explained(knobs):
+    with pytest.raises(ConfigError, match="batch=2"), out_of_memory_told(knobs):
         raise MemoryError
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explained(knobs):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), out_of_memory_told(knobs):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 def test_what_jax_itself_raises_is_explained():
     with pytest.raises(ConfigError, match="140737.5 GB more did not fit"):
-        with explained(lambda: [halves("batch", 4, 1e9)]):
+        with out_of_memory_told(lambda: [halves("batch", 4, 1e9)]):
             jnp.zeros(1 << 47, jnp.uint8)

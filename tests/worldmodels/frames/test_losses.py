@@ -9,27 +9,27 @@ import pytest
 
 from experiments.bench.flops import count_flops
 from worldmodels.actions import make_head
-from worldmodels.config import ImageLossWeights
+from worldmodels.config import FrameLossWeights
 from worldmodels.frames.losses import (
     decoded_rows,
     encode_rows,
     encodings,
-    image_loss,
+    frame_loss,
     imagined_loss,
     of_windows,
     scalar_loss,
     standardised,
     unroll,
 )
-from worldmodels.frames.model import ImageModel
-from worldmodels.frames.types import ImageWindows, ImaginedWindows
+from worldmodels.frames.model import FrameModel
+from worldmodels.frames.types import FrameWindows, ImaginedWindows
 from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 
 B, K, A = 4, 3, 2
-MODEL = ImageModel(
+MODEL = FrameModel(
     make_head((A,), A), (16, 16, 1), window=2, size="nano", prefix_horizon=2, bins=11
 )
-WEIGHTS = ImageLossWeights(decode=0.5)
+WEIGHTS = FrameLossWeights(decode=0.5)
 BLANK, OVER, CUT = 0, 1, 2  # windows: all real; terminated by step 1; truncated by step 1
 TERMS = {f"learn/{name}_loss" for name in vars(WEIGHTS)}
 
@@ -49,7 +49,7 @@ def batch():
     for row in (OVER, CUT):
         real_step[row, 2:], real_o[row, 3:] = False, False
     absorbing[OVER, 2:] = True
-    return ImageWindows(
+    return FrameWindows(
         o=jnp.asarray(random.integers(0, 256, (B, K + 1, 2, 16, 16, 1), np.uint8)),
         a=jnp.eye(A)[random.integers(A, size=(B, K))],
         r=jnp.asarray(random.normal(size=(B, K)), jnp.float32),
@@ -65,7 +65,7 @@ def batch():
 @functools.partial(jax.jit, static_argnames=("scale",))
 def loss_and_gradients(params, batch, scale=0.5):
     """Loss, its parts, the gradient of the loss and that of the decoder's term alone."""
-    both = lambda params: image_loss(params, MODEL, batch, WEIGHTS, gradient_scale=scale)
+    both = lambda params: frame_loss(params, MODEL, batch, WEIGHTS, gradient_scale=scale)
     decode = lambda params: both(params)[1][0]["learn/decode_loss"]
     (loss, aux), gradient = jax.value_and_grad(both, has_aux=True)(params)
     return loss, aux, gradient, jax.grad(decode)(params)
@@ -127,11 +127,11 @@ def test_a_frame_is_compared_with_the_latent_of_its_row(params, batch):
 def test_what_is_known_of_real_frames_changes_nothing(params, batch, sequences):
     """Latents that are given, and the same ones made inside."""
     given = encode_rows(MODEL, params, batch.o[:, 1:])
-    one = image_loss(params, MODEL, batch, WEIGHTS)
-    other = image_loss(params, MODEL, batch, WEIGHTS, real=given)
+    one = frame_loss(params, MODEL, batch, WEIGHTS)
+    other = frame_loss(params, MODEL, batch, WEIGHTS, real=given)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), one, other)
     with pytest.raises(ValueError, match="leave out `real`"):
-        image_loss(params, MODEL, sequences, WEIGHTS, real=given)
+        frame_loss(params, MODEL, sequences, WEIGHTS, real=given)
 
 
 def test_what_all_rows_share_is_no_part_of_consistency():
@@ -202,7 +202,7 @@ def test_a_sequence_encodes_less_and_sees_the_same(params, sequences):
     separate = separated(sequences)
     one, other = (encoded(params, x) for x in (separate, sequences))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), one, other)
-    loss = lambda params, batch: image_loss(params, MODEL, batch, WEIGHTS)[0]
+    loss = lambda params, batch: frame_loss(params, MODEL, batch, WEIGHTS)[0]
     flops = [count_flops(loss, params, x) for x in (separate, sequences)]
     one_encoding = count_flops(MODEL.encode, params, sequences.o[:1, 0])
     assert flops[0] - flops[1] == one_encoding * (B - 2) * K
@@ -271,7 +271,7 @@ def test_frames_of_another_shape_are_refused(params, batch):
     with pytest.raises(
         ValueError, match=r"\(4, 4, 2, 16, 15, 1\), expected \(4, 4, 2, 16, 16, 1\)"
     ):
-        image_loss(params, MODEL, batch.replace(o=batch.o[:, :, :, :, :15]), WEIGHTS)
+        frame_loss(params, MODEL, batch.replace(o=batch.o[:, :, :, :, :15]), WEIGHTS)
 
 
 def test_scalars_as_gaussian_histograms():
@@ -288,9 +288,9 @@ def test_scalars_as_gaussian_histograms():
 
 def test_decoding_of_no_weight_is_not_computed(params, batch):
     count = lambda weights: len(
-        jax.make_jaxpr(lambda p: image_loss(p, MODEL, batch, weights))(params).jaxpr.eqns
+        jax.make_jaxpr(lambda p: frame_loss(p, MODEL, batch, weights))(params).jaxpr.eqns
     )
-    assert count(ImageLossWeights(decode=0.0)) < count(WEIGHTS) - 10
+    assert count(FrameLossWeights(decode=0.0)) < count(WEIGHTS) - 10
 
 
 def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
@@ -299,7 +299,7 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
     from worldmodels.frames import losses
     from worldmodels.types import Windows
 
-    model = ImageModel(make_head((2,), 2), (16, 16, 1), window=1, size="nano", bins=21)
+    model = FrameModel(make_head((2,), 2), (16, 16, 1), window=1, size="nano", bins=21)
     config, L = FitConfig(unroll_steps=1, td_steps=1, discount=0.5), 3
     flags = lambda *x: jnp.array([x])
     batch = Windows(
@@ -324,14 +324,14 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
     value = jnp.array([jnp.nan, 3.0, 99.0])  # of frame 0, 1, 2
     said = lambda model, params, name, z: (value[z[..., 0, 0, 0].astype(int)], None)
     monkeypatch.setattr(losses, "over_rows", said)
-    monkeypatch.setattr(ImageModel, "scalar", lambda self, logits: logits)
+    monkeypatch.setattr(FrameModel, "scalar", lambda self, logits: logits)
     made = {}
 
     def seen(params, model, windows, weights, **options):
         made["windows"], made["options"] = windows, options
         return 0.0, ({"learn/value_loss": 1.0}, None)
 
-    monkeypatch.setattr(losses, "image_loss", seen)
+    monkeypatch.setattr(losses, "frame_loss", seen)
     key = jax.random.key(0)
     _, metrics = losses.log_loss({}, {}, model, batch, config, key, weights=WEIGHTS)
     assert metrics == {"fit/value_loss": 1.0}

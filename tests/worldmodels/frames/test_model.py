@@ -7,11 +7,11 @@ import pytest
 
 from experiments.bench.flops import count_flops
 from worldmodels.actions import make_head
-from worldmodels.frames.model import ImageAfterstate, ImageModel, PrefixState
+from worldmodels.frames.model import FrameAfterstate, FrameModel, PrefixState
 from worldmodels.frames.networks import SIZES, Decoder, Encoder, encoder_of, latent_sizes
 from worldmodels.support import squash, unsquash
 
-ATARI = ImageModel(make_head((18,), 18), (96, 96, 3))
+ATARI = FrameModel(make_head((18,), 18), (96, 96, 3))
 
 # part -> (parameters, FLOPs): EfficientZero (Ye et al., 2021), 12 x 96 x 96, 18 actions
 TABLE = {
@@ -65,7 +65,7 @@ def test_squashing_by_hand_and_back():
     np.testing.assert_allclose(unsquash(squash(x)), x, rtol=1e-3, atol=1e-3)
 
 
-class Counting(ImageModel):
+class Counting(FrameModel):
     """A model whose value prefix is what it should be if every step earned 1."""
 
     @property
@@ -73,7 +73,7 @@ class Counting(ImageModel):
         """It counts, whatever the horizon."""
         return 1
 
-    def outcome(self, params, y: ImageAfterstate, c):
+    def outcome(self, params, y: FrameAfterstate, c):
         latent, memory = y.z.latent, jax.tree.map(lambda x: x + 1, y.z.memory)
         earned = memory[0][:, 0]  # steps since the memory was reset, if it is at the right time
         return self.advance(y.z, latent, memory, earned)
@@ -92,7 +92,7 @@ def test_one_per_step_is_backed_up_as_one_per_step(horizon):
 
 def test_without_a_horizon_rewards_are_what_the_head_says():
     """Nothing is remembered, so what a step earns rests on the latent it leads to alone."""
-    model = ImageModel(make_head((2,), 2), (24, 24, 1), size="nano", prefix_horizon=1, bins=11)
+    model = FrameModel(make_head((2,), 2), (24, 24, 1), size="nano", prefix_horizon=1, bins=11)
     params = model.init(jax.random.key(0))
     assert not any("LSTM" in name for name in params["prefix"])
     noise = lambda x: x + jax.random.normal(jax.random.key(x.size), x.shape)
@@ -107,12 +107,12 @@ def test_without_a_horizon_rewards_are_what_the_head_says():
 
 
 def test_a_fresh_model_earns_nothing_and_prefers_nothing():
-    model = ImageModel(make_head((3,), 3), (40, 40, 1), window=2, size="nano", bins=21)
+    model = FrameModel(make_head((3,), 3), (40, 40, 1), window=2, size="nano", bins=21)
     params = model.init(jax.random.key(0))
     frames = np.random.default_rng(0).integers(0, 256, (4, 2, 40 * 40)).astype(np.float32)
     z = model.begin(model.encode(params, jnp.asarray(frames)))
     assert isinstance(z, PrefixState) and z.latent.shape == (4, 5, 5, 16)
-    z, p = model.outcome(params, ImageAfterstate(z, jnp.eye(3)[jnp.array([0, 1, 2, 0])]), NO_CODE)
+    z, p = model.outcome(params, FrameAfterstate(z, jnp.eye(3)[jnp.array([0, 1, 2, 0])]), NO_CODE)
     np.testing.assert_allclose(p.r, 0, atol=1e-5)
     np.testing.assert_allclose(p.v, 0, atol=1e-5)
     np.testing.assert_allclose(jax.nn.softmax(p.pi_logits), 1 / 3, rtol=1e-5)
