@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from worldmodels import scores
 from worldmodels.types import Windows
@@ -47,6 +47,15 @@ class OneStep(NamedTuple):
     r_within: Any
     p_end: Any  # [B]
     u: Any  # [B] uncertainty of the step, likeliest outcome
+
+
+class Happened(NamedTuple):
+    """What really happened in B steps."""
+
+    before: Any  # [B, O] the observation that the step left
+    after: Any  # [B, O] the one that it led to
+    r: Any  # [B]
+    ends: Any  # bool [B] the task terminated
 
 
 def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float, key) -> Unrolled:
@@ -182,16 +191,10 @@ def value_equivalence(
 
 
 def step_figures(
-    step: OneStep,
-    before: Float[np.ndarray, "B O"],
-    after: Float[np.ndarray, "B O"],
-    r: Float[np.ndarray, " B"],
-    ends: Bool[np.ndarray, " B"],
-    unit: Float[np.ndarray, " O"],
-    members: int,
-    discrete: bool,
+    step: OneStep, real: Happened, unit: Float[np.ndarray, " O"], members: int, discrete: bool
 ) -> Figures:
     """Flat figures of one step ahead: reward, termination, chance, calibration of uncertainty."""
+    before, after, r, ends = real
     r_error, spread = np.abs(step.r - r), float(r.std())
     found: dict[str, float | None] = {
         "reward_mae": float(r_error.mean()),

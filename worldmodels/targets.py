@@ -36,6 +36,7 @@ def n_step_values_each(
     v: Float[Array, "B L"],
     discount: Scalar,
     n: Int[Array, " B"],
+    *,
     most: int,
 ) -> Float[Array, "B K1"]:
     """`n_step_values` with an n in 1..most of its own for every window; k in 0..L-most-1."""

@@ -41,11 +41,11 @@ def value_targets(state: AgentState, rows: Cut, config: AgentConfig) -> Float[Ar
     old = age(ring, rows.slots[:, 0])
     if target.kind == "td":
         n = shortened_steps(old, n, share(target.shorten))
-        return n_step_values_each(*steps, n, config.most_td_steps)
+        return n_step_values_each(*steps, n, most=config.most_td_steps)
     if isinstance(n, int):
         n_step = n_step_values(*steps, n)
     else:
-        n_step = n_step_values_each(*steps, jnp.full_like(old, n), config.most_td_steps)
+        n_step = n_step_values_each(*steps, jnp.full_like(old, n), most=config.most_td_steps)
     v_search = jnp.where(rows.is_absorbing, 0.0, ring.v_search[rows.slots])[:, : n_step.shape[1]]
     if target.kind == "search":
         return v_search

@@ -61,6 +61,7 @@ class AgentPolicy:
         config: AgentConfig,
         observation_space: Any,
         action_space: Any,
+        *,
         card: dict[str, Any] | None = None,
         agent: Agent | None = None,
     ):
@@ -156,7 +157,7 @@ def load_agent_policy(directory: Path) -> AgentPolicy:
         raise UserError(f"{directory}: {WEIGHTS} or {CARD} is damaged; copy both again")
     params = unflatten_dict({tuple(name.split("/")): x for name, x in load(weights).items()})
     spaces = space_from_json(card["observation_space"]), space_from_json(card["action_space"])
-    return AgentPolicy(params, card["key"], _config(card["config"]), *spaces, card["card"])
+    return AgentPolicy(params, card["key"], _config(card["config"]), *spaces, card=card["card"])
 
 
 def _config(fields: dict[str, Any]) -> AgentConfig:

@@ -14,7 +14,7 @@ and in what they believe before any data: where the log says nothing they disagr
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,65 +51,86 @@ class Members(struct.PyTreeNode):
     constant: Float[Array, "*M D"]  # Phi^T W (r - (1 - discount goes_on) mean) + DOUBT * belief
 
 
-def _in_parts(arrays: tuple, add: Callable, zero: Any) -> Any:
+def _in_parts(arrays: dict, add: Callable[[dict], Any], zero: Any) -> Any:
     """`add` summed over parts of ROWS steps."""
     parts = jax.tree.map(lambda x: x.reshape(-1, ROWS, *x.shape[1:]), arrays)
-    plus = lambda total, part: (jax.tree.map(jnp.add, total, add(*part)), None)
+    plus = lambda total, part: (jax.tree.map(jnp.add, total, add(part)), None)
     return jax.lax.scan(plus, zero, parts)[0]
+
+
+def _columns(steps: Steps, *names: str) -> dict[str, Array]:
+    """Arrays of the steps by name."""
+    return {name: getattr(steps, name) for name in names}
 
 
 @functools.partial(jax.jit, static_argnames=("members", "width"))
 def make_members(steps: Steps, discount: Any, key: jax.Array, members: int, width: int):
     """`members` networks of `width` hidden units."""
-
-    def one(key):
-        w_key, b_key, weight_key, belief_key = jax.random.split(key, 4)
-        size = steps.x.shape[-1] + steps.a.shape[-1]
-        layer = {
-            "w": GAIN * jax.random.normal(w_key, (size, width)),
-            "b": jax.random.uniform(b_key, (width,), maxval=2 * math.pi),
-        }
-        weights = episode_weights(steps, weight_key)
-        belief = steps.spread * jax.random.normal(belief_key, (width,))
-
-        def add(x, a, r, goes_on, episode, is_real):
-            phi = hidden(layer, x, a)
-            weighed = phi * (weights[episode] * is_real)[:, None]
-            return phi.T @ weighed, (r - (1 - discount * goes_on) * steps.mean) @ weighed
-
-        arrays = (steps.x, steps.a, steps.r, steps.goes_on, steps.episode, steps.is_real)
-        gram, constant = _in_parts(arrays, add, (jnp.zeros((width, width)), jnp.zeros(width)))
-        inverse = jnp.linalg.inv(gram + DOUBT * jnp.eye(width))
-        return Members(layer, weights, inverse, constant + DOUBT * belief)
-
+    one = lambda key: _member(steps, discount, key, width)
     return jax.lax.map(one, jax.random.split(key, members))
 
 
+def _member(steps: Steps, discount: Any, key: jax.Array, width: int) -> Members:
+    w_key, b_key, weight_key, belief_key = jax.random.split(key, 4)
+    size = steps.x.shape[-1] + steps.a.shape[-1]
+    layer = {
+        "w": GAIN * jax.random.normal(w_key, (size, width)),
+        "b": jax.random.uniform(b_key, (width,), maxval=2 * math.pi),
+    }
+    weights = episode_weights(steps, weight_key)
+    belief = steps.spread * jax.random.normal(belief_key, (width,))
+
+    def add(part):
+        phi = hidden(layer, part["x"], part["a"])
+        weighed = phi * (weights[part["episode"]] * part["is_real"])[:, None]
+        r = part["r"] - (1 - discount * part["goes_on"]) * steps.mean
+        return phi.T @ weighed, r @ weighed
+
+    arrays = _columns(steps, "x", "a", "r", "goes_on", "episode", "is_real")
+    gram, constant = _in_parts(arrays, add, (jnp.zeros((width, width)), jnp.zeros(width)))
+    inverse = jnp.linalg.inv(gram + DOUBT * jnp.eye(width))
+    return Members(layer, weights, inverse, constant + DOUBT * belief)
+
+
+class Choices(NamedTuple):
+    """(actions [., K, A], probabilities [., K]) of a policy at the steps, after them, and where
+    episodes begin."""
+
+    now: tuple[Array, Array]
+    next: tuple[Array, Array]
+    first: tuple[Array, Array]
+
+
 @jax.jit
-def _evaluate(steps: Steps, members: Members, discount, times, now, next, first) -> Valued:
-    """`now`, `next` and `first` are (actions, probabilities) of the policy there."""
-
-    def one(member):
-        def add(x, a, x_next, episode, goes_on, is_real, a_next, p):
-            weighed = hidden(member.layer, x, a) * (member.weights[episode] * is_real)[:, None]
-            after = expected(member.layer, x_next, a_next, p) * goes_on[:, None]
-            return weighed.T @ after
-
-        arrays = (steps.x, steps.a, steps.x_next, steps.episode, steps.goes_on, steps.is_real)
-        cross = _in_parts((*arrays, *next), add, jnp.zeros_like(member.inverse))
-        constant, linear = member.inverse @ member.constant, discount * member.inverse @ cross
-        w = jax.lax.fori_loop(0, times, lambda _, w: constant + linear @ w, 0 * constant)
-        value = lambda x, choice: expected(member.layer, x, *choice) @ w + steps.mean
-        start = member.weights @ value(steps.x_first, first) / member.weights.sum()
-        q = hidden(member.layer, steps.x, steps.a) @ w + steps.mean
-        return Valued(start, q, value(steps.x, now), value(steps.x_next, next))
-
-    valued = jax.lax.map(one, members)
+def _evaluate(steps: Steps, members: Members, discount, times, choices: Choices) -> Valued:
+    valued = jax.lax.map(lambda one: _valued(steps, one, discount, times, choices), members)
     mean = lambda x: jnp.mean(x, axis=0)
     return Valued(valued.values, mean(valued.q), mean(valued.v), mean(valued.v_next))
 
 
+def _valued(steps: Steps, member: Members, discount, times, choices: Choices) -> Valued:
+    """A policy in the eyes of one member: iterated `times` times."""
+
+    def add(part):
+        weight = member.weights[part["episode"]] * part["is_real"]
+        weighed = hidden(member.layer, part["x"], part["a"]) * weight[:, None]
+        after = expected(member.layer, part["x_next"], part["a_next"], part["p_next"])
+        return weighed.T @ (after * part["goes_on"][:, None])
+
+    arrays = _columns(steps, "x", "a", "x_next", "episode", "goes_on", "is_real")
+    arrays |= {"a_next": choices.next[0], "p_next": choices.next[1]}
+    cross = _in_parts(arrays, add, jnp.zeros_like(member.inverse))
+    constant, linear = member.inverse @ member.constant, discount * member.inverse @ cross
+    w = jax.lax.fori_loop(0, times, lambda _, w: constant + linear @ w, 0 * constant)
+    value = lambda x, choice: expected(member.layer, x, *choice) @ w + steps.mean
+    start = member.weights @ value(steps.x_first, choices.first) / member.weights.sum()
+    q = hidden(member.layer, steps.x, steps.a) @ w + steps.mean
+    v, v_next = value(steps.x, choices.now), value(steps.x_next, choices.next)
+    return Valued(start, q, v, v_next)
+
+
 def evaluate_fitted(steps: Steps, members: Members, discount: float, policy: Any) -> Valued:
     """What `policy` (parameters of a student) is worth to the members."""
-    choices = (ask(policy, steps.head, seen) for seen in (steps.now, steps.next, steps.first))
-    return _evaluate(steps, members, discount, sweeps(discount), *choices)
+    at = lambda asked: ask(policy, steps.head, asked)
+    choices = Choices(now=at(steps.now), next=at(steps.next), first=at(steps.first))
+    return _evaluate(steps, members, discount, sweeps(discount), choices)

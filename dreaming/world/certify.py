@@ -13,7 +13,7 @@ from jaxtyping import Float
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts, cut_windows
 from worldmodels import fidelity
-from worldmodels.fidelity import STEPS, TRUSTED, VALUE_STEPS, Figures, OneStep, Table
+from worldmodels.fidelity import STEPS, TRUSTED, VALUE_STEPS, Figures, Happened, OneStep, Table
 
 WINDOWS, LENGTH = 512, max(STEPS) + 1  # open-loop dreams, and their observations
 CHUNK, CHUNKS = 2048, 4  # one-step predictions per compiled call, and at most so many calls
@@ -38,8 +38,8 @@ class HeldOut:
     still: Float[np.ndarray, " N"]  # the same of predicting no change
 
 
-@functools.partial(jax.jit, static_argnames=("model", "head", "discount", "window"))
-def _unrolled(model, head, params, replay, rows, key, discount: float, window: int):
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("head", "discount", "window"))
+def _unrolled(model, params, replay, rows, key, *, head, discount: float, window: int):
     """(open-loop dreams from `rows`, the windows that happened, value of o[n])."""
     cut_key, dream_key = jax.random.split(key)
     batch = cut_windows(replay, rows, LENGTH, cut_key, head=head, window=window)
@@ -52,10 +52,10 @@ def _unrolled(model, head, params, replay, rows, key, discount: float, window: i
 
 @functools.partial(jax.jit, static_argnames=("model", "window"))
 def _stepped(model, params, replay, rows, window: int):
-    """One step from `rows`: the members' word, and what happened (o, next o, r, terminated)."""
+    """One step from `rows`: the members' word, and what happened."""
     step = fidelity.one_step(model, params, contexts(replay, rows, window), replay.a[rows])
     before, after = (replay.o[i].astype(jnp.float32) for i in (rows, rows + 1))
-    return step, (before, after, replay.r[rows], replay.terminated[rows])
+    return step, Happened(before, after, replay.r[rows], replay.terminated[rows])
 
 
 def held_out(
@@ -73,19 +73,22 @@ def held_out(
     start_key, dream_key = jax.random.split(key)
     drawn = jax.random.randint(start_key, (rows(WINDOWS, LENGTH),), 0, replay.num_starts)
     at = replay.starts[drawn]
-    unrolled = _unrolled(model, log.head, params, replay, at, dream_key, discount, window)
+    rules = {"head": log.head, "discount": discount, "window": window}
+    unrolled = _unrolled(model, params, replay, at, dream_key, **rules)
     dreamed, batch, v = jax.tree.map(np.asarray, unrolled)
 
     starts = np.asarray(replay.starts)[: int(replay.num_starts)]
-    step, (o, after, r, ends) = _all_steps(model, params, replay, starts, window, rows(CHUNK, 1))
-    figures = fidelity.step_figures(
-        step, o, after, r, ends, unit, model.num_members, discrete
-    ) | fidelity.value_equivalence(dreamed.g, batch, v, discount, span)
+    step, real = _all_steps(model, params, replay, starts, window, rows(CHUNK, 1))
+    figures = fidelity.step_figures(step, real, unit, model.num_members, discrete)
+    figures |= fidelity.value_equivalence(dreamed.g, batch, v, discount, span)
     table = fidelity.skill_table(dreamed.o, batch, unit)
     enough = min(fidelity.WINDOWS, len(log))
     curve = fidelity.skill_table(dreamed.o, batch, unit, range(1, LENGTH), enough)
-    squared = lambda guess: np.square(fidelity.step_error(guess, after, unit))
-    return HeldOut(figures, table, curve, o, squared(step.o), squared(o))
+    squared = lambda guess: np.square(fidelity.step_error(guess, real.after, unit))
+    o = real.before
+    return HeldOut(
+        figures=figures, table=table, curve=curve, o=o, error=squared(step.o), still=squared(o)
+    )
 
 
 def units(log: Log) -> Float[np.ndarray, " O"]:
@@ -124,7 +127,7 @@ def foreseen(model: Any, params: Any, log: Log, window: int) -> float:
 
 def _all_steps(
     model, params, replay, starts, window: int, chunk: int = CHUNK
-) -> tuple[OneStep, tuple]:
+) -> tuple[OneStep, Happened]:
     """`_stepped` of all starts, `chunk` rows at a time so that it compiles once."""
     if len(starts) > chunk * CHUNKS:
         starts = starts[np.linspace(0, len(starts) - 1, chunk * CHUNKS).astype(int)]

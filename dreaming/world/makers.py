@@ -48,7 +48,8 @@ class VectorMaker:
         config = dataclasses.replace(self.config, chance_codes=codes)
         o = np.concatenate(o)
         earned = _earned(log)
-        scale = measure_scale(o, change, *earned, config, self.discount, log.is_number)
+        rules = {"config": config, "discount": self.discount, "is_number": log.is_number}
+        scale = measure_scale(o, change, *earned, **rules)
         return make_model(config, log.parts, log.head, scale), scale
 
     def measured(self, model: Any, params: Any, replay: ReplayState, rows: int) -> Any:

@@ -164,7 +164,8 @@ class AgentRun:
             "updates": int(state.updates),
         }
         spaces = env.observation_space, env.action_space
-        return AgentPolicy(state.params, state.key, config.agent, *spaces, card, self.agent)
+        known = {"card": card, "agent": self.agent}
+        return AgentPolicy(state.params, state.key, config.agent, *spaces, **known)
 
     def evaluate(
         self, policy: AgentPolicy, make_env: Callable, stop: Callable

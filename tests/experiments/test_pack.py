@@ -14,6 +14,7 @@ from dreaming.checkpoint import seal, unseal
 from dreaming.efficientzero import packing
 from envs.real import make_real
 from experiments import online, pack, unpack
+from experiments.runs import packs
 from tests.experiments.conftest import as_users_run
 from tests.experiments.runs.test_frames import TINY, assert_same_end, metrics, stop_after, units
 
@@ -199,7 +200,7 @@ class Shorter(gymnasium.Wrapper):
     ],
 )
 def test_another_task_is_told(make, words, runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("envs.real.make_real", make)
+    monkeypatch.setattr(packs, "make_real", make)
     assert words in unpack_fails(runs / "packed", tmp_path, capsys)
 
 

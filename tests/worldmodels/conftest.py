@@ -39,9 +39,9 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **m
     )
     o = random_observations(random, (40,), kind)
     r, ends = list(random.integers(-1, 3, (10, 4)).astype(float)), [k < 4 for k in range(10)]
-    scale = measure_scale(
-        o, np.diff(o, axis=0), r, ends, config, 0.9, np.full(SIZE[kind], kind == "box")
-    )
+    is_number = np.full(SIZE[kind], kind == "box")
+    rules = {"config": config, "discount": 0.9, "is_number": is_number}
+    scale = measure_scale(o, np.diff(o, axis=0), r, ends, **rules)
     parts = (({"box": "box", "discrete": "categorical"}[kind], SIZE[kind]),)
     model = make_model(config, parts, make_head((2,), 2), scale)
     net = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))["net"]

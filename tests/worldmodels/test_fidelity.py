@@ -117,7 +117,8 @@ def told(**changes):
     step |= {"u": np.arange(4.0)} | changes
     before = np.array([[0.0, 7], [1, 7], [2, 7], [4, 7]])
     unit = np.array([1.0, 1.0])
-    return step_figures(OneStep(**step), before, after, r, ends, unit, 2, discrete=False)
+    real = Happened(before, after, r, ends)
+    return step_figures(OneStep(**step), real, unit, 2, discrete=False)
 
 
 def test_figures_of_one_step_by_hand():

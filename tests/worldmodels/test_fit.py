@@ -111,14 +111,16 @@ def test_the_scales_of_a_log_by_hand():
     config = ModelConfig(latent=8, value_bins=5)
     o = np.array([[0.0, 7.0], [2.0, 7.0], [4.0, 7.0]])
     change, r, ends = np.diff(o, axis=0), [np.array([1.0, 1.0])], [True]
-    scale = measure_scale(o, change, r, ends, config, 0.9, np.array([True, True]))
+    rules = {"config": config, "discount": 0.9}
+    scale = measure_scale(o, change, r, ends, **rules, is_number=np.array([True, True]))
     np.testing.assert_allclose(scale["o_mean"], [2, 7])
     np.testing.assert_allclose(scale["o_std"], [np.sqrt(8 / 3), 1])  # constant: left as it is
     np.testing.assert_allclose(scale["o_step"], 0.01 * scale["o_std"])  # steady changes: a floor
     np.testing.assert_allclose(scale["reward_support"], [0, 1])
     np.testing.assert_allclose(scale["value_support"], [0, 2.5, 5, 7.5, 10], rtol=1e-6)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(scale))
-    one_hot = measure_scale(np.eye(3), np.eye(3)[1:], r, ends, config, 0.9, np.zeros(3, bool))
+    categories = np.eye(3), np.eye(3)[1:]
+    one_hot = measure_scale(*categories, r, ends, **rules, is_number=np.zeros(3, bool))
     for name, value in (("o_mean", 0), ("o_std", 1), ("o_step", 1)):
         np.testing.assert_array_equal(one_hot[name], [value] * 3)
 
@@ -191,7 +193,8 @@ def fitted(traces, observation, action, config, fit_config):
     o = [observation.flatten(trace.observations) for trace in traces]
     r, ends = [trace.rewards for trace in traces], [bool(t.terminated[-1]) for t in traces]
     change = np.concatenate([np.diff(x, axis=0) for x in o])
-    scale = measure_scale(np.concatenate(o), change, r, ends, config, 0.99, observation.is_box)
+    rules = {"config": config, "discount": 0.99, "is_number": observation.is_box}
+    scale = measure_scale(np.concatenate(o), change, r, ends, **rules)
     model = make_model(config, observation.parts, head, scale)
     state = init_fit(model, fit_config, scale, jax.random.key(0))
     sample = functools.partial(sample_windows, head=head)

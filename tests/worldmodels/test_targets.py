@@ -110,7 +110,7 @@ def test_every_window_has_its_own_number_of_steps():
     r = jnp.array([[1.0, 2.0, 3.0, 4.0]] * 3)
     v = jnp.array([[10.0, 20.0, 30.0, 40.0, 50.0]] * 3)
     real, goes_on = jnp.ones((3, 4), bool), jnp.zeros((3, 4), bool)
-    z = n_step_values_each(r, goes_on, real, v, 0.5, jnp.array([1, 2, 3]), 3)
+    z = n_step_values_each(r, goes_on, real, v, 0.5, jnp.array([1, 2, 3]), most=3)
     by_hand = [
         [1 + 10.0, 2 + 15.0],
         [1 + 1 + 7.5, 2 + 1.5 + 10.0],
@@ -118,10 +118,10 @@ def test_every_window_has_its_own_number_of_steps():
     ]
     np.testing.assert_allclose(z, by_hand)
     ended = goes_on.at[:, 1].set(True)  # nothing counts that comes after
-    z = n_step_values_each(r, ended, real, v, 0.5, jnp.array([1, 2, 3]), 3)
+    z = n_step_values_each(r, ended, real, v, 0.5, jnp.array([1, 2, 3]), most=3)
     np.testing.assert_allclose(z, [[11.0, 2.0], [2.0, 2.0], [2.0, 2.0]])
     cut = real.at[:, 1:].set(False)  # known up to row 1, whose value stands in
-    z = n_step_values_each(r, goes_on, cut, v, 0.5, jnp.array([1, 2, 3]), 3)
+    z = n_step_values_each(r, goes_on, cut, v, 0.5, jnp.array([1, 2, 3]), most=3)
     np.testing.assert_allclose(z, [[11.0, 20.0]] * 3)
 
 

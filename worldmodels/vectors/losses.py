@@ -69,7 +69,7 @@ def consistency_loss(model: WorldModel, params, z, z_real) -> Float[Array, "*B"]
     )
 
 
-def outcome_terms(model: WorldModel, params, zs, hidden, code, step, weights):
+def outcome_terms(model: WorldModel, params, zs, hidden, code, step, *, weights):
     """Terms [E, B] of one outcome, for chance code one-hots [B, C], and the latents it leads to."""
     scale = params["scale"]
     latents, r_logits, goes_on = model.apply(params, "outcome", zs, hidden, code)
@@ -94,7 +94,7 @@ def outcome_terms(model: WorldModel, params, zs, hidden, code, step, weights):
 def chance_terms(model: WorldModel, params, zs, step, weights):
     """Terms [E, B] of one step, and the latents [E, B, D] to go on from."""
     hidden, code_logits = model.apply(params, "afterstate", zs, step["a"])
-    outcome = lambda code: outcome_terms(model, params, zs, hidden, code, step, weights)
+    outcome = lambda code: outcome_terms(model, params, zs, hidden, code, step, weights=weights)
     if model.codes_are_observed:
         terms, _ = outcome(step["o"])
         terms = {name: terms[name] for name in ("reward", "continuation")}

@@ -1,5 +1,7 @@
 """What is measured on a log: normalisers before a fit, the range of latents after it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,9 @@ from worldmodels.support import reward_support, value_bounds, value_support
 from worldmodels.vectors.model import WorldModel
 
 
-def measure_scale(o, change, rewards, terminated, config: ModelConfig, discount: float, is_number):
+def measure_scale(
+    o, change, rewards, terminated, *, config: ModelConfig, discount: float, is_number
+) -> dict[str, Any]:
     """The normalisers of a log: every number the model needs to speak in real units.
 
     `o` [N, O] all observation features, `change` [M, O] one-step changes; `rewards` [T] of each

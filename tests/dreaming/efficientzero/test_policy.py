@@ -40,7 +40,7 @@ def policy():
     random = np.random.default_rng(1)
     noisy = lambda x: np.asarray(x) + random.normal(0, 0.1, x.shape).astype(np.float32)
     params = jax.tree.map(noisy, agent.init(jax.random.key(0)).params)
-    return AgentPolicy(params, [0, 7], CONFIG, *SPACES, {"env": "Odd"}, agent)
+    return AgentPolicy(params, [0, 7], CONFIG, *SPACES, card={"env": "Odd"}, agent=agent)
 
 
 @pytest.fixture

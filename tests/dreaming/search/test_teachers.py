@@ -287,7 +287,8 @@ def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
     """Shapes alone: nothing is compiled."""
     config = ModelConfig(latent=8, width=16, members=2, chance_codes=codes, projection=8)
     o, r = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9.0)
-    scale = measure_scale(o, np.diff(o, axis=0), [r], [True], config, 0.9, np.ones(2, bool))
+    rules = {"config": config, "discount": 0.9, "is_number": np.ones(2, bool)}
+    scale = measure_scale(o, np.diff(o, axis=0), [r], [True], **rules)
     model = make_model(config, (("box", 2),), make_head((3,), 3), scale)
     teach = make_teacher(model, model.head, SearchConfig(teacher=teacher, num_simulations=4), 0.9)
 

@@ -88,7 +88,8 @@ def learned():
     """(model, params): a learned model of two members with random weights."""
     config = ModelConfig(latent=4, width=4, members=2, projection=4, value_bins=5)
     o, r = np.random.default_rng(0).normal(size=(9, SIZE)), np.arange(9.0)
-    scale = measure_scale(o, np.diff(o, axis=0), [r], [True], config, DISCOUNT, np.ones(SIZE, bool))
+    rules = {"config": config, "discount": DISCOUNT, "is_number": np.ones(SIZE, bool)}
+    scale = measure_scale(o, np.diff(o, axis=0), [r], [True], **rules)
     model = make_model(config, (("box", SIZE),), HEAD, scale)
     shapes = jax.eval_shape(lambda: model.init(KEY, scale))["net"]
     random = np.random.default_rng(1)

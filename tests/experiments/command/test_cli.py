@@ -191,7 +191,9 @@ def test_help_does_not_import_jax_and_answers_within_a_second():
     seconds = []
     for _ in range(3):  # the fastest counts: other tests run beside this one
         begun = time.monotonic()
-        modules = _modules_after("from experiments.cli import main\nassert main(['--help']) == 0")
+        modules = _modules_after(
+            "from experiments.command.cli import main\nassert main(['--help']) == 0"
+        )
         seconds.append(time.monotonic() - begun)
         assert not modules & {"jax", "numpy", "hydra"}
     assert min(seconds) < 1, seconds
@@ -218,5 +220,5 @@ def test_the_overview_fits_a_terminal(capsys):
 
 @pytest.mark.parametrize("verb", cli.available_verbs())
 def test_the_help_of_a_verb_does_not_import_jax(verb):
-    code = f"from experiments.cli import main\nassert main([{verb!r}, '--help']) == 0"
+    code = f"from experiments.command.cli import main\nassert main([{verb!r}, '--help']) == 0"
     assert not _modules_after(code) & {"jax", "flax", "pyarrow"}

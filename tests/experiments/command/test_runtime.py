@@ -9,7 +9,7 @@ from experiments.command import runtime
 PROGRAM = """
 import sys, warnings
 warnings.simplefilter("error")
-from experiments.runtime import configure
+from experiments.command.runtime import configure
 configure(devices=3, cache_dir=sys.argv[1])
 import jax
 print(jax.device_count(), jax.jit(lambda x: x * 2 + 1)(20.5))

@@ -208,7 +208,7 @@ def by_code(model, params, zs, step):
     each = []
     for code in jnp.eye(model.num_codes):
         rows = jnp.broadcast_to(code, (3, model.num_codes))
-        each.append(outcome_terms(model, params, zs, hidden, rows, step, LossWeights())[0])
+        each.append(outcome_terms(model, params, zs, hidden, rows, step, weights=LossWeights())[0])
     log_p = jnp.moveaxis(jax.nn.log_softmax(logits), -1, 0)
     return *chance_terms(model, params, zs, step, LossWeights()), log_p, each
 
