@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from worldmodels import fidelity, scores
-from worldmodels.fidelity import OneStep, skill_table, skills, step_figures, trust
+from worldmodels.fidelity import Happened, OneStep, skill_table, skills, step_figures, trust
 from worldmodels.types import Windows
 
 P = np.array([0.05, 0.15, 0.15, 0.95, 0.55])

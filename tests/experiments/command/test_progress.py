@@ -104,5 +104,6 @@ def test_durations_are_for_readers(seconds, text):
 
 
 def test_progress_does_not_import_jax():
-    code = "import sys, experiments.command.progress; assert not {'jax', 'dreaming'} & set(sys.modules)"
+    code = "import sys, experiments.command.progress\n"
+    code += "assert not {'jax', 'dreaming'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
