@@ -19,7 +19,7 @@ if "dreaming/Dream-v0" not in registry:
         "dreaming/Dream-v0",
         entry_point="envs.shells:DreamEnv",
         vector_entry_point="envs.shells:DreamVectorEnv",
-        # The dream asks for a reset itself, and `restore` counts as one; wrappers would not know.
+        # No order enforcing: the dream checks it itself, and `restore` counts as a reset.
         order_enforce=False,
         disable_env_checker=True,
     )
@@ -28,7 +28,7 @@ register_tasks()
 
 
 def load_world(path: Any, trust: bool = False) -> Any:
-    """The world of a `.dream` file; `trust=True` runs one that this user did not sign."""
+    """The world of a `.dream` file; `trust=True` also loads one that this user did not sign."""
     from envs.dreamfile import load_world
 
     return load_world(path, trust=trust)
@@ -38,7 +38,7 @@ def load_policy(path: Any) -> Any:
     """The policy saved in a directory: `act(observation)` and `reset()`."""
     from pathlib import Path
 
-    if (Path(path) / "agent.json").exists():  # of an online agent; needs what it was learned with
+    if (Path(path) / "agent.json").exists():  # of an online agent; needs mctx and flax
         from dreaming.efficientzero.policy import load_agent_policy
 
         return load_agent_policy(Path(path))

@@ -1,4 +1,4 @@
-"""The commit unit: a state is on disk completely, or it is as if it had never been written.
+"""Checkpoints that are all or nothing: a state is on disk completely or not at all.
 
 A state directory holds numbered units; each is `arrays.safetensors` and `manifest.json`. A unit is
 written under a temporary name, its manifest with the SHA-256 of everything last, each file synced,
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
-    """Write a file so that it is the old one or the new one at every instant. `CheckpointError`."""
+    """Write a file that is old or new at every instant, never half. Raises `CheckpointError`."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def commit(
 ) -> Path:
     """Save a pytree of arrays, ints, floats, bools and strings as the newest unit of `directory`.
 
-    `extra` is kept beside it as JSON. Raises `CheckpointError`, with the previous unit intact.
+    `extra` is saved with it as JSON. Raises `CheckpointError`, with the previous unit intact.
     """
     directory = Path(directory)
     leaves, data = encode(state)
@@ -103,7 +103,7 @@ def load(
     """The newest good state, in the structure, shapes and dtypes of `abstract_state`.
 
     A leaf comes back as a JAX array where `abstract_state` has one (or a `ShapeDtypeStruct`), as
-    NumPy otherwise. A damaged unit is skipped and told to `say` (a warning by default). Raises
+    NumPy otherwise. A damaged unit is skipped and reported to `say` (a warning by default). Raises
     `CheckpointError` when there is none, or when stage, configuration or structure differ.
     """
     saved = newest(Path(directory), say or warn)
@@ -151,17 +151,17 @@ class Saved:
 
 
 def warn(message: str) -> None:
-    """The default way to say that a state was not usable."""
+    """The default `say`: a Python warning."""
     warnings.warn(message, stacklevel=2)
 
 
 def _is_plain(leaf: Any) -> bool:
-    """A Python number or string; NumPy's scalars, some of which are floats too, are arrays."""
+    """Whether a leaf is a Python number or string; NumPy's scalars count as arrays."""
     return isinstance(leaf, bool | int | float | str) and not isinstance(leaf, np.generic)
 
 
 def encode(state: Any) -> tuple[list[dict[str, Any]], bytes]:
-    """A description of every leaf, and the bytes of those that are arrays."""
+    """(a description of every leaf, the safetensors bytes of the leaves that are arrays)."""
     leaves, arrays = [], {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path) or "."
@@ -206,7 +206,7 @@ def _kind(leaf: Any) -> str:
 
 
 def seal(manifest: dict[str, Any]) -> bytes:
-    """A manifest as bytes that prove themselves: any other bytes fail `unseal`."""
+    """A manifest as JSON with its own SHA-256; `unseal` refuses all other bytes."""
     text = json.dumps(manifest, default=lambda x: np.asarray(x).tolist())
     manifest = json.loads(text)  # keys are strings now, and NumPy's numbers plain ones
     text = json.dumps(manifest, sort_keys=True)
@@ -215,7 +215,7 @@ def seal(manifest: dict[str, Any]) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """What was sealed. Raises `Damaged`."""
+    """The manifest in the bytes that `seal` made. Raises `Damaged`."""
     try:
         manifest = json.loads(data)["manifest"]
         intact = seal(manifest) == data
@@ -227,7 +227,7 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 
 def _open(unit: Path) -> Saved:
-    """A verified unit. Raises `Damaged`, or `CheckpointError` for one of another schema."""
+    """Read and verify a unit. Raises `Damaged`, or `CheckpointError` for another schema."""
     try:
         manifest = unseal((unit / MANIFEST).read_bytes())
         data = {name: (unit / name).read_bytes() for name in manifest["files"]}
@@ -245,7 +245,7 @@ def _open(unit: Path) -> Saved:
 
 
 def newest(directory: Path, say: Say) -> Saved:
-    """The newest undamaged unit; damaged ones are told to `say`. Raises `NoState`."""
+    """The newest undamaged unit; damaged ones are reported to `say`. Raises `NoState`."""
     for unit in reversed(units_of(directory)):
         try:
             return _open(unit)
@@ -266,14 +266,14 @@ def _clear_unfinished(directory: Path) -> None:
 
 
 def _drop_old(before: list[Path]) -> None:
-    """Delete the units before a new one, but for the newest that is good."""
+    """Delete the units `before` a new one, except the newest undamaged one."""
     good = None
     for unit in reversed(before):
         if good is None:
             with contextlib.suppress(Damaged, CheckpointError):
                 good = _open(unit).path
         if unit != good:
-            shutil.rmtree(unit, ignore_errors=True)  # the new state stands: no reason to fail
+            shutil.rmtree(unit, ignore_errors=True)  # the new state is saved: do not fail now
 
 
 def _cannot_write(path: Path, error: OSError) -> CheckpointError:

@@ -11,23 +11,23 @@ FIRST_SEED = 1_000_000  # of gate episodes; those of the report begin at ten tim
 
 @dataclass
 class CollectConfig:
-    """How real steps and rounds take turns online; env.real_steps says how many in all."""
+    """How real steps and rounds alternate online; env.real_steps is their total."""
 
     first: int = 500  # steps by env.behaviour, before anything is learned
     steps: int = 500  # by the newest student, after every round
-    epsilon: float = 0.05  # of them are uniformly random, beside what the student itself draws
-    ticks: int = 4  # images: decisions of every environment until it gets newer params
-    save_every: int = 2000  # images: real steps between two checkpoints
-    traces: bool = False  # images: keep all real episodes, too, as a log in traces/
+    epsilon: float = 0.05  # share of uniformly random actions, on top of the student's own draws
+    ticks: int = 4  # frames only: decisions of every environment per turn, with the same params
+    save_every: int = 2000  # frames only: real steps between two checkpoints
+    traces: bool = False  # frames only: also keep all real episodes, as a log in traces/
 
 
 @dataclass
 class JudgeConfig:
     """The second opinion: a model fitted on episodes that the planner never saw."""
 
-    share: float = 0.15  # of the episodes are held out for the judge
-    least: int = 10  # episodes of uncommon return that the held-out part must hold; else two folds
-    steps: int = 1000  # of its fit
+    share: float = 0.15  # share of the episodes that is held out for the judge
+    least: int = 10  # held-out episodes of uncommon return; with fewer two folds are used
+    steps: int = 1000  # gradient steps of its fit
     members: int = 2
 
 
@@ -35,14 +35,14 @@ class JudgeConfig:
 class SearchConfig:
     """How a teacher looks ahead."""
 
-    teacher: str = "search"  # "search" or "one_step"
+    teacher: str = "search"  # "search" or "one_step"; for `agent` also "puct"
     num_simulations: int = 16
     max_considered: int = 16  # actions that sequential halving starts from
-    uniform_share: float = 0.02  # of the prior: an action that looked bad early can come back
+    uniform_share: float = 0.02  # uniform share of the prior: an action that looked bad can return
     c_visit: float = 50.0  # sigma(q) = (c_visit + max visits) * c_scale * q, q in [0, 1]
     c_scale: float = 0.1
     floor: float = 0.01  # least span of the tree's min-max, as a share of the value range
-    temperature: float = 0.005  # of the one-step teacher, as a share of the value range
+    temperature: float = 0.005  # of the one_step teacher's softmax, as a share of the value range
     pessimism: float = 0.0  # kappa: rewards and values enter as mean - kappa * std
     penalty: float = 1.0  # typical rewards that one unit of uncertainty costs (MOPO)
 
@@ -54,19 +54,19 @@ class RehearseConfig:
     iterations: int = 0  # 0 = 1,000, on frames 500; a plateau before the jump is normal
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
-    going_on: float = 0.5  # share of the walks that go on, if episodes of the log are long
-    # (where a student ends up in the long run is not where the log has been)
-    restart: float = 0.125  # least probability that such a walk begins anew
+    going_on: float = 0.5  # share of walks that continue earlier ones, if logged episodes are long
+    # (in the long run a student reaches states that the log does not hold)
+    restart: float = 0.125  # least probability that a continued walk restarts at a logged state
     taught: int = 512  # states per iteration at which the teacher looks ahead
-    real: float | None = None  # share of them drawn from the log; null = none, on frames half
-    # (a student that sees mostly what was decoded misjudges what is real)
+    real: float | None = None  # share of `taught` drawn from the log; null = 0, on frames 0.5
+    # (a student that sees mostly decoded frames misjudges real ones)
     lam: float = 0.95  # TD(lambda) of the value target
-    sampling: str = "mixture"  # physics of a walk: another member at every step
-    behaviour_penalty: float = 10.0  # uncertainty per nat less likely to a foreseen behaviour
+    sampling: str = "mixture"  # member that predicts a walk: mixture = drawn anew at every step
+    behaviour_penalty: float = 10.0  # uncertainty per nat by which the behaviour avoids an action
 
     def sized(self, kind: str) -> "RehearseConfig":
-        """With what a `kind` of observations (`Features.kind`) needs where 0 or None leaves it
-        open."""
+        """A copy whose 0 and None are replaced by the defaults for a `kind` of observations
+        (`Features.kind`)."""
         iterations, real = (500, 0.5) if kind == "frames" else (1000, 0.0)
         real = real if self.real is None else self.real
         return replace(self, iterations=self.iterations or iterations, real=real)
@@ -74,13 +74,13 @@ class RehearseConfig:
 
 @dataclass(unsafe_hash=True)
 class DistillConfig:
-    """How the rehearsed is learned."""
+    """How the student learns from rehearsals."""
 
-    learning_rate: float = 1e-3  # cosine decay to 5 %: the last student is the one that is taken
+    learning_rate: float = 1e-3  # with cosine decay to 5 %, since the last student is used
     minibatches: int = 4  # gradient steps per rehearsal
     clip_norm: float = 5.0
-    target_decay: float = 0.98  # per gradient step, of the slow value that bootstraps
-    anchor: float = 1.0  # weight of KL(incumbent || student); there is none in round 0
+    target_decay: float = 0.98  # per gradient step, of the slow heads whose values are bootstrapped
+    anchor: float = 1.0  # weight of KL(incumbent || student); round 0 has no incumbent
     width: int = 64  # hidden units of the student
 
 
@@ -96,19 +96,19 @@ class BaselineConfig:
     target_decay: float = 0.995
 
     def sized(self, kind: str) -> "BaselineConfig":
-        """With the budget of a `kind` of observations (`Features.kind`) where it is 0."""
+        """A copy with the default steps for a `kind` of observations (`Features.kind`)."""
         return replace(self, steps=self.steps or (1000 if kind == "frames" else 3000))
 
 
 @dataclass
 class GateConfig:
-    """What the verdict rests on: real episodes, or without a real task three estimates."""
+    """The evidence for a verdict: real episodes or, without a real task, three estimates."""
 
-    episodes: int = 32  # paired: candidate and incumbent from the same seeds
-    level: float = 0.95  # of the interval of the gain
-    min_gain: float = 0.0  # its lower bound must exceed this, in units of return
-    members: int = 32  # of the ensemble of fitted Q functions: the bootstrap of its interval
-    width: int = 256  # hidden units of each, where observations are not categories
+    episodes: int = 32  # of candidate and incumbent each, from the same seeds
+    level: float = 0.95  # confidence level of the interval of the gain
+    min_gain: float = 0.0  # the lower bound of the gain must exceed this, in units of return
+    members: int = 32  # of the bootstrapped ensemble of fitted Q functions
+    width: int = 256  # hidden units of each; discrete observations need none
     least_effective: int = 30  # effective episodes that the doubly robust estimate needs
 
     def seeds(self, rounds: int) -> list[int]:
@@ -117,25 +117,25 @@ class GateConfig:
         return list(range(first, first + self.episodes))
 
     def level_of(self, rounds: int) -> float:
-        """Level of an interval in round 0, 1, ...: 1 - level is spent as 6 / (pi k)^2 of it in
-        the k-th round, which adds up to 1 - level however many rounds there are."""
+        """Confidence level in round `rounds` = 0, 1, ...: the k-th round spends 6 / (pi k)^2 of the
+        error probability 1 - level, and any number of rounds at most all of it."""
         return 1 - (1 - self.level) * 6 / (math.pi * (rounds + 1)) ** 2
 
 
 @dataclass
 class CertifyConfig:
-    """How often each of the policies that a certificate ranks is tried."""
+    """Episodes of each of the policies that a certificate ranks."""
 
     episodes: int = 32  # real ones, for each of the 7 policies; 0 = no ranking
-    dreams: int = 32  # in the planner's dream and in that of every judge
+    dreams: int = 32  # for each policy in the planner's dream, and in that of every judge
 
 
 @dataclass
 class RoundConfig:
-    """The parts of a round that are not physics.
+    """The settings of a round, except those of its physics.
 
-    Without a gate every candidate is deployed, and nothing that only serves a verdict is done: no
-    episodes are held out, nobody judges, no baselines are trained.
+    Without a gate (None) every candidate is deployed, no episodes are held out, and there are no
+    judges and no baselines.
     """
 
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -145,6 +145,6 @@ class RoundConfig:
     gate: GateConfig | None = field(default_factory=GateConfig)
 
     def sized(self, kind: str) -> "RoundConfig":
-        """With what a `kind` of observations (`Features.kind`) needs wherever it is left open."""
+        """A copy with the defaults for a `kind` of observations (`Features.kind`) filled in."""
         rehearse, baselines = self.rehearse.sized(kind), self.baselines.sized(kind)
         return replace(self, rehearse=rehearse, baselines=baselines)

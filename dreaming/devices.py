@@ -1,4 +1,4 @@
-"""Rows shared out over devices: a mesh of one axis, and functions of rows spread over it."""
+"""Sharing rows out over devices: a mesh of one axis, shardings, and functions of rows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,28 +13,28 @@ EACH, EVERY = PartitionSpec(AXIS), PartitionSpec()
 
 
 def make_mesh(devices: Sequence[Any], *rows: int) -> Mesh:
-    """As many of the devices as share each of these numbers of rows evenly."""
+    """A mesh of the most devices that divide each of the numbers `rows` evenly (their gcd)."""
     parts = math.gcd(len(devices), *rows)
     return Mesh(np.array(devices[:parts]), AXIS)
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:
-    """Where every device of the mesh holds all of an array."""
+    """The sharding in which every device holds the whole array."""
     return NamedSharding(mesh, EVERY)
 
 
 def spread(mesh: Mesh) -> NamedSharding:
-    """Where every device of the mesh holds its share of the rows."""
+    """The sharding in which every device holds an equal share of the rows."""
     return NamedSharding(mesh, EACH)
 
 
 def each_key(key: jax.Array, rows) -> jax.Array:
-    """Raw keys of rows, from a typed one and the number of each."""
+    """Raw keys [B, 2] of rows numbered `rows` [B], folded from one typed key."""
     return jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))(rows)
 
 
 def share_out(part: Callable, mesh: Mesh, params, *rows) -> Any:
-    """`part(params, *rows)`, each device doing its share of the rows where that is even."""
+    """`part(params, *rows)` with rows shared out over the mesh, if it divides them evenly."""
     if mesh.size == 1 or jax.tree.leaves(rows)[0].shape[0] % mesh.size:
         return part(params, *rows)
     specs = EVERY, *(EACH for _ in rows)

@@ -1,4 +1,4 @@
-"""Failures a user can mend, each told in one line: what, where, what was expected, what to do."""
+"""Errors that a user can fix, each in one line: what, where, what was expected, what to do."""
 
 from envs.types import DreamFileError, EnvError, SpaceError, TraceError, UserError
 

@@ -1,4 +1,4 @@
-"""Figures of a step as plain numbers, or one line that says which is not finite."""
+"""Metrics as plain numbers, and errors that name those that are not finite."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,13 +7,14 @@ import numpy as np
 
 from dreaming.errors import LossError
 
-LEARNING_RATES = {"clone": "baselines", "rehearse": "distill"}  # whose part is not their own name
+LEARNING_RATES = {"clone": "baselines", "rehearse": "distill"}  # stages with another config name
 
 
 def in_chunks(advance: Callable, state: Any, calls: int, chunk: int, update: Callable) -> Any:
-    """The state after `state, metrics = advance(state)`, `calls` times; `update(chunk, **metrics)`
-    after each but the first, and at the end: told are the metrics of the call before, so that the
-    device never waits for the host."""
+    """The state after `calls` calls of `state, metrics = advance(state)`.
+
+    `update(chunk, **metrics)` is called once per call of `advance`, but one call later, so that
+    the device never waits for the host."""
     told: Any = None
     for _ in range(calls):
         state, metrics = advance(state)
@@ -25,7 +26,7 @@ def in_chunks(advance: Callable, state: Any, calls: int, chunk: int, update: Cal
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of an offline stage as floats. Raises `LossError` for those not finite."""
+    """The metrics of an offline stage as floats. Raises `LossError` if one is not finite."""
     figures = {name: float(x) for name, x in metrics.items()}
     if bad := not_finite(figures):
         name, x = next(iter(bad.items()))
@@ -39,10 +40,10 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_losses(metrics: Mapping[str, Any], updates: int) -> None:
-    """Raise `LossError` naming what of an online agent's loss is not finite, by update `updates`.
+    """Raise `LossError` if metrics of an online agent up to update `updates` are not finite.
 
-    The update that met it, and those after it in the call, have left params, optimiser and
-    priorities as they were: the state is the last good one.
+    Updates that are not finite have not changed params, optimiser or priorities, so the state is
+    still good.
     """
     bad = [name.removeprefix("learn/") for name in not_finite(metrics)]
     if bad := [name for name in bad if name != "loss"]:

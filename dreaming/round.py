@@ -7,7 +7,7 @@ key of its own name: one already done changes nothing later.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from dreaming.observe.log import Log
 from dreaming.search.reanalyze import reanalyze
 from dreaming.stages import stage_key
 from dreaming.student.baselines import blank_baselines, fit_baselines
-from dreaming.student.distill import DistillState, blank_distill, practise
-from dreaming.world.fitting import Fitted, fit_world
+from dreaming.student.distill import DistillState, blank_distill, practise, with_heads
+from dreaming.world.judge import Judge
+from dreaming.world.physics import Fitted
 
 
 class RoundState(struct.PyTreeNode):
@@ -39,7 +40,6 @@ class Report:
 
     fitted: Fitted
     world: Any  # the dream after rehearsal: envs.dream.World
-    judges: Sequence[Any]  # dreams of models that did not plan
     rehearsed: DistillState
     baselines: dict[str, Any]  # name -> student
     fidelity: dict[str, float]
@@ -68,7 +68,7 @@ def one_round(
     is_gated = config.gate is not None
     again = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
     ways = {"is_judged": is_gated, "reanalysis": again}
-    fitted = fit_world(log, physics, config.search, horizon, key, once, **ways)
+    fitted = physics.fitted(log, config.search, horizon, key, once, **ways)
     world = fitted.world
 
     clone = functools.partial(fit_baselines, log, world, config.baselines, key_of("clone"))
@@ -80,9 +80,9 @@ def one_round(
     blank = blank_distill(log, world, config)
     rehearsed = once("rehearse", config.rehearse.iterations, blank, learn)
     candidate = rehearsed.student
-    params = world.model.with_heads(world.params, rehearsed.heads)  # what rehearsal found out
+    params = with_heads(world.model, world.params, rehearsed.heads)  # what rehearsal found out
 
-    judge = fitted.judge(physics, cloned, horizon, key_of("opinion"))
+    judge = Judge(fitted.judges, fitted.held, cloned, key_of("opinion"))
     trial = {"log": log, "world": world, "judge": judge, "real": real, "rounds": state.rounds}
     trial |= {"key": key_of("gate"), "config": config.gate, "once": once}
     incumbent = state.incumbent or cloned
@@ -90,7 +90,6 @@ def one_round(
     report = Report(
         fitted=fitted,
         world=dataclasses.replace(world, params=params),
-        judges=judge.worlds,
         rehearsed=rehearsed,
         baselines=baselines,
         fidelity=fitted.fidelity | judge.figures(candidate, incumbent),

@@ -1,4 +1,4 @@
-"""Resume stage by stage: what a finished stage left behind, if its configuration is the same."""
+"""Resuming stage by stage: the saved state of a stage is used if its configuration is the same."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def config_hash(fields: Mapping[str, Any]) -> str:
 
 
 def stage_key(key: jax.Array, stage: str) -> jax.Array:
-    """The key of a stage, whatever ran before it: skipping a finished one changes nothing."""
+    """The key of a stage. It depends on the name alone, so skipping finished stages is harmless."""
     return jax.random.fold_in(key, zlib.crc32(stage.encode()))
 
 
@@ -50,9 +50,9 @@ class Stages:
         self.run_dir, self.configs, self.say = Path(run_dir), configs, say or warn
 
     def done(self, stage: str) -> bool:
-        """True when the stage's state is complete. `CheckpointError` if of another configuration.
+        """Whether the stage's state is complete. `CheckpointError` for another configuration.
 
-        A damaged state is told and counts as not done: the stage runs again.
+        A damaged state is reported to `say` and counts as not done: the stage runs again.
         """
         directory = self._directory(stage)
         if not units_of(directory):
@@ -86,7 +86,7 @@ class Stages:
         return newest(self._directory(stage), self.say)
 
     def info(self, stage: str) -> dict[str, Any]:
-        """What was given as `info` when the stage was committed. Raises `CheckpointError`."""
+        """The `info` that the stage was committed with. Raises `CheckpointError`."""
         return self.unit(stage).manifest["extra"]["info"]
 
     def commit(self, stage: str, state: Any, info: dict[str, Any] | None = None) -> Path:
@@ -101,7 +101,7 @@ class Stages:
 
 
 def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first fields that differ, as `name was -> now`."""
+    """The first three fields that differ, as `name was x, is y`."""
     now = json.loads(json.dumps(now, default=str))
     before, after = dict(_flat(was)), dict(_flat(now))
     changed = [

@@ -43,7 +43,7 @@ def stratified_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Bootstrap interval of a statistic of all scores; runs are drawn anew within each task.
+    """Bootstrap interval of a statistic of all scores; runs are resampled within each task.
 
     `tasks` holds the scores of each task; they need not have the same number of runs.
     """
@@ -69,9 +69,9 @@ def studentised_interval(
 ) -> Interval:
     """Bootstrap-t interval of the mean of n >= 2 values; it follows their skewness.
 
-    Resamples are smoothed by one standard error (Polansky & Schucany, 1997): one without variation
-    has no t value, and one with hardly any (31 episodes alike and one that is not) an enormous one.
-    The interval ends where the values do: a mean does not lie outside them.
+    Resamples are smoothed by one standard error (Polansky & Schucany, 1997): a resample without
+    variation has no t value, one with very little (31 equal episodes and a different one) a huge
+    one. The interval is clipped to the range of the values, as a mean lies inside it.
     """
     x = _values(x)
     low, high = t_interval(x, level=level)  # refuses n = 1

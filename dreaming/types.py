@@ -11,12 +11,12 @@ from worldmodels.types import HeadTargets
 
 
 class ReplayState(struct.PyTreeNode):
-    """R rows, one per observation; episodes lie one after the other.
+    """R rows, one per observation; episodes follow each other.
 
-    Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] that left it.
+    Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] taken from it.
     """
 
-    o: Num[Array, "R O"]  # pixels are bytes, and stay so
+    o: Num[Array, "R O"]  # frames stay bytes (uint8)
     a: Float[Array, "R A"]  # action features; zeros in the last row of an episode
     r: Float[Array, " R"]
     terminated: Bool[Array, " R"]
@@ -27,36 +27,36 @@ class ReplayState(struct.PyTreeNode):
     last: Int[Array, " R"]  # row where its episode ends
     starts: Int[Array, " M"]  # the M rows that have a step
     endings: Int[Array, " F"]  # rows whose episode terminates within REACH steps; `starts` if none
-    num_starts: Int[Array, ""]  # M; what lies behind it is padding, as behind the last episode
+    num_starts: Int[Array, ""]  # M; later entries of `starts` are padding
     num_endings: Int[Array, ""]  # F
     ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
     member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
-    pi_target: Float[Array, "R T"]  # what was done or, where searched, what a search says
+    pi_target: Float[Array, "R T"]  # the logged action or, where `searched`, pi_search
     v_search: Float[Array, " R"]
     searched: Bool[Array, " R"]
 
 
 class SearchResult(struct.PyTreeNode):
-    """What a teacher says about states [B]; K candidate actions (see `ActionHead`)."""
+    """A teacher's result for states [B]; K candidate actions (see `ActionHead`)."""
 
     action: Int[Array, " B"]  # index of the best candidate
     a: Float[Array, "B A"]  # its features
     pi_search: Float[Array, "B K"]  # the improved distribution: what is distilled
-    proposals: Float[Array, "B J A"]  # the candidates where they are sampled; else J = 0
+    proposals: Float[Array, "B J A"]  # the candidates if they are sampled; else J = 0
     v_search: Float[Array, " B"]  # in reward units
     q: Float[Array, "B K"]  # completed action values in reward units
     visits: Int[Array, "B K"]
 
 
 class Node(struct.PyTreeNode):
-    """Embedding of a tree: a decision node's state and what its candidates are made of."""
+    """Embedding of a search tree without chance: a state and the basis of its candidate actions."""
 
     z: Any
     basis: Float[Array, "B X"]
 
 
 class ChanceNode(struct.PyTreeNode):
-    """Embedding of a chance tree: a decision node, or an afterstate and its outcomes."""
+    """Embedding of a tree with chance: a decision node, or an afterstate and its outcomes."""
 
     is_chance: Any  # [B] bool
     z: Any  # state of a decision node
@@ -67,41 +67,41 @@ class ChanceNode(struct.PyTreeNode):
 
 
 class Walks(struct.PyTreeNode):
-    """Where D walks through a dream got to."""
+    """The last contexts of D walks, from which later walks can continue."""
 
     last: Context  # [D]
     goes_on: Bool[Array, " D"]  # the task did not end on the way
-    restart: Float[Array, ""]  # probability that one begins anew all the same
+    restart: Float[Array, ""]  # probability that a walk restarts although it could go on
 
 
 class Rehearsal(struct.PyTreeNode):
-    """D walks of H steps, flattened to N = D * H states, and the teacher's word on T of them."""
+    """D walks of H steps, flattened to N = D * H states, and a teacher's results at T states."""
 
     z: Any  # [N] latent states
     v_target: Float[Array, " N"]  # TD(lambda) along the walk, in reward units
     weight: Float[Array, " N"]  # probability that the walk got this far without ending
     taught_z: Any  # [T]
-    taught_context: Context  # [T] what the student saw there
+    taught_context: Context  # [T] contexts of these states, as the student sees them
     taught_weight: Float[Array, " T"]
     taught: SearchResult  # [T]
-    last: Context  # [D] where each walk got to
+    last: Context  # [D] last context of each walk
     goes_on: Bool[Array, " D"]  # the task did not end on the way
 
 
 class Minibatch(struct.PyTreeNode):
-    """A part of a rehearsal: what the model's heads and the student learn from."""
+    """A part of a rehearsal, from which the model's heads and the student learn."""
 
     targets: HeadTargets
-    context: Context  # [T] what the student saw where it was taught
+    context: Context  # [T] contexts of the taught states
 
 
 class DistillState(struct.PyTreeNode):
-    """What rehearsing and distilling change: the student and the planner's own heads."""
+    """The state of rehearsal and distillation: the student, and the planner's heads."""
 
     student: PyTree
     heads: PyTree
     slow_heads: PyTree
-    walks: Walks  # the last ones: some of the next go on from there
+    walks: Walks  # the last walks; some of the next continue them
     opt_state: optax.OptState
     key: UInt32[Array, " 2"]
     iterations: Int[Array, ""]

@@ -1,1 +1,1 @@
-"""The world's side of the door: traces, real tasks, and the dream as a Gymnasium environment."""
+"""Traces, real tasks, and the dream as a Gymnasium environment."""

@@ -1,4 +1,4 @@
-"""Files that are never half a file: temporary name, fsync, rename, fsync of the directory."""
+"""Atomic file writes: temporary name, fsync, rename, fsync of the directory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` is the old file or the new one at every instant.
+    """Write `data` so that `path` is the old or the new file at every instant, never half of one.
 
-    The name survives a power cut only after `sync_directory(path.parent)`. Raises `OSError`.
+    The new name survives a power cut only after `sync_directory(path.parent)`. Raises `OSError`.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -24,14 +24,14 @@ def write_file(path: Path, data: bytes) -> None:
             os.close(descriptor)
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not say where
+        error.filename = error.filename or str(path)  # a failed write does not name its file
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
+    """Sync a directory, so that the names in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The portable `.dream` file: one uncompressed zip that holds a world and needs no trainer.
+"""The portable `.dream` file: an uncompressed zip with a world, usable without the trainer.
 
 Its comment is the SHA-256 of all bytes before it, checked before anything is parsed. The
 manifest names every member with size and SHA-256 and is signed with this user's key, because
@@ -40,7 +40,7 @@ from envs.types import (
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 31
-COMMENT = 64  # hexadecimal digits of the SHA-256 at the end of the file
+COMMENT = 64  # length of the zip comment: the SHA-256 as hexadecimal digits
 SIZES = ("num_codes", "num_members", "num_actions", "action_size")  # of the model
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # fixed times: equal worlds make equal bytes
 MEMBER = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?\.(json|safetensors|jax|md)")
@@ -56,7 +56,7 @@ def _json(x: Any) -> bytes:
 
 
 def _finite(x: Any) -> Any:
-    """JSON values with null for what is not finite."""
+    """JSON values with null for numbers that are not finite."""
     if isinstance(x, dict):
         return {str(name): _finite(value) for name, value in x.items()}
     if isinstance(x, (list, tuple)):
@@ -80,7 +80,7 @@ def _user_key(create: bool) -> bytes | None:
             with os.fdopen(handle, "wb") as file:
                 file.write(secrets.token_bytes(32))
             try:
-                os.link(name, path)  # whoever comes first wins, and the key is never half a key
+                os.link(name, path)  # the first process wins, and the key file is complete
             except FileExistsError:
                 pass
             finally:
@@ -164,7 +164,7 @@ def write_dream(path: str | os.PathLike, world: World) -> None:
 
 
 def _unzip(data: bytes) -> dict[str, bytes]:
-    """The members of a file that is whole, each listed once, stored as it is, safely named."""
+    """The members of an intact zip: each listed once, uncompressed, with a safe name."""
     if len(data) <= COMMENT or _sha256(data[:-COMMENT]).encode() != data[-COMMENT:]:
         raise DreamFileError("it is cut short, damaged or no dream file; copy or export it again")
     members: dict[str, bytes] = {}
@@ -179,7 +179,7 @@ def _unzip(data: bytes) -> dict[str, bytes]:
 
 
 def _checked_manifest(members: dict[str, bytes], trust: bool) -> dict[str, Any]:
-    """The manifest, once it is known to be this user's and to describe every member."""
+    """The manifest, after checking its signature (unless `trust`) and the hash of every member."""
     manifest = json.loads(members.pop("manifest.json"))
     version = manifest["schema_version"]
     if version != SCHEMA_VERSION:
@@ -208,7 +208,8 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     sizes = {"num_actions": size, "action_size": size} | manifest["model"]  # older files lack them
     programs = {Path(name).stem: x for name, x in members.items() if name.endswith(".jax")}
     sizes["window"] = starts["o"].shape[1]
-    model = ExportedModel(programs, **sizes)
+    span = float(manifest["card"].get("value_span", 1.0))
+    model = ExportedModel(programs, **sizes, span=span)
     return World(
         model=model,
         params=tuple(jax.numpy.asarray(weights[name]) for name in manifest["params"]),
@@ -226,7 +227,7 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
 def load_world(path: str | os.PathLike, trust: bool = False) -> World:
     """The world of a `.dream` file, or `DreamFileError`.
 
-    `trust=True` also runs the programs of a file that this user did not write.
+    `trust=True` also accepts a file that this user did not sign, whose programs are code.
     """
     try:
         if os.path.getsize(path) > MAX_BYTES:
@@ -235,7 +236,7 @@ def load_world(path: str | os.PathLike, trust: bool = False) -> World:
         members = _unzip(data)
         manifest = _checked_manifest(members, trust)
         digest = _sha256(data)
-        world = _loaded.get(digest)  # many single envs of one file share one compiled program
+        world = _loaded.get(digest)  # envs of the same file share one compiled program
         if world is None:
             _loaded[digest] = world = _world(members, manifest)
         return world

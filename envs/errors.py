@@ -1,8 +1,8 @@
-"""Failures of the world's side that a user can mend, each told in one line."""
+"""Errors of traces, spaces, tasks and dream files that a user can fix, each in one line."""
 
 
 class UserError(ValueError):
-    """A failure its reader can mend. One line: what, where, what to do."""
+    """An error that a user can fix. One line: what, where, what to do."""
 
 
 class TraceError(UserError):

@@ -1,4 +1,4 @@
-"""Spaces as feature vectors: what a network sees of an observation, and of an action."""
+"""Spaces as feature vectors: the form in which networks get observations and actions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _escaped(name: str, key: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value of the wrong structure, in a few words."""
+    """A short description of a value of the wrong structure."""
     if isinstance(value, dict):
         return f"a dict with the keys {', '.join(map(str, sorted(value, key=str)))}"
     if isinstance(value, tuple | list):
@@ -67,16 +67,16 @@ def _line(x: Any) -> str:
 
 
 class Features:
-    """A space as a float32 vector: numbers as they are, categories one-hot, bits as 0 and 1.
+    """Values of a space as float32 vectors: numbers unchanged, categories one-hot, bits 0 or 1.
 
     `size` is its length and `parts` its contents in order, as (kind, size): "box" (numbers),
     "categorical" (a one-hot group) or "binary" (bits). `is_box`, bool [size], marks the numbers;
     `factors` are the sizes of the one-hot groups. Dict (keys sorted) and Tuple lie end to end.
     `kind` is "discrete" (exactly one one-hot group), "box" (numbers alone), "frames" or "mixed".
-    Spaces of one `layout` have the same features for the same values (bounds of observations
-    aside).
+    Spaces with the same `layout` have the same features for the same values (bounds of
+    observations aside).
 
-    An image is one part of "frames", flat, and stays bytes: then `dtype` is uint8.
+    Frames are one part of kind "frames", flat, and stay bytes: then `dtype` is uint8.
     """
 
     def __init__(self, space: gymnasium.Space, name: str = "observation"):
@@ -111,7 +111,7 @@ class Features:
         return out[0] if len(out) == 1 else np.concatenate(out, axis=-1)
 
     def unflatten(self, features: np.ndarray) -> Any:
-        """Values inside the space, [*B, *shape], of features [*B, size]: the nearest ones."""
+        """The values [*B, *shape] inside the space that are nearest to features [*B, size]."""
         features, start = np.asarray(features), 0
 
         def take(name: str, leaf: Any) -> np.ndarray:
@@ -122,12 +122,12 @@ class Features:
         return map_space(take, self.name, self.space)
 
     def row(self, values: Any, i: int) -> Any:
-        """Value `i` of a batch [B, *shape], a copy in the types that Gymnasium gives."""
+        """A copy of value `i` of a batch [B, *shape], in Gymnasium's types."""
         pick = lambda name, leaf, x: x[i] if isinstance(leaf, Discrete) else np.array(x[i])
         return map_space(pick, self.name, self.space, values)
 
     def copy(self, value: Any) -> Any:
-        """One value of the space as arrays of its dtypes that nobody else holds.
+        """A copy of one value of the space, as arrays of the space's dtypes.
 
         Raises `SpaceError` for another structure or shape.
         """
@@ -140,7 +140,7 @@ class Features:
         return map_space(leaf, self.name, self.space, value)
 
     def stack(self, values: Any) -> Any:
-        """A batch of a sequence of values of the space: arrays with one more axis in front."""
+        """A sequence of values of the space as one batch: arrays with one more axis in front."""
         return jax.tree.map(lambda *x: np.stack(x), *[self.copy(value) for value in values])
 
 
@@ -177,11 +177,11 @@ class ActionFeatures(Features):
             return _flatten("action", self._coded, values)
         x = _flatten("action", self._coded, values, np.float64)
         x = np.clip(x, self._coded.low.ravel(), self._coded.high.ravel())
-        half = np.where(self._half > 0, self._half, 1.0)  # bounds that leave no choice
+        half = np.where(self._half > 0, self._half, 1.0)  # where low = high
         return ((x - self._middle) / half).astype(np.float32)
 
     def unflatten(self, features: np.ndarray) -> np.ndarray:
-        """Actions [*B, *shape] inside the space of features [*B, size]: the nearest ones."""
+        """The actions [*B, *shape] inside the space that are nearest to features [*B, size]."""
         features = np.asarray(features)
         if self.kind == "box":
             features = features * self._half + self._middle
@@ -189,7 +189,7 @@ class ActionFeatures(Features):
 
 
 def action_features(space: gymnasium.Space) -> ActionFeatures:
-    """Features of an action space. Raises `SpaceError`, naming what is supported."""
+    """Features of an action space. Raises `SpaceError` that names the supported spaces."""
     return ActionFeatures(space)
 
 
@@ -221,7 +221,7 @@ def _groups(leaf: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _flatten(name: str, leaf: Any, x: Any, dtype: Any = np.float32) -> np.ndarray:
-    """[*B, size] of values [*B, *shape] of one leaf."""
+    """Features [*B, size] of values [*B, *shape] of one leaf."""
     x = np.asarray(x)
     num = len(leaf.shape)
     batch = x.shape[: x.ndim - num]
@@ -248,7 +248,7 @@ def _unflatten(leaf: Any, features: np.ndarray) -> np.ndarray:
         x = features.reshape(shape)
         if not np.issubdtype(dtype, np.integer):
             return np.clip(x, leaf.low, leaf.high).astype(dtype)
-        with np.errstate(invalid="ignore"):  # the ends of int64 are no floats
+        with np.errstate(invalid="ignore"):  # int64 bounds are not exact as floats
             whole = np.rint(x).astype(dtype)
         return np.where(x >= leaf.high, leaf.high, np.where(x <= leaf.low, leaf.low, whole))
     sizes, starts, places = _groups(leaf)

@@ -1,4 +1,4 @@
-"""Spaces as plain JSON values (no infinity, no pickle), and back, bound for bound."""
+"""Spaces as plain JSON values (no infinity, no pickle), and back without loss."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _to_json(space: Any) -> dict:
 
 
 def _bounds(x: np.ndarray) -> Any:
-    """All values, infinite ones as text; one value if all are the same."""
+    """Bounds as a list with infinite ones as text; a single value if all are equal."""
     values = [value if np.isfinite(value) else str(value) for value in x.ravel().tolist()]
     return values[0] if len({*map(repr, values)}) == 1 else values
 

@@ -1,4 +1,4 @@
-"""What a trace store says of itself and of its files: sizes and hashes that any damage breaks."""
+"""The manifest of a trace store: sizes and hashes of its files, and a hash of its own."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def describe(data: bytes) -> dict:
 
 
 def damage(data: bytes, entry: dict) -> str | None:
-    """What is wrong with the bytes of a file that `describe` said `entry` of; None if nothing."""
+    """The damage of a file whose `describe` was `entry`, as a text; None if it is intact."""
     if len(data) == entry["bytes"] and sha256(data) == entry["sha256"]:
         return None
-    with contextlib.suppress(Exception):  # a damaged footer fails in many ways
+    with contextlib.suppress(Exception):  # a damaged footer raises various errors
         rows = pq.read_metadata(pa.BufferReader(data)).num_rows
         if rows != entry["rows"]:
             return f"holds {rows} rows, expected {entry['rows']}"
@@ -77,5 +77,5 @@ def damage(data: bytes, entry: dict) -> str | None:
 
 
 def sha256(data: bytes) -> str:
-    """The hash as hexadecimal digits."""
+    """The SHA-256 as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

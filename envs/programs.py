@@ -150,7 +150,9 @@ class ExportedModel:
         num_actions: int,
         action_size: int,
         window: int = 1,
+        span: float = 1.0,
     ):
+        self.span = span
         self.num_codes, self.num_members = num_codes, num_members
         self.num_actions, self.action_size, self.window = num_actions, action_size, window
         try:
@@ -185,6 +187,10 @@ class ExportedModel:
     def predict(self, params: Any, z: Latent) -> Any:
         """As the model protocol says."""
         return self.programs["predict"](params, _flat_z(z))
+
+    def value_span(self, params: Any) -> Any:
+        """As the model protocol says."""
+        return jnp.float32(self.span)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Real tasks by Gymnasium id, with failures told in one line."""
+"""Real tasks by Gymnasium id, with errors in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_real(
     render_mode: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """The task `id`, or `num_envs` of them as a vector env whose copy i, seeded s, has seed s + i.
+    """The task `id`, or a vector env of `num_envs` copies; seeded s, copy i has seed s + i.
 
     Always `SyncVectorEnv`: a task's own vector form may draw other episodes from the same seed.
     `kwargs` go to the task. Raises `EnvError` (no such id, a dependency is missing) or
@@ -30,7 +30,7 @@ def make_real(
     if max_episode_steps is not None and max_episode_steps < 1:
         raise EnvError(f"max_episode_steps is {max_episode_steps}, expected at least 1")
     options = {"max_episode_steps": max_episode_steps, **kwargs}
-    if render_mode is not None:  # not every task knows the word
+    if render_mode is not None:  # not every task accepts render_mode
         options["render_mode"] = render_mode
     env = _make(id, options)
     try:
@@ -46,7 +46,7 @@ def make_real(
 
 
 def call_task(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
-    """`env.<method>(...)` of a task, whose own code may fail in any way: then `EnvError`."""
+    """`env.<method>(...)`; any error of the task's own code is raised as `EnvError`."""
     try:
         return getattr(env, method)(*args, **kwargs)
     except Exception as error:
@@ -55,7 +55,7 @@ def call_task(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any
 
 
 def task_name(env: gymnasium.Env) -> str:
-    """The id of a task, or what it is called in Python."""
+    """The id of a task, or the name of its class."""
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
@@ -74,12 +74,12 @@ def _make(id: str, options: dict) -> gymnasium.Env:
         raise EnvError(f"{id}: is not registered with Gymnasium; {_closest(id)}") from error
     except ImportError as error:
         raise EnvError(f"{id}: cannot be imported: {_line(error)}") from error
-    except Exception as error:  # the task's own code, or options that it does not know
+    except Exception as error:  # of the task's own code, or unknown options
         raise EnvError(f"{id}: cannot be made: {type(error).__name__}: {_line(error)}") from error
 
 
 def _closest(id: str) -> str:
-    """What to do about an unknown id: the registered ids that look most like it."""
+    """Advice for an unknown id: the registered ids most similar to it."""
     namespace = id.rpartition("/")[0]
     if namespace and not any(known.startswith(f"{namespace}/") for known in gymnasium.registry):
         return f"install and import the package that registers {namespace}/"

@@ -30,17 +30,17 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How a world is dreamed.
+    """The options of a dream environment.
 
     A step is unknown when its uncertainty exceeds the world's `u_max`.
     """
 
     horizon: int | None = None  # steps until truncation; None: the world's own
-    starts: str = "initial"  # dreams begin where episodes began, or at "any" logged step
+    starts: str = "initial"  # dreams begin at first observations, or at "any" logged step
     sampling: str = "member"  # see `Dream`
     penalty: float = 0.0  # reward given up per unit of uncertainty
-    unknown: str = "continue"  # or "truncate", "terminate" at an unknown step
-    observations: str = "decoded"  # or "latent"
+    unknown: str = "continue"  # at an unknown step: "continue", "truncate" or "terminate"
+    observations: str = "decoded"  # "decoded" as in the real task, or "latent" vectors
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass
 class Seen:
-    """What N dreams show to the outside, as arrays [N, ...] that nobody else holds."""
+    """Outputs of N dreams as arrays [N, ...]; they are copies, so callers may change them."""
 
     o: Any  # a batch of observations: an array, or a dict or tuple of arrays
     r: Float[np.ndarray, " N"]
@@ -68,12 +68,12 @@ class Seen:
     action_mask: Int[np.ndarray, "N A"]
 
     def put(self, rows: Int[np.ndarray, " M"], other: Seen, names: tuple[str, ...]) -> None:
-        """Replace these fields of `rows` by the M rows of `other`."""
+        """Replace the fields `names` of `rows` by the M rows of `other`."""
         for name in names:
             place(getattr(self, name), rows, getattr(other, name))
 
     def spread(self, rows: Int[np.ndarray, " M"], num: int) -> Seen:
-        """These M dreams at `rows` of `num`, zeros elsewhere."""
+        """`num` rows with these M dreams at `rows` and zeros elsewhere."""
 
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         out = jax.tree.map(lambda x: np.zeros((num, *x.shape[1:]), x.dtype), fields)
@@ -100,13 +100,13 @@ def _tile_rows() -> int:
 
 
 def column(mask: Bool[np.ndarray, " N"], like: np.ndarray) -> np.ndarray:
-    """The mask with as many axes as `like`."""
+    """The mask reshaped to [N, 1, ...] with the number of axes of `like`."""
     return mask.reshape(-1, *[1] * (like.ndim - 1))
 
 
 @functools.lru_cache(maxsize=64)
 def _programs(dream: Any) -> tuple[Any, Any]:
-    """`initial` and `step` compiled over tiles, without the outputs that no shell shows."""
+    """`initial` and `step` compiled over tiles, without the outputs that the shells do not use."""
 
     def lean(function: Any) -> Any:
         def run(*args: Any) -> Any:
@@ -119,7 +119,7 @@ def _programs(dream: Any) -> tuple[Any, Any]:
 
 
 class Rows:
-    """N dreams side by side. Each step is one compiled call; its state stays where it was made."""
+    """N dreams side by side. Each step is one compiled call; the state stays on the device."""
 
     def __init__(self, world: World, num: int, options: Options):
         self.world, self.num, self.options = world, num, options
@@ -139,7 +139,7 @@ class Rows:
         return np.concatenate([np.asarray(x, np.float32).reshape(len(x), -1) for x in parts], 1)
 
     def observation_space(self) -> gymnasium.Space:
-        """The real task's, or that of the latent vectors."""
+        """The space of the real task, or of latent vectors (see `Options.observations`)."""
         if self.options.observations == "decoded":
             return self.world.observation_space
         state, _ = self._begin(np.zeros((1, 3), np.uint32))
@@ -156,7 +156,8 @@ class Rows:
         return jax.tree.structure(state), jax.tree.structure(seen.o)
 
     def begin(self, rows: Int[np.ndarray, " M"], draws: UInt32[np.ndarray, "M 3"]) -> Seen:
-        """Begin new dreams in `rows`; a draw chooses the start and is the key."""
+        """Begin new dreams in `rows`: the first number of a draw chooses the start, the rest is the
+        key."""
         state, seen = self._begin(draws)
         if len(rows) == self.num:
             self.state = state
@@ -166,7 +167,7 @@ class Rows:
         return seen
 
     def _begin(self, draws: UInt32[np.ndarray, "M 3"]) -> tuple[Any, Seen]:
-        # Padded to tiles, a power of two of them: few programs serve all numbers of rows.
+        # Padded to a power of two of tiles, so that few programs serve all numbers of rows.
         size, tile = len(draws), _tile_rows()
         draws = np.resize(draws, (tile << (-(-size // tile) - 1).bit_length(), 3))
         start = self.pool[(draws[:, 0].astype(np.uint64) * len(self.pool)) >> np.uint64(32)]
@@ -200,9 +201,10 @@ class Rows:
         )
 
     def act(self, actions: Any, needed: Bool[np.ndarray, " N"]) -> Float[np.ndarray, "N A"]:
-        """Features of a batch of actions; those that are not `needed` may be anything.
+        """Features of a batch of actions; rows that are not `needed` are ignored.
 
-        Numbers beyond the bounds of a Box are clipped, as most tasks do; NaN is refused.
+        Box actions are clipped to their bounds, as by most tasks. Raises `SpaceError` for NaN and
+        for actions outside the space.
         """
         space: Any = self.world.action_space
         a, kind = np.asarray(actions), np.integer if self.actions.factors else np.number

@@ -26,7 +26,7 @@ from envs.features import map_space
 from envs.spaces import check_masks, conform
 from envs.types import Trace, TraceError
 
-ROW_GROUP_BYTES = 8 << 20  # what a reader decodes at once, and what one damaged page can cost
+ROW_GROUP_BYTES = 8 << 20  # bytes that a reader decodes at once, and loses to one damaged page
 
 INDEX = pa.schema(
     [
@@ -62,13 +62,13 @@ def to_parquet(table: pa.Table, row_group_rows: int) -> bytes:
 def from_parquet(data: bytes) -> pa.Table:
     """The table in Parquet bytes, every page verified. Raises pyarrow's errors."""
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    # Arrow's threads, still starting when a short program ends after JAX ran, abort it (134).
+    # No threads: Arrow's abort (134) a short program that ends after JAX ran.
     return file.read(use_threads=False)
 
 
 def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
     """The trace with observations and actions in their spaces' dtypes, or `TraceError`."""
-    trace = dataclasses.replace(trace)  # checked again: arrays can change after they were given
+    trace = dataclasses.replace(trace)  # checks again: arrays can change after a trace was made
     for name in ("session", "policy"):
         if not isinstance(getattr(trace, name), str | None):
             raise TraceError(f"{name} is {getattr(trace, name)!r}, expected text or None")
@@ -151,7 +151,7 @@ def decode(
 
 
 def _pad(x: np.ndarray) -> np.ndarray:
-    """[T + 1, ...]: one more row of zeros, to be masked."""
+    """`x` [T, ...] with one more row of zeros, which the caller masks: [T + 1, ...]."""
     return np.concatenate([x, np.zeros_like(x[:1])])
 
 

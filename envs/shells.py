@@ -1,4 +1,4 @@
-"""Gymnasium's face of the dream: `DreamEnv` and `DreamVectorEnv` over one compiled program."""
+"""Dreams as Gymnasium environments: `DreamEnv` and `DreamVectorEnv`, on the same programs."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ class DreamEnv(gymnasium.Env):
         return self._rows.row(seen.o, 0), float(seen.r[0]), terminated, truncated, self._info(seen)
 
     def snapshot(self) -> bytes:
-        """Everything the future of this env depends on."""
+        """The whole state of this env as bytes, for `restore`."""
         flags = {"open": np.array([self._open])}
         return pack(self._rows, flags, [(self.np_random, self.np_random_seed)])
 
     def restore(self, data: bytes) -> None:
-        """Put the env back where `snapshot` was taken; `DreamFileError` if it was not here."""
+        """Restore a `snapshot`. Raises `DreamFileError` if it is of another world or options."""
         flags, [(self._np_random, self._np_random_seed)] = unpack(self._rows, data)
         self._open = bool(flags["open"][0])
 
@@ -152,7 +152,7 @@ class DreamVectorEnv(VectorEnv):
         return jax.tree.map(np.copy, seen.o), seen.info(mask)
 
     def step(self, actions: Any):
-        """Dream one step in each; ended dreams begin anew as the autoreset mode says."""
+        """Dream one step in each; ended dreams restart according to the autoreset mode."""
         if self._o is None:
             raise ResetNeeded("the dreams have not begun; call reset first")
         mode, ended = self.autoreset_mode, self._ended
@@ -188,14 +188,14 @@ class DreamVectorEnv(VectorEnv):
         }
 
     def snapshot(self) -> bytes:
-        """Everything the future of these dreams depends on; they must have begun."""
+        """The whole state of these dreams as bytes, for `restore`; they must have begun."""
         if self._o is None:
             raise ResetNeeded("the dreams have not begun; call reset first")
         shown = {f"o{i}": x for i, x in enumerate(jax.tree.leaves(self._o))}
         return pack(self._rows, {"ended": self._ended, **shown}, self._randoms)
 
     def restore(self, data: bytes) -> None:
-        """Put the dreams back where `snapshot` was taken; `DreamFileError` if it was not here."""
+        """Restore a `snapshot`. Raises `DreamFileError` if it is of another world or options."""
         flags, self._randoms = unpack(self._rows, data)
         self._ended = flags["ended"]
         leaves = [flags[f"o{i}"] for i in range(len(flags) - 1)]

@@ -1,4 +1,4 @@
-"""Snapshots of dreams as bytes: a SHA-256, then safetensors. No pickle, nothing that runs."""
+"""Snapshots of dreams as bytes: a SHA-256, then safetensors. No pickle, no code."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _name(index: int) -> str:
 
 
 def _identity(rows: Rows) -> dict[str, Any]:
-    """What a snapshot must agree with: the world, the options and the number of dreams."""
+    """What a snapshot must match: the world, the options and the number of dreams."""
     options = repr((rows.options, rows.horizon, rows.num))
     return {"schema_version": SCHEMA_VERSION, "world": rows.world.fingerprint, "options": options}
 
 
 def pack(rows: Rows, flags: dict[str, np.ndarray], randoms: Randoms) -> bytes:
-    """The state of `rows`, flags of their shell and its random generators."""
+    """Bytes of the state of `rows`, the flags of their shell and its random generators."""
     state = [] if rows.state is None else jax.tree.leaves(rows.state)
     states = [(random.bit_generator.state, seed) for random, seed in randoms]
     header = json.dumps({**_identity(rows), "randoms": states, "leaves": len(state)}).encode()
@@ -47,7 +47,7 @@ def _generator(state: Any) -> np.random.Generator:
 
 
 def unpack(rows: Rows, data: bytes) -> tuple[dict[str, np.ndarray], Randoms]:
-    """Put the state back into `rows`; returns flags and generators. Nothing changes on an error."""
+    """Restore the state of `rows`; returns flags and generators. On an error nothing changes."""
     digest, body = bytes(data[:32]), bytes(data[32:])
     if hashlib.sha256(body).digest() != digest:
         raise DreamFileError("this is no snapshot of a dream, or it is damaged; take a new one")

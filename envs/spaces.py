@@ -1,4 +1,4 @@
-"""Logged values and the spaces they live in: checked against one, or used to infer one."""
+"""Checking logged values against a space, and inferring a space from logged values."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from envs.features import map_space
 from envs.types import SpaceError, Trace, TraceError, action_features
 
-MAX_CATEGORIES = 1024  # more different whole numbers than this are a quantity, not categories
+MAX_CATEGORIES = 1024  # with more different whole numbers a column is numeric, not categorical
 
 
 def conform(values: Any, space: gymnasium.Space, name: str, *, bounded: bool) -> Any:
     """`values` [T, *space.shape] in the space's dtypes; `TraceError` names the first bad row.
 
-    No value is changed: what the dtype cannot hold is an error. The bounds of a Box are checked
-    if `bounded`; real observations may lie beyond what their space promises.
+    Values never change: one that the dtype cannot hold is an error. The bounds of a Box are checked
+    if `bounded` only, since real observations may lie outside their declared space.
     """
     leaf = lambda name, space, x: _conform(x, space, name, bounded)
     try:
@@ -54,7 +54,7 @@ def _conform(x: np.ndarray, space: Any, name: str, bounded: bool) -> np.ndarray:
 
 
 def check_masks(trace: Trace, space: gymnasium.Space) -> None:
-    """Raise `TraceError` unless the masks fit the actions and leave every factor a choice."""
+    """Raise `TraceError` unless masks fit the action space and every factor has a legal value."""
     masks = trace.needed_masks
     if masks is None:
         return
@@ -77,14 +77,14 @@ def check_masks(trace: Trace, space: gymnasium.Space) -> None:
 def infer_space(values: Any, known: Any = None, *, is_action: bool = False) -> Any:
     """The space of logged values [T, *shape]; `known`, inferred before, is widened, not narrowed.
 
-    Dicts and tuples are Dict and Tuple. Whole scalars are Discrete unless there are many of them,
-    whole vectors of actions MultiDiscrete; bytes are Box(0, 255); the bounds of other numbers
-    cannot be known from a log: they are those of the dtype, or infinite.
+    Dicts and tuples become Dict and Tuple. Whole scalars are Discrete up to MAX_CATEGORIES
+    categories, whole vectors of actions MultiDiscrete; bytes are Box(0, 255). The bounds of other
+    numbers cannot be inferred: they are those of the dtype, or infinite.
     """
     if isinstance(values, dict):
         before: Any = known.spaces if isinstance(known, Dict) else {}
         if known is not None and before.keys() != values.keys():
-            return known  # `conform` will say so
+            return known  # `conform` will raise
         return Dict({key: infer_space(values[key], before.get(key)) for key in values})
     if isinstance(values, tuple):
         if known is not None and not (isinstance(known, Tuple) and len(known) == len(values)):

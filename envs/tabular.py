@@ -252,17 +252,3 @@ class TabularModel:
     def value_span(self, params: Any) -> Float[Array, ""]:
         """Width of the range of the optimal values, at least 1."""
         return jnp.maximum(params["v"].max() - params["v"].min(), 1.0)
-
-    # An oracle has nothing to improve: its values are exact.
-
-    def fresh_heads(self, params: Any, key: Any) -> dict:
-        """No heads."""
-        return {}
-
-    def with_heads(self, params: Any, heads: dict) -> Any:
-        """`params` as they are."""
-        return params
-
-    def heads_loss(self, *_: Any) -> dict:
-        """No loss."""
-        return {}

@@ -1,4 +1,4 @@
-"""Small real tasks whose optimum is known: histories, masks, dicts, factored actions, images.
+"""Small real tasks with known optimum: histories, masks, dicts, factored actions, frames.
 
 Registered as `dreaming/<name>-v0` by `import dreaming`. They need NumPy and Gymnasium alone.
 """
@@ -22,7 +22,7 @@ TASKS = {  # class -> step limit
 
 
 def register_tasks() -> None:
-    """Make every task known to Gymnasium, once."""
+    """Register every task with Gymnasium, if it is not registered yet."""
     for name, limit in TASKS.items():
         if f"dreaming/{name}-v0" not in gymnasium.registry:
             entry_point = f"envs.tasks:{name}"
@@ -32,7 +32,7 @@ def register_tasks() -> None:
 class HalfSeenCartPole(CartPoleEnv):
     """CartPole without velocities: o = (position, angle). The best return is 500.
 
-    One observation does not tell which way the pole falls, two in a row do.
+    One observation does not tell which way the pole falls; two consecutive ones do.
     """
 
     SEEN = [0, 2]
@@ -54,11 +54,11 @@ class HalfSeenCartPole(CartPoleEnv):
 
 
 class Recall(gymnasium.Env):
-    """A cue at the beginning is asked for at the end, `steps` observations later, cue included.
+    """Remember a cue from the first observation until a question, `steps` observations in all.
 
     Observations: 0 nothing, 1 or 2 the cue (shown once), 3 the question. The answer earns 1 if
-    action + 1 is the cue; all other actions do nothing. The optimum is 1; who sees one
-    observation at a time gets 0.5. Who remembers `steps` of them gets 1.
+    action + 1 is the cue; all other actions have no effect. The optimum is 1, and needs a context
+    of `steps` observations; a policy that sees one observation at a time gets 0.5.
     """
 
     def __init__(self, steps: int = 4):
@@ -80,12 +80,12 @@ class Recall(gymnasium.Env):
 
 
 class MaskedRooms(gymnasium.Env):
-    """From room 0 to room 6 with actions of which `info["action_mask"]` allows some.
+    """Go from room 0 to room 6; `info["action_mask"]` marks the legal actions of each room.
 
     Actions: 0 one room back (not in room 0), 1 one ahead, 2 two ahead (in rooms 0, 3 and 6
     alone). Each step costs 0.1, room 6 pays 1. A forbidden action ends the episode with -1.
-    The optimum is 0.6: rooms 0, 2, 3, 5, 6. Who jumps wherever a log of legal actions never
-    tried it hopes for three jumps, and falls at the second.
+    The optimum is 0.6: rooms 0, 2, 3, 5, 6. A policy that ignores masks
+    plans three jumps of two rooms; the second one, from room 2, is forbidden.
     """
 
     GOAL = 6
@@ -103,7 +103,7 @@ class MaskedRooms(gymnasium.Env):
         return self._room, self._info()
 
     def step(self, action: Any):
-        """Move, if that is allowed."""
+        """Move; a forbidden action ends the episode."""
         if not self._info()["action_mask"][action]:
             return self._room, -1.0, True, False, self._info()
         self._room = min(self._room + (-1, 1, 2)[action], self.GOAL)
@@ -112,11 +112,11 @@ class MaskedRooms(gymnasium.Env):
 
 
 class TwoCoordinates(gymnasium.Env):
-    """From the middle of a 5 x 5 grid to a goal, moving in both coordinates at once.
+    """Go from the middle of a 5 x 5 grid to a goal, moving in both coordinates at once.
 
     o = {"at": the cell, "goal": its coordinates as numbers}; each of the two actions is 0, 1 or
-    2: one less, stay, one more. Every step costs 1 until the goal is reached, which lies in any
-    other cell. The optimum is minus the larger distance of both: -5/3 on average.
+    2: one less, stay, one more. Every step costs 1 until the goal, a random other cell, is
+    reached. The optimum is minus the larger of both distances: -5/3 on average.
     """
 
     SIZE = 5
@@ -145,11 +145,11 @@ class TwoCoordinates(gymnasium.Env):
 
 
 class Catch(gymnasium.Env):
-    """A ball falls from any column of a grid; the paddle on the bottom row must be below it.
+    """A ball falls from a random column of a grid; the paddle on the bottom row must catch it.
 
-    Frames are (40, 40, 1) of bytes: 10 x 10 cells of 4 pixels, black but for ball and paddle.
-    Actions: 0 left, 1 stay, 2 right. Caught is 1, missed -1, and an episode is over after 9 steps.
-    The optimum is 1: from the middle every column can be reached in time. One frame tells all.
+    Frames are uint8 (40, 40, 1): 10 x 10 cells of 4 x 4 pixels, black except ball and paddle.
+    Actions: 0 left, 1 stay, 2 right. An episode has 9 steps; the last pays 1 for a catch, else -1.
+    The optimum is 1: every column can be reached in time. One frame shows the whole state.
     """
 
     CELLS, PIXELS = 10, 4
@@ -165,7 +165,7 @@ class Catch(gymnasium.Env):
         return grid.repeat(self.PIXELS, axis=0).repeat(self.PIXELS, axis=1)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """A new ball at the top."""
+        """Put a new ball at the top."""
         super().reset(seed=seed)
         self._row, self._ball = 0, int(self.np_random.integers(self.CELLS))
         self._paddle = self.CELLS // 2

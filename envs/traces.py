@@ -1,4 +1,4 @@
-"""TraceStore: recorded episodes on disk, appended whole or not at all, never read corrupted.
+"""TraceStore: recorded episodes on disk; appends are atomic, and every read is verified.
 
     store/manifest.json            spaces, provenance, size and SHA-256 of every file; written last
     store/segment-000000.parquet   the rows of many episodes (see `envs.segments`)
@@ -36,15 +36,15 @@ from envs.segments import (
 from envs.spaces import infer_space
 from envs.types import Trace, TraceError, space_from_json, space_to_json
 
-SEGMENT_BYTES = 32 << 20  # of rows in memory, hence of memory while reading
+SEGMENT_BYTES = 32 << 20  # of rows in memory: of a segment, and so while reading
 MANIFEST = "manifest.json"
 OURS = re.compile(r"(segment|episodes)-\d{6}\.parquet(\.tmp)?|manifest\.json\.tmp")
 
 
 class TraceStore:
-    """Episodes in a directory; made by the first append. Spaces not given are inferred.
+    """Episodes in a directory, which the first append creates. Spaces not given are inferred.
 
-    One process writes at a time (a lock sees to it), any number read. Raises `TraceError`.
+    One process writes at a time (by a lock), any number may read. Methods raise `TraceError`.
     """
 
     def __init__(
@@ -57,21 +57,21 @@ class TraceStore:
     ):
         self.path = Path(path)
         self._given = {"observation": observation_space, "action": action_space}
-        self._provenance = provenance or {}  # of a new store
+        self._provenance = provenance or {}  # used if the store is new
         self._spaces: dict[str, gymnasium.Space] = {}
         self._load()
 
     def append(self, trace: Trace) -> None:
-        """Add one episode, durably; costs about five fsyncs, so `extend` when there are many."""
+        """Add one episode durably, for about five fsyncs; use `extend` for many episodes."""
         self.extend([trace])
 
     def extend(self, traces: Iterable[Trace]) -> None:
-        """Add episodes: all of them or, whatever fails, none."""
+        """Add all episodes or, if anything fails, none."""
         with self._lock():
             self._load()
             self._sweep()
             if not (self.path / MANIFEST).exists():
-                self._commit()  # an empty store; from now on a missing manifest is a lost one
+                self._commit()  # an empty store; from now on a missing manifest means damage
             before = self._manifest, self._spaces
             try:
                 self._manifest = copy.deepcopy(self._manifest)
@@ -82,7 +82,7 @@ class TraceStore:
             except BaseException:
                 self._manifest, self._spaces = before
                 with contextlib.suppress(TraceError, OSError):
-                    self._load()  # the commit itself may have come through
+                    self._load()  # the commit itself may have succeeded
                     self._sweep()
                 raise
 
@@ -104,7 +104,7 @@ class TraceStore:
         return pa.concat_tables(tables) if tables else INDEX.empty_table()
 
     def verify(self) -> None:
-        """Read everything and raise `TraceError`, with file and row, for what is not as written."""
+        """Read and check everything. Raises `TraceError` with file and row of the first damage."""
         self._load()
         episodes = steps = 0
         for trace in self.traces():
@@ -121,17 +121,17 @@ class TraceStore:
             )
 
     def __len__(self) -> int:
-        """Episodes."""
+        """Number of episodes."""
         return sum(entry["index"]["rows"] for entry in self._manifest["segments"])
 
     @property
     def num_steps(self) -> int:
-        """Real steps of all episodes."""
+        """Number of real steps in all episodes."""
         return sum(entry["rows"] for entry in self._manifest["segments"]) - len(self)
 
     @property
     def provenance(self) -> dict:
-        """What the writers said of where the traces come from."""
+        """The writer's description of where the traces come from."""
         return self._manifest["provenance"]
 
     def schema(self) -> dict[str, gymnasium.Space]:
@@ -194,7 +194,7 @@ class TraceStore:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Remove what an interrupted append left: files of ours that the manifest does not name."""
+        """Remove files of interrupted appends: ours by name, but not in the manifest."""
         entries = self._manifest["segments"]
         named = {file["name"] for entry in entries for file in (entry, entry["index"])}
         for name in os.listdir(self.path):
@@ -219,7 +219,7 @@ class TraceStore:
         self._manifest["segments"].append(entry)
 
     def _check_masked(self, trace: Trace) -> None:
-        """All episodes have action masks, or none; the first one decides."""
+        """Raise `TraceError` unless all episodes have action masks, or none has, as the first."""
         if "masked" not in self._manifest:  # a new store, or one of schema version 1
             first = next(self.traces(), trace)
             self._manifest["masked"] = first.action_masks is not None
@@ -229,11 +229,11 @@ class TraceStore:
             raise TraceError(f"{what}; give masks for all episodes or none")
 
     def _widen(self, trace: Trace) -> dict[str, gymnasium.Space]:
-        """The spaces after this trace: inferred ones grow with it."""
+        """The spaces, the inferred ones widened so that they contain this trace."""
         values = {"observation": trace.observations, "action": trace.actions}
         masks = trace.action_masks
         if masks is not None and "action" not in self._spaces and trace.actions.ndim == 1:
-            values["action"] = np.append(trace.actions, masks.shape[1] - 1)  # it knows how many
+            values["action"] = np.append(trace.actions, masks.shape[1] - 1)  # its width says so
         for name in self._manifest["inferred"]:
             known = self._spaces.get(name)
             space = infer_space(values[name], known, is_action=name == "action")
@@ -246,7 +246,7 @@ class TraceStore:
         return {"name": name, **describe(data)}
 
     def _commit(self) -> None:
-        """Make the segments durable, then the manifest that names them."""
+        """Sync the segments, then replace the manifest by one that names them."""
         spaces = {name: space_to_json(space) for name, space in self._spaces.items()}
         self._manifest |= {"schema_version": SCHEMA_VERSION, "spaces": spaces}
         self._sync()
@@ -289,7 +289,7 @@ class TraceStore:
 
 
 def _chunks(traces: Iterable[Trace]) -> Iterator[list[Trace]]:
-    """Lists of traces of about `SEGMENT_BYTES`."""
+    """The traces in lists of about `SEGMENT_BYTES` each."""
     chunk, size = [], 0
     for trace in traces:
         chunk.append(trace)

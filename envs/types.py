@@ -1,4 +1,4 @@
-"""The recorded episode, and the context a model is rooted in.
+"""The recorded episode (`Trace`), and the input of models and policies (`Context`).
 
 Time, once and everywhere: `o[t], a[t] -> r[t], terminated[t], truncated[t], o[t+1]`.
 """
@@ -48,9 +48,9 @@ def container(cls):
 
 @container
 class Context:
-    """What a model is rooted in: the last W observations, oldest first, o[W-1] the newest."""
+    """Input of models and policies: the last W observations, oldest first, o[W-1] the newest."""
 
-    o: Num[Array, "*B W O"]  # observation features, in real units; pixels are bytes
+    o: Num[Array, "*B W O"]  # observation features, in real units; frames as bytes (uint8)
     a: Float[Array, "*B V A"]  # V = W - 1 action features: a[w] lies between o[w] and o[w+1]
     elapsed: Int[Array, "*B W"]  # steps since the episode began
     valid: Bool[Array, "*B W"]  # False before the episode began
@@ -58,12 +58,12 @@ class Context:
 
 @container
 class Prediction:
-    """What a model says of one step that was just taken."""
+    """A model's prediction of one step."""
 
     r: Float[Array, " *B"]  # reward, in real units
     continuation: Float[Array, " *B"]  # probability that the task has not ended
     v: Float[Array, " *B"]  # value of the state reached, in reward units
-    pi_logits: Float[Array, "*B P"]  # outputs of the search prior at the state reached
+    pi_logits: Float[Array, "*B P"]  # policy outputs (search prior) at the state reached
     legal_logits: Float[Array, "*B A"]  # > 0: the entry is legal at the state reached
     uncertainty: Float[Array, " *B"]  # disagreement of the members, 0 = none
 
@@ -83,7 +83,7 @@ def roll_context(context: Context, a: Float[Array, "*B A"], o: Num[Array, "*B O"
 
 
 def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
-    """bool[T] of a flag per step, or of one scalar that speaks of the last step."""
+    """bool[T] from a flag per step, or from a scalar flag of the last step."""
     flag = np.asarray(flag)
     if flag.dtype != bool and not np.isin(flag, (0, 1)).all():
         raise TraceError(f"{name} must be true or false, got {flag.dtype}")
@@ -100,17 +100,17 @@ def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
 class Trace:
     """One recorded real episode of T steps.
 
-    `observations` is an array with T + 1 rows, or a dict or tuple of such, nested at will; a
-    list is taken as rows. `actions` and `rewards` have T rows, `terminated` and `truncated` are
-    bool[T] or a scalar bool that means the last step. At most one of them is true, at step
-    T - 1; neither means that the recorder was cut and the episode is still open.
+    `observations` is an array with T + 1 rows, or nested dicts and tuples of such arrays; a list
+    is a list of rows. `actions` and `rewards` have T rows, `terminated` and `truncated` are
+    bool[T], or a scalar bool for the last step. At most one of them is true, at step T - 1; if
+    neither is, the recording was cut off and the episode is open.
     `propensities[t]` is the probability with which the behaviour took `actions[t]` (None for
     actions that have densities). `action_masks` has T + 1 rows, true = legal, with an entry for
-    each value of each factor of the action, end to end: every row must leave something to do,
-    but for the one after a termination.
+    each value of each factor of the action, concatenated: every row must allow some action, except
+    the row after a termination.
     `times` has T + 1 rows, in seconds.
 
-    Raises `TraceError` for lengths, flags, masks, NaN or infinite numbers that break this.
+    Raises `TraceError` for lengths, flags or masks that break this, and for NaN and infinity.
     """
 
     observations: Any
@@ -186,19 +186,19 @@ class Trace:
 
     @property
     def needed_masks(self) -> np.ndarray | None:
-        """The action masks of rows at which something could be chosen; all but a terminal one."""
+        """The action masks of rows at which an action can follow: all but a terminal row."""
         if self.action_masks is None or not self.terminated[-1]:
             return self.action_masks
         return self.action_masks[:-1]
 
     @property
     def is_open(self) -> bool:
-        """True when the recorder was cut: neither terminated nor truncated."""
+        """True if the recording was cut off: neither terminated nor truncated."""
         return not (self.terminated[-1] or self.truncated[-1])
 
 
 def _observations(x: Any, name: str, leaves: dict[str, np.ndarray]) -> Any:
-    """`x` as arrays with rows in front, which are also put into `leaves` by their names."""
+    """`x` with every leaf as an array of rows; also adds the arrays to `leaves` by name."""
     if isinstance(x, list) and isinstance(x[0] if x else None, dict):
         x = _columns(x, name)
     if isinstance(x, dict):
@@ -210,7 +210,7 @@ def _observations(x: Any, name: str, leaves: dict[str, np.ndarray]) -> Any:
 
 
 def _columns(rows: list, name: str) -> dict[str, list]:
-    """The rows of each key, of rows that are dicts with the same keys."""
+    """From a list of dicts with the same keys to a dict of lists."""
     shown = lambda row: f"the keys {', '.join(map(str, row))}" if isinstance(row, dict) else "none"
     for i, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != rows[0].keys():

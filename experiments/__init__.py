@@ -1,1 +1,1 @@
-"""One file per verb: reads conf, calls dreaming, writes runs."""
+"""One file per verb: reads its options, calls dreaming, writes run directories."""

@@ -1,11 +1,12 @@
 """How fast this machine is: dreams, searches, learning.
 
-`part=vectors` is the main job on CartPole, `part=images` EfficientZero online:
-search, acting, refresh, learning and its parts, counted operations against the
-device's measured peak (MFU), and the predicted minutes of a game of Atari-100k.
-Every figure is a median after warm-up; programs are compiled anew, without the
-cache. Options that are null suit the device: below, the first value in brackets
-is that of a CPU, the second that of a GPU or TPU. Examples:
+`part=vectors` is the main job on CartPole, `part=images` EfficientZero online
+on frames: search, acting, reanalysis (refresh), updates and their parts,
+counted operations against the device's measured peak (MFU), and the predicted
+minutes of a game of Atari-100k. Every figure is a median after warm-up;
+programs are compiled anew, without the cache. Options that are null depend on
+the device: in brackets below, first the value for a CPU, then for a GPU or TPU.
+Examples:
   dreaming benchmark
   dreaming benchmark part=images size=nano path=benchmark.json
   dreaming benchmark part=images size=base batch=32 repetitions=3
@@ -23,7 +24,7 @@ from experiments.config import BenchmarkConfig
 
 
 def run(config: BenchmarkConfig, run_dir: Path) -> int:
-    """Measure, print a table, and write it to `config.path` if there is one."""
+    """Measure, print a table, and write the figures to `config.path` if it is given."""
     with Progress() as progress:
         progress.log(f"measuring on {platform.machine()}; this takes a few minutes")
         from experiments.command import runtime
@@ -42,7 +43,7 @@ def run(config: BenchmarkConfig, run_dir: Path) -> int:
 
 
 def measured(config: BenchmarkConfig, progress: Progress) -> dict[str, Any]:
-    """`figures` (flat, those of images as images/...), `machine`, and the shapes of `images`."""
+    """`figures` (flat; those of part=images as images/...), `machine`, and `images`: its shapes."""
     from experiments.bench import images, vectors
     from experiments.bench.case import make_workload
     from experiments.bench.peak import host_memory
@@ -64,7 +65,7 @@ def measured(config: BenchmarkConfig, progress: Progress) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     import jax
 
     from experiments.command.runtime import usable_cores
@@ -79,7 +80,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="benchmark", schema=BenchmarkConfig)
 
 

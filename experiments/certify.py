@@ -1,9 +1,9 @@
 """Say how far a world can be trusted: figures with targets.
 
 A finished run is certified on the episodes it held out, and its policies are
-ranked by models that did not plan; certificate.json in its directory is
-written, and its report drawn, anew. A dream file is certified on any log of
-the same spaces; that log should be new to it. Examples:
+ranked by models that did not plan; certificate.json and the report in its
+directory are written again. A dream file is certified on any log with the same
+spaces; the log should be one that the dream was not fitted on. Examples:
   dreaming certify run=runs/dream/CartPole-v1/seed0
   dreaming certify world=my.dream traces=my/log
   dreaming certify world=my.dream traces=my/log policy=my/policy env=cartpole
@@ -21,7 +21,7 @@ ONE = "name either run= (a finished run) or world= (a dream file) with traces="
 
 
 def run(config: CertifyVerbConfig, run_dir: Path) -> int:
-    """Certify, write and show."""
+    """Certify, write the certificate and print it."""
     with Progress() as progress:
         from dreaming.checkpoint import atomic_write
         from experiments.command import runtime
@@ -45,7 +45,7 @@ def run(config: CertifyVerbConfig, run_dir: Path) -> int:
 
 
 def _check(config: CertifyVerbConfig) -> None:
-    """Raise `ConfigError` for options that do not go together."""
+    """Raise `ConfigError` for options that cannot be combined."""
     from dreaming.errors import ConfigError
 
     has_log = config.traces is not None or config.source.name is not None
@@ -60,7 +60,7 @@ def _check(config: CertifyVerbConfig) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="certify", schema=CertifyVerbConfig)
 
 

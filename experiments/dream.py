@@ -22,7 +22,7 @@ from experiments.config import DreamConfig
 
 
 def run(config: DreamConfig, run_dir: Path) -> int:
-    """The whole loop; everything it finds is in `run_dir` afterwards."""
+    """Run the whole loop and write all results to `run_dir`."""
     with Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"dreaming of {task}, seed {config.seed}, in {run_dir}")
@@ -41,7 +41,7 @@ def run(config: DreamConfig, run_dir: Path) -> int:
 
 
 def summary(result: dict[str, Any], run_dir: Path) -> str:
-    """What a run says at its end."""
+    """The text printed at the end of a run."""
     figure = lambda x: (
         "none" if x is None else f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
     )
@@ -60,7 +60,7 @@ def summary(result: dict[str, Any], run_dir: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="dream", schema=DreamConfig, apart=True)
 
 

@@ -1,12 +1,12 @@
 """Score a saved policy in the real task, in a dream, or both.
 
-Every episode is a fresh one; seed=0 are the very episodes of a run's report. A
-policy of `online` on images looks ahead as it did there, unless search=false.
+Episodes are new ones; those of seed=0 are the same as in a run's report. A
+policy of `online` on frames acts by search, unless search=false.
 Examples:
   dreaming evaluate policy=runs/dream/CartPole-v1/seed0/policy env=cartpole
   dreaming evaluate policy=path/to/policy env=gym env.id=Acrobot-v1 seed=1
   dreaming evaluate policy=path/to/policy world=runs/.../world.dream
-Of env, only env.id and env.options count.
+Of the env options only env.id and env.options are used.
 """
 
 import sys
@@ -19,7 +19,7 @@ from experiments.config import EvaluateConfig
 
 
 def run(config: EvaluateConfig, run_dir: Path) -> int:
-    """Score, print, and write `config.json` if it is named."""
+    """Score the policy, print the returns, and write them to `config.json` if it is given."""
     with Progress() as progress:
         progress.log(f"evaluating {config.policy}, seed {config.seed}")
         from experiments.command import runtime
@@ -38,7 +38,7 @@ def run(config: EvaluateConfig, run_dir: Path) -> int:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """What is printed."""
+    """The printed text."""
     lines = ["", "return per episode (mean, 95% interval):"]
     for name, key in (("real", "real_return"), ("dream", "dream_return")):
         if x := result.get(key):
@@ -49,7 +49,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="evaluate", schema=EvaluateConfig)
 
 

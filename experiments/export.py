@@ -1,8 +1,8 @@
 """Copy the dream and the policy out of a run directory.
 
 to=directory makes a new directory with world.dream, policy/ (if the run has
-one) and a model card, README.md; to=file.dream copies the dream alone. What was
-copied is verified; nothing is overwritten.
+one) and a model card, README.md; to=file.dream copies the dream alone. The
+copies are verified; nothing is overwritten.
 Examples:
   dreaming export run=runs/dream/CartPole-v1/seed0 to=exports/cartpole
   dreaming export run=runs/fit/CartPole-v1/seed0 to=cartpole.dream
@@ -22,7 +22,7 @@ WORLD, POLICY, CARD = "world.dream", "policy", "README.md"
 
 
 def run(config: ExportConfig, run_dir: Path) -> int:
-    """Copy and say where."""
+    """Copy, and print where."""
     from experiments.command import runtime
 
     runtime.configure()
@@ -39,7 +39,7 @@ def run(config: ExportConfig, run_dir: Path) -> int:
 
 
 def check(source: Path, target: Path) -> None:
-    """Raise `ConfigError` when there is nothing to copy, or no room for it."""
+    """Raise `ConfigError` if `source` holds no dream, or `target` cannot be made."""
     from dreaming.errors import ConfigError
 
     if not (source / WORLD).is_file():
@@ -52,12 +52,12 @@ def check(source: Path, target: Path) -> None:
 
 
 def export(source: Path, target: Path) -> None:
-    """A directory with all that can be used elsewhere; it is whole or it is not there."""
+    """Write dream, policy and model card to the directory `target`, completely or not at all."""
     from dreaming.student.policy import load_policy
     from envs.atomic import sync_directory, write_file
 
     draft = target.parent / f"{target.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was cut
+    shutil.rmtree(draft, ignore_errors=True)  # of an interrupted attempt
     draft.mkdir(parents=True)
     try:
         world = copy_world(source / WORLD, draft / WORLD)
@@ -75,11 +75,11 @@ def export(source: Path, target: Path) -> None:
 
 
 def copy_world(source: Path, target: Path) -> Any:
-    """Copy a .dream file; the world that the copy holds. Raises `DreamFileError`."""
+    """Copy a .dream file; returns the world in the copy. Raises `DreamFileError`."""
     from envs.atomic import sync_directory, write_file
     from envs.dreamfile import load_world
 
-    load_world(source, trust=True)  # only read here: nothing of it is run
+    load_world(source, trust=True)  # only checked: its programs are not run
     target.parent.mkdir(parents=True, exist_ok=True)
     write_file(target, source.read_bytes())
     sync_directory(target.parent)
@@ -87,7 +87,7 @@ def copy_world(source: Path, target: Path) -> Any:
 
 
 def read_result(source: Path) -> dict[str, Any]:
-    """result.json of a run; nothing where it cannot be read."""
+    """result.json of a run; {} if it cannot be read."""
     try:
         return json.loads((source / "result.json").read_text())
     except (OSError, ValueError):
@@ -95,7 +95,7 @@ def read_result(source: Path) -> dict[str, Any]:
 
 
 def model_card(result: dict[str, Any], world: Any, policy: Any) -> str:
-    """README.md: what it is, how far it can be trusted, how to use it."""
+    """The model card README.md: what was exported, how far to trust it, how to use it."""
     task = result.get("env", "a task")
     lines = ["---", "library_name: dreaming", "tags: [world-model, gymnasium]", "---", ""]
     lines += [f"# A dream of {task if task != 'none' else 'a logged process'}", ""]
@@ -153,7 +153,7 @@ def _versions(result: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="export", schema=ExportConfig)
 
 

@@ -1,14 +1,14 @@
 """Fit a world model on a log; test it on unseen episodes.
 
-What `dream` does first, without a policy: record (or read) the log, fit, judge.
-The directory then holds world.dream, an ordinary Gymnasium environment, and
-result.json with its fidelity. Examples:
+The first part of `dream`, without a policy: record (or read) the log, fit,
+judge. The run directory then holds world.dream, an ordinary Gymnasium
+environment, and result.json with its fidelity. Examples:
   dreaming fit env=cartpole
   dreaming fit traces=logs/cartpole env=none fit.steps=5000
   dreaming fit env=none source.name=parquet source.uri='logs/*.parquet' \\
       source.mapping=mapping.yaml
-`dreaming dream hydra.run.dir=<the same directory>`, with the same options, goes
-on from here.
+`dreaming dream hydra.run.dir=<the same directory>`, with the same options,
+continues from here.
 """
 
 import sys
@@ -21,7 +21,7 @@ from experiments.config import WorldConfig
 
 
 def run(config: WorldConfig, run_dir: Path) -> int:
-    """Fit; everything that is found is in `run_dir` afterwards."""
+    """Fit a world and write all results to `run_dir`."""
     with Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"fitting a world to {task}, seed {config.seed}, in {run_dir}")
@@ -39,7 +39,7 @@ def run(config: WorldConfig, run_dir: Path) -> int:
 
 
 def summary(result: dict[str, Any], run_dir: Path) -> str:
-    """What a fit says at its end."""
+    """The text printed at the end of a fit."""
     lines = ["", "fidelity, on episodes that the tested model never saw:"]
     lines += [f"  {name:<28}{value:.4g}" for name, value in sorted(result["fidelity"].items())]
     lines += [f"world: {run_dir / 'world.dream'}", f"report: {run_dir / 'report.html'}"]
@@ -47,7 +47,7 @@ def summary(result: dict[str, Any], run_dir: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="fit", schema=WorldConfig, apart=True)
 
 

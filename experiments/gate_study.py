@@ -1,13 +1,13 @@
-"""How often the gate without a real task is fooled, and how often it lets merit through.
+"""How often the offline gate accepts harm, and how often it accepts a gain.
 
 python -m experiments.gate_study                          every suite
 python -m experiments.gate_study suite=sabotage count=20 seed=7 out=pilot.json
 
 Suites: sabotage (true effects of -5, -10, -20 % of the return range), known_good (+25, +50 %) and
-power (a curve over effects). A fifth of the cases are CartPole with judges as a round has them;
-the others are tables, whose truth is exact and whose judges are count models.
-Deterministic: a seed is the first of the seeds of the logs. A study that was stopped goes on
-where it was: decided cases stand in `out` with the ending .partial.
+power (a curve over effects). A fifth of the cases are CartPole with fitted judges, as in a round;
+the others are tables, with exact true effects and count models as judges.
+Deterministic: `seed` is the first of the seeds of the logs. A study that was stopped goes on
+where it was: decided cases are kept in the file `out` with the ending .partial.
 """
 
 import json
@@ -35,12 +35,12 @@ def cases_of(suite: str, count: int, seed: int) -> list[Any]:
     carts = count // 5
     first = seed + 10_000 * list(COUNTS).index(suite)
     tables = cases.suite(effects, count - carts, first)
-    logs = 4 if suite == "sabotage" else 2  # judges are fitted per log, and take their time
+    logs = 4 if suite == "sabotage" else 2  # judges are fitted per log, which takes long
     return tables + cartpole.suite(effects, carts, first, logs)
 
 
 def decide(case: Any) -> dict[str, Any]:
-    """What the gate says of a case."""
+    """The gate's verdict on a case, with the true effect."""
     from dreaming.config import GateConfig
     from dreaming.gate.offline import offline_verdict, weigh
     from experiments.study.judges import ask
@@ -63,7 +63,7 @@ def decide(case: Any) -> dict[str, Any]:
 
 
 def rate(outcomes: Sequence[dict]) -> dict[str, Any]:
-    """Acceptances with their exact (Clopper-Pearson) 95 % interval."""
+    """Acceptance rate with its exact (Clopper-Pearson) 95 % interval."""
     from scipy.stats import binomtest
 
     accepted, count = sum(x["accept"] for x in outcomes), len(outcomes)
@@ -79,7 +79,7 @@ def rate(outcomes: Sequence[dict]) -> dict[str, Any]:
 
 
 def grouped(outcomes: Sequence[dict], *names: str) -> list[dict[str, Any]]:
-    """The rate of every combination of the named fields, with how many estimates were known."""
+    """A row per combination of the named fields: its `rate`, and counts of known estimates."""
     keys = sorted({tuple(x[name] for name in names) for x in outcomes})
     rows = []
     for key in keys:
@@ -112,7 +112,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def options(argv: Sequence[str]) -> dict[str, Any]:
-    """`name=value` arguments. `ValueError` for others."""
+    """The options from `name=value` arguments. Raises `ValueError` for other arguments."""
     chosen = dict(OPTIONS)
     for argument in argv:
         name, _, value = argument.partition("=")
@@ -125,7 +125,7 @@ def options(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the suites and write what was found."""
+    """Run the suites and write the results; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if "--help" in argv:
         print(__doc__)
@@ -145,12 +145,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def partial(chosen: dict[str, Any]) -> Path:
-    """Where the decided cases stand, one JSON object a line."""
+    """The file of decided cases, one JSON object per line."""
     return Path(f"{chosen['out']}.partial")
 
 
 def study(chosen: dict[str, Any], suite: str) -> list[dict[str, Any]]:
-    """What the gate says of every case of a suite; only cases that are not decided yet are."""
+    """The gate's verdicts on all cases of a suite; cases in the partial file are not repeated."""
     path = partial(chosen)
     lines = path.read_text().splitlines() if path.exists() else []
     decided = {x["name"]: x for x in map(json.loads, lines)}
@@ -169,7 +169,7 @@ def study(chosen: dict[str, Any], suite: str) -> list[dict[str, Any]]:
 
 
 def write(chosen: dict[str, Any], found: dict[str, list[dict]]) -> None:
-    """The tables, and everything as JSON."""
+    """Print the tables, and write everything as JSON."""
     seconds = sum(x["seconds"] for outcomes in found.values() for x in outcomes)
     tables = {}
     for suite, outcomes in found.items():

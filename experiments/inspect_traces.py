@@ -1,7 +1,7 @@
 """What a log holds, and what is wrong with it.
 
-Spaces, returns, lengths, balance of the actions, ranges, coverage, and warnings
-that say what to do; nothing is learned. Examples:
+Shows spaces, returns, lengths, balance of the actions, ranges, coverage, and
+warnings that say what to do; nothing is learned. Examples:
   dreaming inspect-traces path=logs/cartpole
   dreaming inspect-traces path=runs/dream/CartPole-v1/seed0/traces json=log.json
   dreaming inspect-traces source.name=parquet source.uri='logs/*.parquet' \\
@@ -23,12 +23,12 @@ from experiments.command.cli import run_verb
 from experiments.config import InspectConfig
 from experiments.pages.plots import number
 
-MOST_ROWS = 12  # of one table; the rest is in the JSON
+MOST_ROWS = 12  # most rows of a table; the others are in the JSON
 Section = tuple[str, Sequence[str], Sequence[Sequence[Any]]]  # title, head, rows
 
 
 def run(config: InspectConfig, run_dir: Path) -> int:
-    """Read everything, print it, and write `config.json` if it is named."""
+    """Inspect the log, print the figures, and write them to `config.json` if it is given."""
     from dreaming.checkpoint import atomic_write
     from dreaming.errors import ConfigError, TraceError
     from experiments.logs.inspection import inspect
@@ -52,7 +52,7 @@ def run(config: InspectConfig, run_dir: Path) -> int:
 
 
 def sections(figures: dict[str, Any]) -> list[Section]:
-    """Everything but the warnings, as titled tables."""
+    """All figures except the warnings, as titled tables."""
     episodes, recorded = figures["episodes"], figures["recorded"]
     spread = lambda x: [x["mean"], x["iqm"], x["min"], x["max"]] if x else ["none"] + [""] * 3
     log = [
@@ -84,7 +84,7 @@ def sections(figures: dict[str, Any]) -> list[Section]:
 
 
 def short(space: str) -> str:
-    """A space without the bounds of a Box: `Box(4,) float32`."""
+    """A short name of a space, without the bounds of a Box: `Box(4,) float32`."""
     space = " ".join(space.split())
     return re.sub(
         r"Box\((?:\[.*?\]|[^,(]+), (?:\[.*?\]|[^,(]+), (\(.*?\)), (\w+)\)", r"Box\1 \2", space
@@ -92,7 +92,7 @@ def short(space: str) -> str:
 
 
 def covered(coverage: dict[str, Any]) -> str:
-    """How much of what can happen is in the log, in words."""
+    """The coverage of the log in words."""
     if "pairs" in coverage:
         share = coverage["pairs"] / coverage["possible"]
         return (
@@ -156,7 +156,7 @@ def _more(count: int) -> list[tuple[str]]:
 
 
 def show(tables: Sequence[Section], warnings: Sequence[str], console: Console) -> None:
-    """Tables in colour on a terminal, the same words without it elsewhere."""
+    """Print the tables, in colour on a terminal, and the warnings."""
     for title, head, rows in tables:
         text = [[number(x) for x in row] for row in rows]
         if console.is_terminal:
@@ -199,7 +199,7 @@ def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> li
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="inspect_traces", schema=InspectConfig)
 
 

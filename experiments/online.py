@@ -1,15 +1,15 @@
 """Learn while collecting: real steps and rounds take turns.
 
 The first steps are random; then the newest student collects, and each round of
-world model and rehearsal goes on from all that was collected. Every student
-collects, the last one too, and the one that earned most is deployed. A run that
-was stopped goes on where it was when it is started again. Examples:
+world model and rehearsal uses all steps collected so far. Every student
+collects, also the last one, and the one that earned most is deployed. A run
+that was stopped goes on where it was when it is started again. Examples:
   dreaming online                         CartPole, 2,000 real steps in all
   dreaming online env=mountaincar seed=1
   dreaming online env=gym env.id=Acrobot-v1 env.real_steps=10000
   dreaming online budget_minutes=1        saves, stops, goes on next time
 Where observations are frames, the agent of `agent=` acts by search and learns
-from a replay of single frames, while its environments run beside it:
+from a replay of frames while its environments run:
   dreaming online env=catch               nano, on a CPU
   dreaming online env=gym env.id=... agent=base platform=gpu
 """
@@ -26,7 +26,7 @@ from experiments.config import OnlineConfig
 
 
 def run(config: OnlineConfig, run_dir: Path) -> int:
-    """Learn; everything that was found is in `run_dir` afterwards."""
+    """Learn, and write all results to `run_dir`."""
     with Progress(run_dir) as progress, Stopping(config.budget_minutes) as stop:
         progress.log(f"learning {config.env.id} online, seed {config.seed}, in {run_dir}")
         from experiments.command.trackers import final_figures, open_tracker
@@ -46,7 +46,7 @@ def run(config: OnlineConfig, run_dir: Path) -> int:
 
 
 def chosen(config: OnlineConfig) -> Callable:
-    """How to learn: in rounds or, where observations are frames, by the agent for images."""
+    """The function that learns: in rounds or, for frames, `learn_from_frames`."""
     from dreaming.errors import ConfigError
     from envs.frames import is_frame
     from envs.real import make_real
@@ -66,7 +66,7 @@ def chosen(config: OnlineConfig) -> Callable:
 
 
 def summary(result: dict[str, Any], run_dir: Path) -> str:
-    """What a run says at its end."""
+    """The text printed at the end of a run."""
     from experiments.pages.learning import round_of
 
     figure = lambda x: f"{x['mean']:.1f} [{x['ci'][0]:.1f}, {x['ci'][1]:.1f}]"
@@ -80,7 +80,7 @@ def summary(result: dict[str, Any], run_dir: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="online", schema=OnlineConfig, apart=True)
 
 

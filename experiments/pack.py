@@ -1,10 +1,10 @@
-"""Pack an online run on images into a few small files.
+"""Pack an online run on frames into a few small files.
 
-Packed is the newest checkpoint without its frames, which `unpack` rebuilds by
+Packs the newest checkpoint without its frames, which `unpack` rebuilds by
 repeating the recorded actions from the recorded seeds: parts of at most 16 MiB,
-at most 64 MiB in all, with a manifest of hashes. The run that goes on from it
-ends with the same weights as the one that never left. optimiser=bfloat16 halves
-the moments of the optimiser; then it does not.
+at most 64 MiB in all, with a manifest of hashes. The unpacked run ends with the
+same weights as a run that was never packed; not so with optimiser=bfloat16,
+which halves the bytes of the optimiser's moments.
 Examples:
   dreaming pack run=runs/online/dreaming/Catch-v0/seed0 to=packs/catch
   dreaming pack run=path/to/run to=packs/pong optimiser=bfloat16
@@ -20,7 +20,7 @@ from experiments.config import PackConfig
 
 
 def run(config: PackConfig, run_dir: Path) -> int:
-    """Pack, and say what takes how much."""
+    """Pack a run, and print the bytes of each group."""
     from experiments.command import runtime
 
     runtime.configure()
@@ -37,7 +37,7 @@ def run(config: PackConfig, run_dir: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="pack", schema=PackConfig)
 
 

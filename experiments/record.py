@@ -1,7 +1,7 @@
 """Record a log: real episodes of any Gymnasium task.
 
-The probability of every action is recorded with it. A log that stands already
-is only added to when asked to. Examples:
+The probability of every action is recorded with it. An existing log is only
+extended with append=true. Examples:
   dreaming record path=traces/cartpole
   dreaming record env=mountaincar seed=1 path=traces/mountaincar
   dreaming record env=gym env.id=Acrobot-v1 env.behaviour=sticky_random
@@ -38,7 +38,7 @@ def run(config: RecordConfig, run_dir: Path) -> int:
 
 
 def _stored(path: Path, append: bool) -> int:
-    """The number of episodes that lie at `path`. Raises `UserError` if it cannot be used."""
+    """The number of episodes in the store at `path`. Raises `UserError` if it cannot be used."""
     from dreaming.errors import ConfigError
     from envs.traces import MANIFEST, TraceStore
 
@@ -53,7 +53,7 @@ def _stored(path: Path, append: bool) -> int:
 
 
 def summary(store: Any, stored: int) -> str:
-    """What was recorded: the episodes of `store` from number `stored` on."""
+    """The printed summary of the episodes of `store` from number `stored` on."""
     import numpy as np
 
     index = store.index().slice(stored)
@@ -73,7 +73,7 @@ def summary(store: Any, stored: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="record", schema=RecordConfig)
 
 

@@ -19,7 +19,7 @@ from experiments.config import ReportConfig
 
 
 def run(config: ReportConfig, run_dir: Path) -> int:
-    """Render and say where."""
+    """Write the report, and print where it is."""
     one = config.run if config.run is not None else str(run_dir) if run_dir != Path(".") else None
     if one is not None and config.runs is not None:
         raise UsageError("run= is one run and runs= all below a directory; give one of them")
@@ -37,7 +37,7 @@ def run(config: ReportConfig, run_dir: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; the exit code."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="report", schema=ReportConfig)
 
 

@@ -1,7 +1,7 @@
 """Make a run directory of a packed run, to go on with it.
 
-The real task is needed: episodes are repeated from their seeds, and what they
-show is verified by hash. Nothing is overwritten. Then the command that began
+The real task is needed: episodes are repeated from their seeds, and their
+frames are verified by hash. Nothing is overwritten. Then the command that began
 the run goes on with it: dreaming online env=catch hydra.run.dir=runs/moved
 Examples:
   dreaming unpack path=packs/catch to=runs/moved
@@ -17,7 +17,7 @@ from experiments.config import UnpackConfig
 
 
 def run(config: UnpackConfig, run_dir: Path) -> int:
-    """Unpack, and say from where the run goes on."""
+    """Unpack, and print where the run goes on."""
     from experiments.command import runtime
 
     runtime.configure()
@@ -37,7 +37,7 @@ def run(config: UnpackConfig, run_dir: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
+    """The command line of this verb; returns the exit code."""
     return run_verb(run, argv, config_name="unpack", schema=UnpackConfig)
 
 

@@ -1,1 +1,1 @@
-"""Learned physics: pure functions of (params, arrays)."""
+"""World models: pure functions of (params, arrays)."""

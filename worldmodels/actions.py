@@ -1,14 +1,14 @@
-"""What the outputs of a policy mean: how actions are proposed, drawn and learned.
+"""The meaning of policy outputs: how actions are proposed, drawn and learned from them.
 
-An action is a feature vector a [A]. A policy is P outputs, of one of three kinds:
+An action is a feature vector a [A]. A policy has P outputs, of one of three kinds:
 
-"discrete": a logit per action, also of every combination of a few factors;
-"factored": a logit per entry of each factor, independent of the others (mean field);
+"discrete": a logit per action; with few factors, per combination of their values;
+"factored": a logit per value of each factor, factors being independent (mean field);
 "box": mean and spread of a Gaussian over [-1, 1]^A, searched by sampled proposals (Hubert et al.,
 2021; EfficientZero V2, Wang et al., 2024).
 
-A search tells K candidates apart. Factor by factor, candidate j is the likeliest action with one
-factor changed; the improved distribution of a factor is that over its own candidates.
+A search compares K candidate actions. For "factored", each candidate is the likeliest action with
+one factor changed; the improved distribution of a factor is over the candidates that change it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, UInt32
 
 NEVER = -1e9  # logit of an action that must not be taken
-MOST_COMBINATIONS = 64  # of factors that are searched as a product
+MOST_COMBINATIONS = 64  # most combinations of factors that are searched as single actions
 PROPOSALS = 16  # actions that a search samples from a Gaussian
 LEAST_SPREAD, FIRST_SPREAD = 0.05, 0.6  # of a Gaussian, in units of half the action's range
-WIDER, WIDEST = 2.0, 0.1  # the wide half of the proposals: spread * WIDER + WIDEST
+WIDER, WIDEST = 2.0, 0.1  # spread of the wide half of the proposals: spread * WIDER + WIDEST
 
 
 @dataclass(frozen=True)
 class ActionHead:
-    """How P policy outputs speak of actions with A features. Static: hashable, without arrays."""
+    """Relates P policy outputs to actions of A features. Static: hashable, without arrays."""
 
     kind: str
     factors: tuple[int, ...]  # sizes of the one-hot groups of an action; () for "box"
@@ -43,18 +43,18 @@ class ActionHead:
 
     @property
     def num_outputs(self) -> int:
-        """P."""
+        """P, the number of policy outputs."""
         sizes = {"discrete": math.prod(self.factors), "factored": self.size, "box": 2 * self.size}
         return sizes[self.kind]
 
     @property
     def num_candidates(self) -> int:
-        """K."""
+        """K, the number of candidates in a search."""
         return PROPOSALS if self.kind == "box" else self.num_outputs
 
     @property
     def num_choices(self) -> int:
-        """Distributions that an improved policy consists of: one, or one per factor."""
+        """Number of distributions in an improved policy: one per factor if "factored", else one."""
         return len(self.factors) if self.kind == "factored" else 1
 
     @cached_property
@@ -67,9 +67,9 @@ class ActionHead:
     # Legality
 
     def masked(self, pi: Float[Array, "*B P"], legal: Bool[Array, "*B A"]) -> Float[Array, "*B P"]:
-        """Outputs that never take an action with an illegal entry.
+        """Outputs `pi` with NEVER for every action that has an illegal entry.
 
-        A factor of which nothing is legal is not masked: a prediction cannot forbid everything.
+        A factor without a legal entry is not masked: a prediction must not forbid everything.
         """
         if self.kind == "box":
             return pi
@@ -79,14 +79,14 @@ class ActionHead:
             legal = (1.0 - legal) @ self.table.T < 0.5
         return jnp.where(legal, pi, NEVER)
 
-    # What a policy does
+    # The policy's actions
 
     def log_probs(self, pi: Float[Array, "*B P"]) -> Float[Array, "*B P"]:
-        """Log probability of every action, or of every entry of each factor; not for "box"."""
+        """Log probability of every action, or of every value of each factor; not for "box"."""
         return self._per_choice(jax.nn.log_softmax, pi)
 
     def mode(self, pi: Float[Array, "*B P"]) -> Float[Array, "*B A"]:
-        """The likeliest action."""
+        """The most probable action."""
         if self.kind == "box":
             return jnp.clip(self.gaussian(pi)[0], -1.0, 1.0)
         if self.kind == "discrete":
@@ -102,11 +102,11 @@ class ActionHead:
         if self.kind == "box":
             mean, spread = self.gaussian(pi)
             return jnp.clip(mean + spread * jax.random.normal(key, mean.shape), -1.0, 1.0)
-        # The likeliest of Gumbel-perturbed logits is a draw: one per factor where there are many.
+        # The mode of logits plus Gumbel noise is a draw from the softmax, in each factor.
         return self.mode(pi + jax.random.gumbel(key, pi.shape))
 
     def anywhere(self, pi: Float[Array, "B P"], key: UInt32[Array, "B 2"]) -> Float[Array, "B A"]:
-        """Uniformly drawn actions among those that `pi` does not rule out, a raw key per row."""
+        """Uniform draws among the actions whose logits are not NEVER; a raw key per row."""
         if self.kind != "box":
             return self.sample(jnp.where(pi > NEVER / 2, 0.0, NEVER), key)
         draw = lambda k: self.random(jax.random.wrap_key_data(k), ())
@@ -119,10 +119,10 @@ class ActionHead:
         return mean, LEAST_SPREAD + unit * jax.nn.softplus(raw)
 
     def spectrum(self, pi: Float[Array, "*B P"]) -> tuple[Any, Any]:
-        """(actions [*B, K, A], probabilities [*B, K]) that stand for the whole policy.
+        """(actions [*B, K, A], probabilities [*B, K]) that represent the policy.
 
-        Independent factors: one factor drawn, the others at their likeliest; a Gaussian: its
-        quantiles, along all dimensions at once.
+        Exact for "discrete". "factored": a random factor is drawn, the others keep their mode.
+        "box": K quantiles of the Gaussian, the same one in all dimensions.
         """
         if self.kind == "discrete":
             a = jnp.broadcast_to(jnp.asarray(self.table), (*pi.shape[:-1], *self.table.shape))
@@ -151,17 +151,17 @@ class ActionHead:
             return table[jax.random.randint(key, shape, 0, self.num_outputs)]
         return self.mode(jax.random.gumbel(key, (*shape, self.size)))
 
-    # What a search tells apart
+    # Candidates of a search
 
     def noise(self, key, rows: int) -> Float[Array, "B K A"]:
-        """What proposals are made of; of no size where candidates are enumerated."""
+        """Standard normal noise of the proposals; of size 0 where candidates are enumerated."""
         if self.kind != "box":
             return jnp.zeros((rows, 0, 0))
         noise = jax.random.normal(key, (rows, PROPOSALS, self.size))
         return noise.at[:, 0].set(0.0)  # the mean itself is always proposed
 
     def basis(self, pi: Float[Array, "B P"]) -> Float[Array, "B X"]:
-        """What must be remembered of a policy to know its candidates."""
+        """What a tree node stores of a policy, so that `action` can rebuild its candidates."""
         if self.kind == "discrete":
             return jnp.zeros((*pi.shape[:-1], 0))
         return pi if self.kind == "box" else self.mode(pi)
@@ -188,10 +188,11 @@ class ActionHead:
         return jnp.clip(mean + scale * noise, -1.0, 1.0)
 
     def log_prior(self, pi: Float[Array, "B P"], noise, share: float) -> Float[Array, "B K"]:
-        """Log prior of the candidates, with `share` of a broad policy: nothing is given up.
+        """Log prior of the candidates: (1 - `share`) of the policy plus `share` of a broad policy.
 
-        The broad policy is uniform over what is legal. Proposals count by prior over proposal
-        density, so that a search over them improves the policy and not the proposals.
+        The broad policy is uniform over legal actions; for "box" it is the wide Gaussian, and
+        proposals are weighed by prior / proposal density (importance weights), so that a search
+        improves the policy and not the distribution of proposals.
         """
         if self.kind == "box":
             a, (mean, spread) = self.proposals(pi, noise), self.gaussian(pi)
@@ -206,7 +207,7 @@ class ActionHead:
         return jnp.where(logs > NEVER / 2, self._per_choice(chosen, logs), NEVER)
 
     def improved(self, log_prior: Float[Array, "B K"], score) -> Float[Array, "B K"]:
-        """softmax(log prior + score), of every factor for itself."""
+        """softmax(log prior + score), in every factor separately."""
         return self._per_choice(lambda x: jax.nn.softmax(x), log_prior + score)
 
     def expectation(self, p: Float[Array, "*B K"], q: Float[Array, "*B K"]) -> Float[Array, "*B"]:
@@ -214,39 +215,39 @@ class ActionHead:
         return jnp.sum(p * q, -1) / self.num_choices
 
     def gain(self, p: Float[Array, "B K"], q: Float[Array, "B K"], pi: Float[Array, "B P"]):
-        """How much better an improved distribution is than a policy; for samples, than the mean."""
+        """Expected q of an improved distribution minus the policy's; for "box" minus the mean's."""
         before = (
             q[..., 0] if self.kind == "box" else self.expectation(jnp.exp(self.log_probs(pi)), q)
         )
         return self.expectation(p, q) - before
 
-    # What is learned
+    # Learning
 
     def target(self, a: Any) -> Any:
-        """The policy target [*B, T] that an action [*B, A] is; zeros for no action."""
+        """The policy target [*B, T] for imitating actions [*B, A]; zeros where `a` is zeros."""
         if self.kind == "discrete" and len(self.factors) > 1:
             return (a @ self.table.T > len(self.factors) - 0.5).astype(jnp.float32)
         return a
 
     def imitation(self, target: Float[Array, "*B T"], pi: Float[Array, "*B P"]):
-        """Cross-entropy of a policy against targets; the Gaussian's against an action."""
+        """Cross-entropy of a policy against targets; for "box", -log density of an action."""
         if self.kind == "box":
             return -_log_normal(target, *self.gaussian(pi))
         return -jnp.sum(target * self.log_probs(pi), -1)
 
     def best(self, q: Float[Array, "*B P"]) -> Float[Array, "*B"]:
-        """The highest value, if outputs are values of actions; factors add up. Not for "box"."""
+        """The highest value if outputs are action values (summed over factors). Not for "box"."""
         ends = np.cumsum(self.factors)[:-1] if self.kind == "factored" else []
         return jnp.sum(jnp.stack([jnp.max(part, -1) for part in jnp.split(q, ends, axis=-1)]), 0)
 
     def soft_best(self, q: Float[Array, "*B P"]) -> Float[Array, "*B"]:
-        """As `best`, by log-sum-exp."""
+        """As `best`, with log-sum-exp in place of the maximum."""
         ends = np.cumsum(self.factors)[:-1] if self.kind == "factored" else []
         parts = jnp.split(q, ends, axis=-1)
         return jnp.sum(jnp.stack([jax.nn.logsumexp(part, axis=-1) for part in parts]), 0)
 
     def divergence(self, p: Float[Array, "*B K"], proposals, pi: Float[Array, "*B P"]):
-        """KL(p || policy) over candidates; over samples up to what the policy cannot change."""
+        """KL(p || policy) over candidates; for "box" up to terms without `pi`."""
         if self.kind == "box":
             mean, spread = (x[..., None, :] for x in self.gaussian(pi))
             return -jnp.sum(p * _log_normal(proposals, mean, spread), -1)
@@ -262,7 +263,7 @@ class ActionHead:
         return jnp.sum(jnp.log(spread2 / spread) + ratio - 0.5, -1)
 
     def _per_choice(self, f: Callable, x: Any) -> Any:
-        """`f` of the whole of `x`, or of every factor's part of it."""
+        """`f` of the whole of `x`; if "factored", of every factor's part of it."""
         return self._per_factor(f, x) if self.kind == "factored" else f(x)
 
     def _per_factor(self, f: Callable, x: Any) -> Any:
@@ -271,7 +272,7 @@ class ActionHead:
 
 
 def make_head(factors: tuple[int, ...], size: int) -> ActionHead:
-    """The head for actions of one-hot groups `factors`, or of `size` numbers in [-1, 1]."""
+    """The head for actions of one-hot groups `factors`; () = `size` numbers in [-1, 1]."""
     if not factors:
         return ActionHead("box", (), size)
     small = math.prod(factors) <= MOST_COMBINATIONS or len(factors) == 1
@@ -279,7 +280,7 @@ def make_head(factors: tuple[int, ...], size: int) -> ActionHead:
 
 
 def _with_uniform(logits, share: float):
-    """Log of (1 - share) softmax + share uniform, over what is not NEVER."""
+    """Log of (1 - share) softmax + share uniform, over logits that are not NEVER."""
     legal = logits > NEVER / 2
     uniform = legal / jnp.sum(legal, -1, keepdims=True)
     mixed = (1 - share) * jax.nn.softmax(logits) + share * uniform

@@ -4,12 +4,14 @@ Nobody writes to a config: the hash of a `FitConfig` names the program that it i
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
 class ModelConfig:
-    """The shape of a world model for vector observations."""
+    """Which world model, and the shape of the one for vector observations."""
 
+    name: str = "auto"  # mlp, efficientzero, counts or a plug-in's; auto = by the observations
     latent: int = 32  # size of the latent state; 1,024 dreams of 5 members stay fast on a CPU
     width: int = 64  # hidden units of every network
     members: int = 5  # each with its own dynamics, reward, continuation and value
@@ -21,6 +23,7 @@ class ModelConfig:
     projection: int = 64  # size of the consistency embedding
     grounded: bool = True  # re-encode what was decoded at every dreamed step
     clip_margin: float = 1.0  # dreams stay in the logged range widened by so many deviations
+    options: dict[str, Any] = field(default_factory=dict)  # for the model of a plug-in
 
 
 @dataclass(unsafe_hash=True)

@@ -1,4 +1,4 @@
-"""What a network sees of a context: one row of features per observation, oldest first."""
+"""The network input for a context: one row of features per observation, oldest first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def row_size(window: int, observation_size: int, action_size: int) -> int:
-    """F, features of a row of `context_rows`."""
+    """F, the number of features in a row of `context_rows`."""
     return observation_size if window == 1 else 2 * observation_size + action_size + 1
 
 
@@ -24,10 +24,10 @@ def context_rows(
 ) -> Float[Array, "*B W F"]:
     """Rows of a context; V = W - 1.
 
-    Each shows its observation (in deviations from the mean), how it changed since the row before
-    (in typical one-step changes), the action in between, and whether it is real; all 0 before the
-    episode. A velocity is the small difference of two large numbers: shown as such it need not be
-    found out. With W = 1 there is the observation alone: F = O.
+    A row holds the observation (in standard deviations from the mean), its change since the row
+    before (in typical one-step changes), the action in between, and `valid`; all 0 before the
+    episode. The change is given because a velocity, a small difference of two large numbers, is
+    hard to learn. With W = 1 a row is the observation alone: F = O.
     """
     x = (o - scale["o_mean"]) / scale["o_std"] * valid[..., None]
     if o.shape[-2] == 1:
@@ -40,7 +40,7 @@ def context_rows(
 def observation_scale(
     o: Float[np.ndarray, "N O"], change: Float[np.ndarray, "M O"], is_number
 ) -> dict[str, np.ndarray]:
-    """Mean and deviation of observations `o`, and the deviation of their one-step changes (at
+    """Mean and standard deviation of observations `o`, and the deviation of one-step changes (at
     least 1 % of the former); 0, 1 and 1 for features that are no numbers."""
     mean, std = np.where(is_number, o.mean(0), 0.0), np.where(is_number, o.std(0), 1.0)
     std = np.where(std > 1e-6, std, 1.0)

@@ -1,8 +1,8 @@
-"""How far a dream can be trusted: what a model says of held-out episodes, against what happened.
+"""How far a dream can be trusted: a model's predictions on held-out episodes, against reality.
 
-Models are asked through their protocol alone (root, afterstate, outcome, predict, decode), so that
-a learned model, a file and an oracle are measured alike. `unit` [O] are deviations of the log's
-observation features, 1 for discrete ones.
+Models are used through their protocol alone (root, afterstate, outcome, predict, decode), so that
+a learned model, a dream file and an oracle are measured alike. `unit` [O] is the unit of the errors
+of each observation feature, usually its standard deviation in the log.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from worldmodels.types import Windows
 STEPS = (1, 5, 15, 50)  # k of the skill table
 VALUE_STEPS = 5  # n of the value equivalence
 DRAWS = 16  # dreams per window of a model with chance; their mean is its prediction
-LEVEL = 0.9  # of the predictive interval
-EXACT = 1e-3  # deviations: an error below is none, so that an exact model covers what it says
-TRUSTED = 0.6  # least skill of a horizon that is trusted
-WINDOWS = 20  # from fewer than so many a horizon is not judged
+LEVEL = 0.9  # probability inside the predictive interval
+EXACT = 1e-3  # tolerance in units, so that an exact model covers its own predictions
+TRUSTED = 0.6  # least skill at which a horizon is trusted
+WINDOWS = 20  # least number of windows to judge a horizon
 
-Table = dict[str, list[float]]  # "k", and mean squared errors by it: "model", "persistence"
+Table = dict[str, list[float]]  # "k", and mean squared errors at each k: "model", "persistence"
 Figures = dict[str, float]
 
 
@@ -37,23 +37,23 @@ class Unrolled(NamedTuple):
 
 
 class OneStep(NamedTuple):
-    """What all members together expect of one step from B real contexts."""
+    """The members' predictions of one step from B real contexts."""
 
     o: Any  # [B, O] mean over members and chance; discrete: probabilities
     o_between: Any  # [B, O] variance of the members' means, divisor E - 1
-    o_within: Any  # [B, O] mean variance by chance
+    o_within: Any  # [B, O] mean over members of the variance by chance
     r: Any  # [B], and its variances
     r_between: Any
     r_within: Any
     p_end: Any  # [B]
-    u: Any  # [B] uncertainty of the step, likeliest outcome
+    u: Any  # [B] uncertainty of the most probable outcome
 
 
 class Happened(NamedTuple):
-    """What really happened in B steps."""
+    """The real outcome of B steps."""
 
-    before: Any  # [B, O] the observation that the step left
-    after: Any  # [B, O] the one that it led to
+    before: Any  # [B, O] observation before the step
+    after: Any  # [B, O] observation after it
     r: Any  # [B]
     ends: Any  # bool [B] the task terminated
 
@@ -61,7 +61,7 @@ class Happened(NamedTuple):
 def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float, key) -> Unrolled:
     """M steps dreamed from contexts [B] under actions `a`, by the mean of the members.
 
-    With chance the prediction is the mean of DRAWS dreams, of those that did not end before.
+    With chance the prediction is the mean of DRAWS dreams, weighed by how likely they go on.
     """
     draws = DRAWS if model.num_codes > 1 else 1
     rows = a.shape[0] * draws
@@ -92,7 +92,7 @@ def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float,
 
 
 def one_step(model, params, context, a: Float[Array, "B A"]) -> OneStep:
-    """Every member's word on the next step, every outcome at its probability."""
+    """Predictions of every member, with every chance outcome weighed by its probability."""
     rows = a.shape[0]
 
     def moments(x, p):
@@ -132,9 +132,10 @@ def skill_table(
     steps: Sequence[int] = STEPS,
     least: int = 1,
 ) -> Table:
-    """Mean squared error after k steps of the dream and of persistence (nothing changes).
+    """Mean squared error after k steps, of the dream and of persistence (predicting no change).
 
-    In units, over windows that are real for k steps; without k where fewer than `least` are.
+    In squared units, over windows that are real for k steps; a k with fewer than `least` of them
+    is left out.
     """
     real = np.moveaxis(np.asarray(batch.o[:, :, -1], np.float32), 1, 0)
     known = np.asarray(batch.is_real_o).T
@@ -150,13 +151,13 @@ def skill_table(
 
 
 def skills(table: Table) -> dict[int, float]:
-    """1 - error / persistence's error by k: 1 = perfect, 0 = no better than persistence."""
+    """Skill by k, 1 - error / error of persistence: 1 = perfect, 0 = as persistence."""
     rows = zip(table["k"], table["model"], table["persistence"], strict=True)
     return {int(k): 1 - model / still for k, model, still in rows if still > 0}
 
 
 def trust(table: Table, least: float = TRUSTED) -> Figures:
-    """`trust_steps`: the last k before skill falls below `least`; `trust_tested`: the last k."""
+    """`trust_steps`: the last k before skill falls below `least`; `trust_tested`: the largest k."""
     by_k = skills(table)
     if not by_k:
         return {}
@@ -175,9 +176,9 @@ def value_equivalence(
     discount: float,
     span: float,
 ) -> Figures:
-    """mean |real - dreamed| / span of the n-step return and value; `v` [B] is that of o[n].
+    """Mean |real - dreamed| / `span` of n-step returns plus value; `v` [B] is the value of o[n].
 
-    Over windows that are real for n steps, or end by the task before.
+    Over windows that are real for n = VALUE_STEPS steps, or terminate before.
     """
     n = VALUE_STEPS
     counts = np.asarray(batch.is_real_step)[:, :n]
@@ -214,7 +215,7 @@ def step_figures(
         found["chance_expected"] = float(np.square(step.o).sum(-1).mean())
         found["coverage_set"] = scores.set_coverage(step.o, after, LEVEL)
     else:
-        moved = (after != before).any(0)  # a feature that never changes says nothing
+        moved = (after != before).any(0)  # features that never change are left out
         wide = scores.half_width(step.o_between, step.o_within, members, LEVEL)
         if wide is not None and moved.any():
             inside = np.abs(step.o - after) <= wide + EXACT * unit
@@ -239,10 +240,10 @@ def unexplained(
     unit: Float[np.ndarray, " O"],
     members: int,
 ) -> float | None:
-    """The share of one-step change that the members agree on not explaining.
+    """The share of one-step change that is left unexplained although the members agree.
 
-    Error of their mean less their own variance, over persistence's error. Members that disagree
-    have seen too little; members that agree and are wrong have met chance.
+    (Error of their mean - their variance) / error of persistence. Members that disagree have seen
+    too little data; members that agree and are wrong have met chance.
     """
     square = lambda x: float(np.square(x / unit).mean())
     still = square(after - before)

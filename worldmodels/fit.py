@@ -1,7 +1,6 @@
-"""Fitting a world model: measure the log's scales, then many compiled steps of one loss."""
+"""Fitting a world model: many compiled steps of its loss."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ import optax
 
 from worldmodels.config import FitConfig
 from worldmodels.loops import repeated
+from worldmodels.protocol import Trainable
 from worldmodels.types import TrainState, Windows
-from worldmodels.vectors.losses import model_loss
 
 
 def fit_optimiser(config: FitConfig) -> optax.GradientTransformation:
@@ -24,30 +23,24 @@ def fit_optimiser(config: FitConfig) -> optax.GradientTransformation:
     )
 
 
-def init_fit(model: Any, config: FitConfig, scale: dict, key: jax.Array) -> TrainState:
+def init_fit(model: Trainable, config: FitConfig, scale: dict, key: jax.Array) -> TrainState:
     """A fit of any model at step 0. `key` is a typed key."""
     init_key, key = jax.random.split(key)
     params = model.init(init_key, scale)
     return TrainState(
         params=params,
         target_params=params,
-        opt_state=fit_optimiser(config).init(params["net"]),
+        opt_state=() if model.is_closed_form else fit_optimiser(config).init(params["net"]),
         fit_steps=jnp.int32(0),
         key=jax.random.key_data(key),
     )
 
 
-def make_fit(
-    model: Any,
-    config: FitConfig,
-    sample: Callable[..., Windows],
-    chunk: int = 100,
-    loss_of_model: Callable = model_loss,
-):
+def make_fit(model: Trainable, config: FitConfig, sample: Callable[..., Windows], chunk: int = 100):
     """`fit(train_state, replay) -> (train_state, metrics)`: `chunk` steps in one program.
 
-    `sample(replay, key, batch, length)` draws windows of `length` rows. `loss_of_model` has the
-    arguments of `model_loss`. Metrics are means over the chunk.
+    `sample(replay, key, batch, length)` draws windows of `length` rows. Metrics are means over the
+    chunk.
     """
     optimiser = fit_optimiser(config)
     length = config.unroll_steps + config.td_steps + 1
@@ -56,10 +49,9 @@ def make_fit(
         key, sample_key = jax.random.split(jax.random.wrap_key_data(state.key))
         batch = sample(replay, sample_key, config.batch, length)
         noise_key = jax.random.fold_in(sample_key, 1)
-        loss_of = lambda net: loss_of_model(
+        loss_of = lambda net: model.loss(
             {"net": net, "scale": state.params["scale"]},
             state.target_params,
-            model,
             batch,
             config,
             noise_key,

@@ -8,19 +8,19 @@ import jax.numpy as jnp
 
 
 def avoids_loops(convolves: bool) -> bool:
-    """Whether gradients are better kept out of loops.
+    """Whether gradients should be kept out of compiled loops: with convolutions on a CPU.
 
-    XLA has no fast routine for gradients of convolutions inside of loops on a CPU: they take five
-    to fifty times as long there (jax-ml/jax#12868).
+    XLA has no fast CPU routine for gradients of convolutions inside loops: they take five to fifty
+    times as long (jax-ml/jax#12868).
     """
     return convolves and jax.default_backend() == "cpu"
 
 
 def repeated(step: Callable, count: int, *, convolves: bool = False, **compiled: Any) -> Callable:
     """`run(state, *rest) -> (state, metrics)`: `state, metrics = step(state, i, *rest)` for i in
-    0..count-1, and means of the metrics. `compiled` are arguments of `jax.jit`.
+    0..count-1; returns the last state and the mean metrics. `compiled` are arguments of `jax.jit`.
 
-    One program, or a program per step where gradients avoid loops.
+    All steps are one program or, if `avoids_loops(convolves)`, each step is a call of one.
     """
 
     def scanned(state, *rest):

@@ -1,4 +1,4 @@
-"""Scores of probabilities, intervals and orders against what happened. NumPy and SciPy alone.
+"""Scores of predicted probabilities, intervals and rankings. NumPy and SciPy alone.
 
 A score that the data leave undefined is None, never a number that looks like one.
 """
@@ -9,14 +9,14 @@ from scipy import stats
 
 
 def brier(p: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]) -> float | None:
-    """Mean of (p - happened)^2; None without a case."""
+    """Brier score, the mean of (p - happened)^2; None without a case."""
     return float(np.square(p - happened).mean()) if p.size else None
 
 
 def calibration_error(
     p: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"], bins: int = 10
 ) -> float | None:
-    """ECE: |mean p - share that happened|, over bins of equal width, weighted by their cases."""
+    """Expected calibration error: mean |mean p - frequency| over equal-width bins, by cases."""
     if not p.size:
         return None
     index = np.minimum((p * bins).astype(int), bins - 1)
@@ -40,7 +40,7 @@ def auroc(score: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]) -> f
 
 
 def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float | None:
-    """Correlation of the ranks, tied values at the mean of theirs; None when one never varies."""
+    """Spearman's rank correlation, tied ranks averaged; None if `x` or `y` does not vary."""
     if len(x) < 2:
         return None
     a, b = (stats.rankdata(each) - (len(x) + 1) / 2 for each in (x, y))
@@ -53,10 +53,10 @@ def half_width(
 ) -> Float[np.ndarray, "*B"] | None:
     """Half the width of the members' predictive interval.
 
-    t * sqrt((1 + 1 / members) * between + within): reality taken for one more draw from where the
-    members came from (variance `between` them, divisor members - 1), plus the chance `within` each
-    of them. Freedom as by Welch and Satterthwaite: members - 1 without chance, more with it. None
-    when one member knows nothing of chance.
+    t * sqrt((1 + 1 / members) * between + within): reality is taken as one more draw from the
+    members' distribution (variance `between` them, divisor members - 1), plus the variance `within`
+    each member by chance. Degrees of freedom by Welch and Satterthwaite: members - 1 without
+    chance, more with it. None for a single member without chance.
     """
     if members == 1 and not within.any():
         return None

@@ -21,11 +21,11 @@ def scalar_to_support(x: Float[Array, "*B"], support: Float[Array, " S"]) -> Flo
 
 
 def scalar_to_histogram(x: Float[Array, "*B"], support: Float[Array, " S"]) -> Float[Array, "*B S"]:
-    """What a Gaussian about `x` puts into the bin about each atom of an even `support`, and what it
-    puts outside of them shared out in proportion (HL-Gauss; Farebrother et al., 2024, "Stop
-    Regressing"). `x` is clipped to the ends; its deviation is SIGMA bins.
+    """Probabilities of the bins about the atoms of an even `support` under a Gaussian about `x`,
+    normalised (HL-Gauss; Farebrother et al., 2024, "Stop Regressing"). `x` is clipped to the ends;
+    the standard deviation is SIGMA bins.
 
-    The mean under `support` is `x`, but for the outermost three bins.
+    The mean under `support` is `x`, except in the outermost three bins.
     """
     width = support[1] - support[0]
     edges = jnp.append(support - width / 2, support[-1] + width / 2)
@@ -42,10 +42,10 @@ def support_to_scalar(
 
 
 def reward_support(rewards: np.ndarray, bins: int) -> np.ndarray:
-    """Increasing support of logged rewards and 0: their distinct values when those are few, else
-    their quantiles, so that small rewards are told apart beside a rare large one.
+    """Increasing support for logged rewards: their distinct values if at most `bins`, else their
+    quantiles, so that small rewards are distinguished beside a rare large one.
 
-    0 belongs to it because nothing is earned after the end.
+    It contains 0, the reward after the end of an episode.
     """
     atoms = np.unique(np.append(np.asarray(rewards, np.float32), np.float32(0)))
     if atoms.size == 1:
@@ -59,8 +59,8 @@ def reward_support(rewards: np.ndarray, bins: int) -> np.ndarray:
 def value_support(
     usual: tuple[float, float], possible: tuple[float, float], bins: int
 ) -> np.ndarray:
-    """Increasing support, evenly spaced over the usual range of values, with ever wider steps
-    from there to what is possible."""
+    """Increasing support: evenly spaced over the `usual` range of values, with growing steps from
+    there to the ends of the `possible` range."""
     outside = lambda near, far: abs(far - near) > 1e-6 * (usual[1] - usual[0])
     low, high = outside(usual[0], possible[0]), outside(usual[1], possible[1])
     few = max(1, bins // 8)
@@ -77,11 +77,11 @@ def value_bounds(
 ) -> tuple[float, float]:
     """The least and greatest discounted return that logged rewards allow.
 
-    `rewards` are those of each episode, `terminated` says whether its last one came with the end.
-    A reward that only ever comes with the end is earned once; any other might come at every step:
-    max(0, r_on) / (1 - discount) and max(0, r_end) at the end, likewise for the least. With
-    a `window`, r_on is what so many steps in a row earned on average, discounted (or whole
-    episodes, where these are shorter): single rewards that take turns do not add up.
+    `rewards` are those of each episode, `terminated` says whether its last step terminated. The
+    rewards of terminating steps (r_end) are earned once, all others (r_on) perhaps at every step:
+    the greatest return is the larger of max(0, r_on) / (1 - discount) and max(0, r_end), likewise
+    the least. With `window` > 1, r_on are discounted averages over `window` consecutive steps (or
+    whole shorter episodes): rewards that come only now and then do not add up.
     """
     last = [r[-1] for r, over in zip(rewards, terminated, strict=True) if over]
     on = [r[: len(r) - bool(over)] for r, over in zip(rewards, terminated, strict=True)]
@@ -98,7 +98,7 @@ def _averages(r: np.ndarray, discount: float, window: int) -> np.ndarray:
     return np.convolve(r, weights[::-1] / weights.sum(), mode="valid")
 
 
-EPSILON = 1e-3  # of the linear part of `squash`; without it there would be no inverse far out
+EPSILON = 1e-3  # of the linear part of `squash`; keeps the inverse well-defined for large values
 
 
 def squash(x: Float[Array, "*B"]) -> Float[Array, "*B"]:

@@ -1,4 +1,4 @@
-"""Value targets. Here alone the log's time convention is turned into targets per unrolled state."""
+"""Value targets per unrolled state; the only place that converts the time convention of logs."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def n_step_values(
 ) -> Float[Array, "*B K1"]:
     """z[k] = sum_{i<n} discount^i r[k+i] + discount^n v[k+n], for k in 0..L-n-1.
 
-    A termination ends the sum; where the episode is cut (truncation, or the end of the log) the
-    value of the last real observation stands in earlier. L = M + 1.
+    A termination ends the sum. Where the episode is cut (truncation, or the end of the log), it
+    ends with the value of the last real observation. L = M + 1.
     """
     z = v
     goes_on = discount * (1 - terminated.astype(v.dtype))
@@ -49,22 +49,22 @@ def n_step_values_each(
 def shortened_steps(
     age: Int[Array, " B"], td_steps: int | Int[Array, ""], per_step: int
 ) -> Int[Array, " B"]:
-    """n = td_steps - floor(age / per_step), at least 1: what old data did is not what would be
-    done now (EfficientZero's off-policy correction; `age` and `per_step` in real steps)."""
+    """n = td_steps - floor(age / per_step), at least 1, since old actions are off-policy
+    (EfficientZero's correction; `age` and `per_step` in real steps)."""
     return jnp.maximum(td_steps - age // per_step, 1)
 
 
 def trusts_n_step(
     age: Int[Array, " B"], real_steps: Int[Array, ""], until: int, newest: int
 ) -> Bool[Array, " B"]:
-    """Where the n-step return is the target, rather than the value of a search (EfficientZero
-    V2's mixed target): early, and for the newest data ever after. All in real steps."""
+    """Whether the target is the n-step return rather than the search value (EfficientZero V2's
+    mixed target): for all data before `until` real steps, later for data younger than `newest`."""
     return (age < newest) | jnp.full_like(age, real_steps < until, dtype=bool)
 
 
 def value_prefixes(r: Float[Array, "*B K"], horizon: int) -> Float[Array, "*B K"]:
-    """Undiscounted sums of rewards from the last restart to each step, included; a restart
-    comes before the steps 0, horizon, 2 horizon, ..."""
+    """Undiscounted sums of rewards from the last reset up to and including each step; the sum is
+    reset before steps 0, horizon, 2 horizon, ..."""
     total = jnp.cumsum(r, axis=-1)
     before = jnp.concatenate([jnp.zeros_like(r[..., :1]), total], axis=-1)
     steps = jnp.arange(r.shape[-1])
@@ -94,7 +94,7 @@ def lambda_returns(
 def n_step_targets(
     v: Float[Array, "B L"], batch: Windows, config: FitConfig
 ) -> Float[Array, "B K1"]:
-    """n-step returns on values `v` of all rows, or the search value where there is one."""
+    """n-step returns that bootstrap on values `v` of all rows, or the search value where known."""
     v = jnp.where(batch.is_absorbing, 0.0, v)
     steps = batch.r, batch.terminated, batch.is_real_step
     n_step = n_step_values(*steps, v, config.discount, config.td_steps)

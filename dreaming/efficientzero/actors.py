@@ -1,8 +1,8 @@
 """Real environments that step together in threads, and can be put back where they were.
 
-What an environment does follows from the seeds of its episodes and the actions taken in them. So a
-saved state holds no emulator, only what the episodes were told: those that run, which `restore`
-repeats, and those before them whose frames are still in the ring, which `replay` shows again.
+An environment is determined by the seeds of its episodes and the actions taken in them. So a saved
+state holds no emulator, only seeds and actions: `restore` repeats the running episodes, `replay`
+also the earlier episodes whose frames are still in the ring.
 """
 
 import hashlib
@@ -28,36 +28,36 @@ OTHER = "the task is not the one that the run learned in, or not repeatable"
 
 
 def episode_seed(seed: int, row: int, episode: int) -> int:
-    """The reset seed of an episode of an environment."""
+    """The reset seed of episode number `episode` in environment `row`."""
     source = np.random.SeedSequence(seed % 2**64, spawn_key=(row, episode))
     return int(source.generate_state(1)[0])
 
 
 def rows_of(episodes: Iterable[list[int]]) -> int:
-    """How many rows of a ring so many episodes fill, by their actions."""
+    """Number of ring rows that `episodes` fill: one more than its actions for each."""
     return sum(len(actions) + 1 for actions in episodes)
 
 
 def written(actions: list[int]) -> str:
-    """Actions as text: a JSON number each would take a line each."""
+    """Actions as one string; as a JSON list every action would take a line."""
     return " ".join(map(str, actions))
 
 
 def read(actions: str) -> list[int]:
-    """What was `written`."""
+    """The actions in a string made by `written`."""
     return [int(action) for action in actions.split()]
 
 
 def rows_told(saved: dict[str, Any]) -> int:
-    """How many rows of a ring a saved actor can show again."""
+    """Number of ring rows that `Actor.replay` rebuilds from a saved actor."""
     return rows_of(map(read, saved["past"])) + len(read(saved["actions"]))
 
 
 class Actor:
-    """One environment: its newest frames, oldest first, and what its episodes were told.
+    """One environment: its newest frames, oldest first, and the actions taken in its episodes.
 
-    Of the episodes before the running one, those are remembered that the newest `keep` rows of it
-    show; each has a row more than actions.
+    Finished episodes are remembered as long as they have rows among the newest `keep` rows of the
+    environment; an episode has one row more than actions.
     """
 
     def __init__(self, env: gymnasium.Env, row: int, seed: int, window: int, keep: int = 0):
@@ -71,7 +71,7 @@ class Actor:
         self.recording: Recording | None = None
 
     def begin(self) -> None:
-        """The next episode."""
+        """Start the next episode."""
         if self.episode >= 0:
             self.past.append(self.actions)
         while self.past and rows_of([*self.past][1:]) >= self.keep:
@@ -88,9 +88,9 @@ class Actor:
             self.recording.begin(self.episode, o)
 
     def step(self, action: int) -> tuple[float, bool, bool, float | None]:
-        """(reward, terminated, truncated, the return of an episode that ended here).
+        """(reward, terminated, truncated, return of an episode that ended at this step, else None).
 
-        After an end the next episode begins, and the action is not used.
+        The step after an end starts the next episode and ignores `action`.
         """
         if self.ended:
             self.begin()
@@ -117,9 +117,9 @@ class Actor:
         }
 
     def restore(self, saved: dict[str, Any], show: Callable = lambda frame: None) -> None:
-        """Repeat what the running episode was told. `EnvError` when other frames are seen.
+        """Repeat the actions of the running episode. Raises `EnvError` if its newest frames differ.
 
-        `show` is given the frames that steps left, as in `replay`.
+        `show` is called with the frame before each step, as in `replay`.
         """
         self.past = deque(read(actions) for actions in saved["past"])
         self.episode = saved["episode"]
@@ -131,9 +131,9 @@ class Actor:
             )
 
     def replay(self, saved: dict[str, Any], show: Callable[[Any], None]) -> None:
-        """`restore`, after the episodes before it: `show(frame [H, V, F])` for each row there was.
+        """Repeat the remembered episodes, then `restore`; `show(frame [H, V, F])` gets each row.
 
-        Raises `EnvError` when they end elsewhere than they did.
+        Raises `EnvError` when an episode ends at another step than it did.
         """
         past = [read(actions) for actions in saved["past"]]
         for number, actions in enumerate(past, saved["episode"] - len(past)):
@@ -145,7 +145,7 @@ class Actor:
         self.restore(saved, show)
 
     def _repeat(self, actions: list[int], show: Callable[[Any], None]) -> None:
-        """Episode number `self.episode` from its seed."""
+        """Reset episode number `self.episode` by its seed and repeat `actions` in it."""
         self._reset()
         for action in actions:
             if self.ended:
@@ -171,9 +171,9 @@ class Actor:
 
 
 class Actors:
-    """E environments. `stacks` is what they show now: [E, W, H, V, F].
+    """E environments that step together; `stacks` [E, W, H, V, F] are their newest frames.
 
-    `keep` as for `Actor`; with `record`, episodes are kept as traces until they are taken.
+    `keep` as for `Actor`; with `record`, finished episodes are kept as traces for `Recording.take`.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Actors:
         self.pool = ThreadPoolExecutor(min(num, MOST_THREADS))
 
     def begin(self) -> None:
-        """First episodes everywhere."""
+        """Start the first episode of every environment."""
         list(self.pool.map(Actor.begin, self.each))
 
     @property
@@ -216,7 +216,7 @@ class Actors:
         v_search: Float[np.ndarray, " E"],
         v: Float[np.ndarray, " E"],
     ) -> tuple[Tick, int, list[float]]:
-        """(one tick as rows, how many real steps it was, returns of episodes that ended)."""
+        """Step all environments: (tick, number of real steps, returns of episodes that ended)."""
         o = np.stack([actor.stack[-1] for actor in self.each])
         real_steps = sum(not actor.ended for actor in self.each)
         stepped = self.pool.map(Actor.step, self.each, np.asarray(a).tolist())
@@ -239,15 +239,15 @@ class Actors:
         return [actor.saved() for actor in self.each]
 
     def restore(self, saved: Sequence[dict[str, Any]]) -> None:
-        """Put every environment back where it was. Raises `EnvError` if one does not repeat."""
+        """Put every environment back where it was saved. Raises `EnvError` if one differs."""
         list(self.pool.map(Actor.restore, self.each, saved))
 
     def replay(
         self, saved: Sequence[dict[str, Any]], ticks: int, capacity: int
     ) -> UInt8[np.ndarray, "N H V F"]:
-        """The frames of a ring of `capacity` after so many ticks; environments are put back, too.
+        """The frames of a ring of `capacity` after `ticks` ticks; also restores all environments.
 
-        What was overwritten in the ring is overwritten here. Raises `EnvError`.
+        Old frames are overwritten as they were in the ring. Raises `EnvError` as `Actor.replay`.
         """
         rows = capacity // len(self.each)
         o = np.zeros((rows, len(self.each), *self.frame), np.uint8)

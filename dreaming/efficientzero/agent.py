@@ -1,10 +1,12 @@
-"""The online agent for images: act by search, refresh all targets by search, learn from them.
+"""The online agent for frames: act by search, reanalyze all that is stored, learn from it.
+
+`refresh` is one reanalysis: a search at every stored state, which renews all targets.
 
 The host owns the environments and the clock; everything here is a function of arrays:
 
     agent = make_agent(config, frame, num_actions)
     state = agent.init(key)
-    acted = agent.act(params, state.key, tick, stacks, updates)    # a copy of params, their count
+    acted = agent.act(params, state.key, tick, stacks, updates)    # a copy of params, their updates
     state = agent.add(state, rows)                          # one tick of all environments
     state = agent.refresh(state)                            # every config.target.every updates
     state = agent.reset(state)                              # where `is_reset_due`
@@ -48,10 +50,10 @@ class Agent:
     act: Callable[..., Acted]  # act(params, key, tick, stacks [E, W, H, V, F], updates); explores
     act_greedily: Callable[..., Acted]  # the same without Gumbel noise: for evaluation
     add: Callable[..., AgentState]  # add(state, rows)
-    refresh: Callable[[AgentState], AgentState]  # search everything that is stored
-    reset: Callable[[AgentState], AgentState]  # shrink and perturb; the targets stay
+    refresh: Callable[[AgentState], AgentState]  # reanalyze: a search at every stored state
+    reset: Callable[[AgentState], AgentState]  # shrink and perturb the params; targets stay
     learn: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]
-    learn_late: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]  # where `is_late`
+    learn_late: Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]  # late K
 
 
 def make_agent(
@@ -60,8 +62,8 @@ def make_agent(
     num_actions: int,
     devices: Sequence[Any] | None = None,
 ) -> Agent:
-    """The agent for frames (H, V, F) and `num_actions` actions; `devices`, by default the usual
-    ones, share the searches and the batch.
+    """The agent for frames (H, V, F) and `num_actions` actions. Searches and batches are shared out
+    over `devices`, by default `usual_devices`.
 
     `act` draws from (key, tick) alone, so a tick is the same whenever it is run. `learn` needs at
     least `config.replay.batch` rows to draw from; its metrics are means over the call, all named
@@ -105,7 +107,7 @@ def make_agent_model(
 
 
 def init_agent(model: FrameModel, config: AgentConfig, key: jax.Array) -> AgentState:
-    """An agent that has seen nothing; `key` is a typed key."""
+    """The initial state: fresh params and an empty ring. `key` is a typed key."""
     params = model.init(stream(jax.random.key_data(key), "init", 0))
     zero = jnp.int32(0)
     return AgentState(
@@ -122,13 +124,13 @@ def init_agent(model: FrameModel, config: AgentConfig, key: jax.Array) -> AgentS
 
 
 def stream(key, name: str, count) -> jax.Array:
-    """The typed key of the count-th time that something of this name is drawn."""
+    """The typed key for draw number `count` of the purpose `name`."""
     named = jax.random.fold_in(jax.random.wrap_key_data(key), zlib.crc32(name.encode()))
     return jax.random.fold_in(named, count)
 
 
 def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
-    """`act(params, key, tick, stacks, updates)`: a search at what E environments show."""
+    """`act(params, key, tick, stacks, updates)`: a search at the frames of E environments."""
 
     @jax.jit
     def act(params, key, tick, frames, updates):
@@ -152,11 +154,11 @@ def make_refresh(
     config: AgentConfig,
     whole: NamedSharding,
 ) -> Callable[[AgentState], AgentState]:
-    """`refresh(state)`: one search at every stored state and, if asked for, at imagined ones, under
-    the params there are now.
+    """`refresh(state)` reanalyzes: one search at every stored state with the current params and, if
+    `config.imagine.weight` > 0, at imagined states.
 
-    They are the target params until the next version: unaugmented frames, no gradient. All targets
-    are look-ups in what was said here, so no copy of them is kept.
+    Frames are not augmented and no gradient flows. Until the next refresh all targets are look-ups
+    in these results, so no copy of the params (target network) is kept.
     """
     size, rule = config.refresh_batch, config.imagine
 
@@ -194,7 +196,7 @@ def make_refresh(
 def make_reset(
     model: FrameModel, config: AgentConfig, whole: NamedSharding
 ) -> Callable[[AgentState], AgentState]:
-    """`reset(state)`: part of the params as fresh as `state.key` and `state.updates` draw them."""
+    """`reset(state)`: `resets.reset` with fresh params, drawn by `state.key` and `updates`."""
 
     def reset_agent(state: AgentState) -> AgentState:
         fresh = model.init(stream(state.key, "reset", state.updates))
@@ -206,7 +208,7 @@ def make_reset(
 def make_learn(
     model: FrameModel, config: AgentConfig, spread: Callable, whole: NamedSharding
 ) -> Callable[[AgentState], tuple[AgentState, dict[str, jax.Array]]]:
-    """`learn(state)`: `config.updates_per_call` updates, one program where it is fast as one."""
+    """`learn(state)`: `config.updates_per_call` updates; one program, except on a CPU."""
     update = make_update(model, config, spread)
     step = lambda state, _: update(state, stream(state.key, "learn", state.updates))
     compiled = {"donate_argnums": 0, "out_shardings": whole}

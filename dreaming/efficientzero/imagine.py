@@ -1,8 +1,8 @@
-"""Rehearsal in the model on top of reanalysis: searches at states that were never real.
+"""Rehearsal on top of reanalysis: searches at states that only the model has seen.
 
-After a refresh walks begin at stored states and do what the search says; it is asked again at every
-state that they reach. Until the next refresh the heads of policy and value learn from that, at the
-latents that the same actions lead to by then.
+After each refresh, walks start at stored states and act by search in the model, with a search at
+every state reached. Until the next refresh, the policy and value heads also learn from these
+searches, at the latents that the current model reaches by the same actions.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from worldmodels.frames.types import ImaginedWindows
 
 
 def init_imagined(config: ImagineConfig, num_actions: int) -> Imagined | None:
-    """Walks that nothing is learned from; None where there will never be any."""
+    """Placeholder walks of weight 0, before the first refresh; None if imagining is off."""
     if config.weight == 0:
         return None
     walks = config.roots, config.steps
@@ -68,8 +68,9 @@ def walk(
     *,
     steps: int,
 ):
-    """(a [M, D], pi_search [M, D, A], v_search [M, D], probability [M, D] that it is not over) of
-    D steps from real frames: the first by `pi`, the others by `teach(params, z, keys)`."""
+    """(a [M, D], pi_search [M, D, A], v_search [M, D], probability [M, D] that the episode goes on)
+    of D = `steps` steps from real frames: actions are drawn from `pi` at first, then from the
+    pi_search of `teach(params, z, keys)`."""
 
     def step(carry, d):
         z, pi, reached = carry
@@ -88,7 +89,7 @@ def walk(
 
 
 def imagined_windows(state: AgentState, key: jax.Array, config: AgentConfig) -> ImaginedWindows:
-    """Some of the walks, without those whose first frames are no longer stored."""
+    """`config.imagine.batch` drawn walks; weight 0 where the first frames were overwritten."""
     ring, found, envs, window = state.ring, state.imagined, config.envs, config.window
     picked = jax.random.choice(key, config.imagine.roots, (config.imagine.batch,), replace=False)
     at = jax.tree.map(lambda x: x[picked], found)

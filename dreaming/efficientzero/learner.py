@@ -1,6 +1,6 @@
 """Learning from the ring: draw, cut, look targets up, augment, follow the gradient, set priorities.
 
-Targets are look-ups: whatever a search had to say was said at the last refresh.
+Policy and value targets are look-ups in the searches of the last refresh; none is run here.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from worldmodels.targets import (
 
 
 def value_targets(state: AgentState, rows: Cut, config: AgentConfig) -> Float[Array, "B K1"]:
-    """What the values of rows 0..K are fitted to, from what the last refresh said of rows 0..K+n.
+    """Value targets of rows 0..K, from the values that the last refresh gave rows 0..K+n.
 
     "search": the value of the search. "td": n-step returns, n by the age of row 0. "mixed": n-step
     returns early and for the newest data, else the value of the search.
@@ -60,9 +60,9 @@ def windows(
     key: jax.Array,
     config: AgentConfig,
 ) -> FrameWindows:
-    """The windows that begin at `slots`, with their targets; `key` draws actions past an end.
+    """The windows that begin at `slots`, with targets; `key` draws actions after episode ends.
 
-    Each `config.replay.sequence` of the slots follow each other.
+    `slots` are runs of `config.replay.sequence` consecutive rows of one environment.
     """
     K, ring = config.unroll_steps, state.ring
     rows = cut(ring, slots, config.envs, K + config.most_td_steps + 1)
@@ -85,8 +85,8 @@ def windows(
 
 
 def frames_at(ring: RingState, at: Int[Array, "B K1"], config: AgentConfig):
-    """(stacks [G, Q, W, H, V, F], which of them each row shows [B, K1]) for windows whose rows are
-    the slots `at`; None for those that share nothing, G = B and Q = K + 1 then."""
+    """(stacks [G, Q, W, H, V, F], index in 0..Q-1 of each row's stack [B, K1]) of windows with rows
+    at slots `at`. Without sharing the index is None, G = B and Q = K + 1."""
     T, envs = config.replay.sequence, config.envs
     if T == 1:
         return stacks(ring, at, envs, config.window), None
@@ -99,7 +99,7 @@ def frames_at(ring: RingState, at: Int[Array, "B K1"], config: AgentConfig):
 def updated(
     priority: Float[Array, " N"], slots: Int[Array, " B"], found: Float[Array, " B"]
 ) -> Float[Array, " N"]:
-    """`priority` with what was found at `slots`, the most where a slot comes twice; 0 = nothing."""
+    """`priority` with `found` at `slots`; 0 writes nothing, of duplicates the largest wins."""
     new = jnp.zeros_like(priority).at[slots].max(found)
     return jnp.where(new > 0, new, priority)
 
@@ -124,8 +124,8 @@ def agent_optimiser(config: OptimiserConfig, updates: int) -> optax.GradientTran
 
 
 def decayed(which: str, names: list[str]) -> bool:
-    """Whether the weights at `names` in the params decay. "kernels" and "encoder" mean the weights
-    of layers, everywhere or in the encoder; never norms and biases, which "all" means as well."""
+    """Whether the parameter at path `names` has weight decay. `which` is "kernels" (no norms, no
+    biases), "encoder" (kernels of the encoder alone), "all" or "none"."""
     is_kernel = names[-1] == "kernel"
     chosen = {"kernels": is_kernel, "encoder": is_kernel and names[0] == "encoder"}
     return (chosen | {"all": True, "none": False})[which]
@@ -155,7 +155,7 @@ def make_sample(config: AgentConfig) -> Callable[[AgentState, jax.Array, jax.Arr
 
 
 class Learned(NamedTuple):
-    """What one batch says."""
+    """Loss, gradients and new priorities of one batch."""
 
     loss: Float[Array, ""]
     metrics: dict[str, jax.Array]
@@ -208,7 +208,7 @@ def make_follow(config: AgentConfig) -> Callable[[AgentState, Any], tuple[Any, A
 
 
 def store(state: AgentState, drawn: Drawn, priorities: Float[Array, " B"]) -> Float[Array, " N"]:
-    """The priorities of the ring with those that a batch gave."""
+    """The ring's priorities, updated by a batch; windows of weight 0 change nothing."""
     found = jnp.where(drawn.batch.weight > 0, priorities, 0.0)
     return updated(state.ring.priority, drawn.slots, found)
 

@@ -1,11 +1,10 @@
-"""A saved agent packed small, for another machine: compressed, in parts, without its frames.
+"""A saved agent packed for another machine: compressed, in small files, without its frames.
 
-    pack/part-000.bin    compressed arrays, cut into parts that can be mailed
-    pack/manifest.json   what they are, of which run, and the SHA-256 of everything; written last
+    pack/part-000.bin    compressed arrays, cut into parts of at most PART_BYTES
+    pack/manifest.json   arrays, configuration of the run, SHA-256 of everything; last
 
-Frames follow from the seeds of episodes and the actions in them, which are packed; what was rebuilt
-is verified by hash. All else is kept bit for bit, unless moments of the optimiser are wanted in
-bfloat16.
+Seeds and actions of the episodes are packed; the frames are rebuilt from them and verified by hash.
+Everything else is kept bit for bit, except that the optimiser's moments may be rounded to bfloat16.
 """
 
 import hashlib
@@ -47,10 +46,10 @@ def pack(
     files: Mapping[str, bytes],
     optimiser: str = "float32",
 ) -> dict[str, int]:
-    """Pack a saved agent into a new directory; the bytes of each group of arrays.
+    """Pack a saved agent into a new directory; returns the bytes of each group of arrays.
 
-    `about` goes into the manifest; `files` are packed too. With optimiser "bfloat16" its moments
-    lose digits. Raises `CheckpointError`, and leaves nothing, when it gets too large.
+    `about` is added to the manifest, `files` (name -> content) to the arrays. optimiser="bfloat16"
+    rounds the moments. Raises `CheckpointError`, and writes nothing, above MOST_BYTES.
     """
     arrays = {name: _reduced(name, x, optimiser) for name, x in saved.arrays.items()}
     frames = arrays.pop(FRAMES)
@@ -81,7 +80,7 @@ def pack(
 
 
 def read_pack(directory: Path) -> Packed:
-    """A pack, verified. Raises `CheckpointError` for one that is damaged, partial or newer."""
+    """Read and verify a pack. Raises `CheckpointError` if it is damaged, incomplete or newer."""
     try:
         manifest = unseal((directory / MANIFEST).read_bytes())
     except OSError as error:
@@ -102,7 +101,7 @@ def read_pack(directory: Path) -> Packed:
 
 
 def with_frames(packed: Packed, frames: np.ndarray) -> Saved:
-    """The unit that was packed. Raises `CheckpointError` for other frames than it had."""
+    """The saved agent with its rebuilt frames. Raises `CheckpointError` if their hash differs."""
     if _sha256(frames.tobytes()) != packed.manifest["frames"]["sha256"]:
         raise CheckpointError(
             f"{packed.path}: the same seeds and actions show other frames here than where it was "
@@ -120,13 +119,13 @@ def files_of(packed: Packed) -> dict[str, bytes]:
 
 
 def squeeze(x: np.ndarray) -> bytes:
-    """Compressed; bytes of like significance lie side by side, since only exponents compress."""
+    """Compress an array; bytes of equal significance are grouped, as only exponents compress."""
     planes = np.frombuffer(x.tobytes(), np.uint8).reshape(-1, x.dtype.itemsize).T
     return zlib.compress(planes.tobytes())
 
 
 def unsqueeze(data: bytes, dtype: np.dtype, shape: Iterable[int]) -> np.ndarray:
-    """What was squeezed."""
+    """The array of `dtype` and `shape` from the bytes that `squeeze` made."""
     planes = np.frombuffer(zlib.decompress(data), np.uint8).reshape(dtype.itemsize, -1)
     return np.frombuffer(planes.T.tobytes(), dtype).reshape(tuple(shape))
 
@@ -148,7 +147,7 @@ def _part(directory: Path, part: dict[str, Any]) -> bytes:
 
 
 def _write(directory: Path, parts: list[bytes], manifest: bytes) -> None:
-    """The directory appears whole or not at all."""
+    """Write a pack directory, completely or not at all."""
     draft = directory.parent / f"{directory.name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was cut
     draft.mkdir(parents=True)
@@ -181,7 +180,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _sizes(bytes_of: Mapping[str, int]) -> dict[str, int]:
-    """Bytes by group."""
+    """Bytes by group (see GROUPS) from bytes by array."""
     sizes = dict.fromkeys([*GROUPS.values(), "rest"], 0)
     for name, size in bytes_of.items():
         group = next((GROUPS[start] for start in GROUPS if name.startswith(start)), "rest")
@@ -190,7 +189,7 @@ def _sizes(bytes_of: Mapping[str, int]) -> dict[str, int]:
 
 
 def _too_large(directory: Path, sizes: dict[str, int], saved: Saved, optimiser: str) -> str:
-    """What takes how much, and what would help."""
+    """The error line for a pack above MOST_BYTES: bytes of each group, and what frees some."""
     mb = lambda size: f"{size / 2**20:.1f} MiB"
     named = ", ".join(f"{name} {mb(size)}" for name, size in sizes.items())
     whole, most = mb(sum(sizes.values())), mb(MOST_BYTES)

@@ -1,4 +1,4 @@
-"""What an online agent learned from images, saved to act with: by search, or by its policy head.
+"""The saved policy of an online agent for frames: it acts by search or by its policy head.
 
 policy/agent.safetensors   the params that acting needs
 policy/agent.json          spaces, configuration and SHA-256; written last
@@ -34,7 +34,7 @@ from envs.atomic import sync_directory, write_file
 from envs.types import Features, action_features, space_from_json, space_to_json
 from worldmodels.config import FrameLossWeights
 
-SCHEMA_VERSION = 2  # 1 had networks of other layers
+SCHEMA_VERSION = 2  # version 1 had other network layers
 WEIGHTS, CARD = "agent.safetensors", "agent.json"
 LEARNING = ("projector", "predictor", "decoder")  # networks that acting does not need
 PARTS = {
@@ -49,9 +49,9 @@ PARTS = {
 
 
 class AgentPolicy:
-    """Acts on the newest frame of an episode, which it stacks itself; `reset()` between episodes.
+    """Acts on one frame at a time and stacks them itself; call `reset()` between episodes.
 
-    `agent` compiles its functions once; policies of one run can share it.
+    Policies of one run can share `agent`, whose functions are compiled once.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class AgentPolicy:
     ) -> Any:
         """The action for the newest observation of the episode, in the task's action space.
 
-        The likeliest of the policy head or, with `search`, what a search in the agent's own model
-        says. Nothing is drawn, so `seed` changes nothing. Raises `UserError` for what is no
-        observation of the task, and for another `world`.
+        The most probable action of the policy head or, with `search`, the choice of a search in the
+        agent's own model. Nothing is drawn, so `seed` has no effect. Raises `UserError` for an
+        observation of another shape, and if `world` is given.
         """
         if world is not None:
             raise UserError("an agent searches in its own model; leave world= out")
@@ -102,7 +102,7 @@ class AgentPolicy:
         return self.action.row(self.action.unflatten(self._last), 0)
 
     def acting(self, search: bool) -> Callable:
-        """`act(context [B, ...], ...) -> action features [B, A]`, for `evaluate`."""
+        """`act(context [B, ...], ...) -> action features [B, A]`, as `evaluate` calls it."""
 
         def act(context: Any, *_: Any) -> np.ndarray:
             shape = (*context.o.shape[:2], *self.frame)
@@ -144,7 +144,7 @@ def save_agent_policy(directory: Path, policy: AgentPolicy) -> None:
 
 
 def load_agent_policy(directory: Path) -> AgentPolicy:
-    """The policy that was saved. Raises `UserError` if it is missing, damaged or newer."""
+    """Load a saved policy. Raises `UserError` if missing, damaged or of another schema."""
     try:
         card = json.loads((directory / CARD).read_bytes())
         weights = (directory / WEIGHTS).read_bytes()
@@ -166,6 +166,6 @@ def _config(fields: dict[str, Any]) -> AgentConfig:
 
 
 def _sha256(card: dict[str, Any], weights: bytes) -> str:
-    """Over the weights and all other fields of the card."""
+    """SHA-256 over the weights and all fields of the card but "sha256"."""
     rest = {name: value for name, value in card.items() if name != "sha256"}
     return hashlib.sha256(weights + json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Real episodes as traces while agents play them: each once, also when a run was stopped."""
+"""Episodes that an agent plays, kept as traces; each is stored once even if a run is resumed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,19 +12,19 @@ from envs.types import Trace
 
 
 class Recording:
-    """The running episode of one environment, and those that ended since they were taken."""
+    """The running episode of one environment, and finished ones until `take` is called."""
 
     def __init__(self, env: gymnasium.Env, row: int):
         self.env, self.row = env, row
         self.closed: list[Trace] = []
-        self.steps: list[tuple[int, float]] = []  # of an episode that has not ended
+        self.steps: list[tuple[int, float]] = []  # of the running episode
 
     def begin(self, episode: int, o: Any) -> None:
-        """A new episode shows its first observation."""
+        """Start episode number `episode` with its first observation `o`."""
         self.episode, self.o, self.steps = episode, [np.array(o)], []
 
     def step(self, action: int, o: Any, r: float, terminated: bool, truncated: bool) -> None:
-        """`action`, as the task takes it, led to `o`."""
+        """Add one step: `action` (in the task's own numbering) led to `o`."""
         self.o.append(np.array(o))
         self.steps.append((action, float(r)))
         if terminated or truncated:
@@ -32,12 +32,12 @@ class Recording:
             self.steps = []
 
     def take(self) -> list[Trace]:
-        """Episodes that ended since the last call."""
+        """Return and forget the episodes that ended since the last call."""
         closed, self.closed = self.closed, []
         return closed
 
     def running(self) -> list[Trace]:
-        """The episode that runs, if it has a step."""
+        """The running episode as an open trace; empty list if it has no step yet."""
         return [self._trace(False, False)] if self.steps else []
 
     def _trace(self, terminated: bool, truncated: bool) -> Trace:
@@ -54,7 +54,7 @@ class Recording:
 
 
 def extend_once(directory: Path, traces: Iterable[Trace], env: gymnasium.Env) -> None:
-    """Add those traces to a store whose session it does not hold yet. Raises `TraceError`."""
+    """Add the traces whose `session` is not yet in the store. Raises `TraceError`."""
     spaces: dict[str, Any] = {
         "observation_space": env.observation_space,
         "action_space": env.action_space,

@@ -1,8 +1,8 @@
-"""Starting anew in part while the ring stays, and what then anneals (BBF; Schwarzer et al., 2023).
+"""Partial resets of the params, and annealing between them (BBF; Schwarzer et al., 2023).
 
-A reset shrinks what sees and foresees towards fresh weights (shrink and perturb; Ash and Adams,
-2020) and lets all heads begin again. Between two resets n and the discount of the value targets go
-from a short-sighted start to their own: both are functions of the count of updates alone.
+A reset moves encoder and dynamics towards fresh weights (shrink and perturb; Ash and Adams, 2020)
+and replaces all heads by fresh ones; the ring stays. After each reset n and the discount of the
+value targets are annealed to their final values; both depend on the number of updates alone.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ SHRUNK = ("encoder", "dynamics")  # all other networks are heads
 
 
 def is_reset_due(config: AgentConfig, updates: int) -> bool:
-    """Whether a reset comes before the next update; never one that could not be recovered from in
-    as many updates as lie between two."""
+    """Whether a reset comes before the next update. There is none within the last
+    `config.reset.every` updates, which would be too few to recover in."""
     every = config.reset.every
     if every == 0 or updates == 0 or updates % every:
         return False
@@ -29,15 +29,15 @@ def is_reset_due(config: AgentConfig, updates: int) -> bool:
 
 
 def reset(state: AgentState, fresh: PyTree, keep: float) -> AgentState:
-    """`state` with the heads of `fresh` params, the share `keep` of its encoder and dynamics, and
-    an optimiser that has nothing left but its place in the schedule of rates."""
+    """`state` with the heads of `fresh` params, `keep` * old + (1 - `keep`) * fresh encoder and
+    dynamics, and an optimiser without moments whose learning rate schedule goes on."""
     shrink = lambda x, y: keep * x + (1 - keep) * y
     shrunk = {name: jax.tree.map(shrink, state.params[name], fresh[name]) for name in SHRUNK}
     return state.replace(params=fresh | shrunk, opt_state=without_moments(state.opt_state))
 
 
 def without_moments(opt_state: optax.OptState) -> optax.OptState:
-    """As after no update at all, but for the schedule of rates."""
+    """`opt_state` with all moments 0; the step count of the learning rate schedule stays."""
     has_moments = lambda x: isinstance(x, optax.ScaleByAdamState | optax.TraceState)
     forgotten = lambda x: jax.tree.map(jnp.zeros_like, x) if has_moments(x) else x
     return jax.tree.map(forgotten, opt_state, is_leaf=has_moments)
@@ -46,9 +46,9 @@ def without_moments(opt_state: optax.OptState) -> optax.OptState:
 def annealed(
     config: AgentConfig, updates: Int[Any, ""] | int
 ) -> tuple[int | Int[Array, ""], Scalar]:
-    """(n, discount) of the value targets of an update; the search uses the same discount.
+    """(n, discount) of the value targets at an update; the search uses the same discount.
 
-    n and 1 - discount change by equal factors; plain numbers where nothing anneals.
+    n and 1 - discount are interpolated geometrically; plain numbers if `config.reset.anneal` is 0.
     """
     rule = config.reset
     if rule.anneal == 0:

@@ -41,10 +41,9 @@ def init_ring(capacity: int, envs: int, frame: tuple[int, int, int], num_actions
 
 
 def add(ring: RingState, rows: Tick) -> RingState:
-    """`ring` with one more tick of all environments, over the oldest one if it is full.
+    """`ring` with one more tick of all environments; it overwrites the oldest tick if full.
 
-    New rows enter at the greatest priority there is now. Raises `ValueError` for frames of another
-    shape.
+    New rows get the greatest priority in the ring. Raises `ValueError` for frames of another shape.
     """
     if rows.o.shape[1:] != ring.o.shape[1:]:
         raise ValueError(f"frames have shape {rows.o.shape[1:]}, expected {ring.o.shape[1:]}")
@@ -52,8 +51,8 @@ def add(ring: RingState, rows: Tick) -> RingState:
     at = ring.added % capacity
     before = (ring.added - envs) % capacity
     last = lambda x: jax.lax.dynamic_slice_in_dim(x, before, envs)
-    ended = last(ring.terminated) | last(ring.truncated)  # this row shows where that led
-    begins = ~last(ring.has_step)  # as it does where there was nothing yet
+    ended = last(ring.terminated) | last(ring.truncated)  # the new row shows its last o
+    begins = ~last(ring.has_step)  # also where the ring is still empty
     has_step = begins | ~ended
     greatest = jnp.where(ring.added > 0, jnp.max(ring.priority), 1.0)
     new = dict(
@@ -77,18 +76,18 @@ def add(ring: RingState, rows: Tick) -> RingState:
 
 
 def age(ring: RingState, slots: Int[Array, "*B"]) -> Int[Array, "*B"]:
-    """Observations that came after that of each slot, in all environments."""
+    """Number of observations, of all environments, that were added after each slot."""
     return (ring.added - 1 - slots) % ring.a.shape[0]
 
 
 def filled(ring: RingState) -> Int[Array, ""]:
-    """Slots that hold an observation; they are the first ones."""
+    """Number of slots that hold an observation: slots 0..filled-1."""
     return jnp.minimum(ring.added, ring.a.shape[0])
 
 
 def can_start(ring: RingState, envs: int, window: int) -> Bool[Array, " N"]:
-    """Slots that a window may begin at: it is known where the step led, and all frames of the
-    stack are still there."""
+    """Whether a window may begin at each slot: the observation after its step is stored, and so are
+    all frames of its stack."""
     capacity = ring.a.shape[0]
     slots = jnp.arange(capacity)
     ages = age(ring, slots)
@@ -99,11 +98,11 @@ def can_start(ring: RingState, envs: int, window: int) -> Bool[Array, " N"]:
 def draw(
     ring: RingState, key: jax.Array, batch: int, *, envs: int, window: int, alpha, beta
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
-    """(slots, importance weights) of `batch` different rows, likelier with priority ** alpha.
+    """(slots, importance weights) of `batch` different rows, drawn by priority ** alpha.
 
     Gumbel-top-k (Vieira, 2014): the first draws of sampling without replacement. Weights are
-    (M p) ** -beta for M rows to draw from, over the greatest in the batch; where there are fewer
-    rows than asked for, the others weigh 0.
+    (M p) ** -beta for M rows to draw from, divided by the greatest in the batch; if M < batch, the
+    surplus rows have weight 0.
     """
     allowed = can_start(ring, envs, window)
     log_priority = alpha * jnp.log(jnp.maximum(ring.priority, 1e-30))
@@ -123,9 +122,9 @@ def followed(
     envs: int,
     window: int,
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
-    """(slots, weights) of the `length` rows from each drawn one on, B = G * length.
+    """(slots, weights) of `length` consecutive rows from each of the G `slots` on; B = G * length.
 
-    All have the weight of the drawn one, or 0 where no window may begin.
+    A row has the weight of its drawn row, or 0 where no window may begin (`can_start`).
     """
     each = (slots[:, None] + jnp.arange(length) * envs) % ring.a.shape[0]
     allowed = can_start(ring, envs, window)[each]
@@ -135,9 +134,9 @@ def followed(
 def stacks(
     ring: RingState, slots: Int[Array, "*B"], envs: int, window: int
 ) -> Num[Array, "*B W H V F"]:
-    """The newest `window` frames at each slot, oldest first; an episode's first frame repeats.
+    """The newest `window` frames at each slot, oldest first; missing ones repeat the oldest.
 
-    So does the oldest one that is left of an episode.
+    Frames are missing at the start of an episode, and where the ring has overwritten them.
     """
     capacity = ring.a.shape[0]
     there = jnp.minimum(ring.elapsed[slots], (capacity - 1 - age(ring, slots)) // envs)
@@ -146,7 +145,7 @@ def stacks(
 
 
 def cut(ring: RingState, slots: Int[Array, " B"], envs: int, length: int) -> Cut:
-    """`length` rows from each slot on; past what is known of an episode its last row repeats."""
+    """`length` rows from each slot on; past an episode's last stored row, that row repeats."""
     steps = jnp.arange(length)
     ahead = (slots[:, None] + steps * envs) % ring.a.shape[0]
     goes_on = ring.has_step[ahead] & (age(ring, slots)[:, None] >= (steps + 1) * envs)

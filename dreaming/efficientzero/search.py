@@ -16,20 +16,20 @@ from worldmodels.frames.model import FrameModel
 
 
 def usual_devices(config: AgentConfig) -> list[Any]:
-    """All devices there are, but one CPU for small networks, which keep its cores busy alone."""
+    """All devices; but one CPU device for small networks, which already use all cores."""
     small = config.size != "base" and jax.default_backend() == "cpu"
     return jax.devices()[: 1 if small else None]
 
 
 def agent_mesh(devices: Sequence[Any], config: AgentConfig) -> Mesh:
-    """As many of the devices as share batches evenly."""
+    """A mesh of the most devices that divide both the batch and `refresh_batch` evenly."""
     sequences = config.replay.batch // config.replay.sequence
     return make_mesh(devices, sequences, config.refresh_batch)
 
 
 def make_teach(model: FrameModel, config: AgentConfig, updates, gumbel_scale: float) -> Callable:
-    """The teacher of a configuration, as `make_teacher` makes it, with the discount that belongs to
-    the count of `updates`."""
+    """The configured teacher (see `make_teacher`), with the annealed discount after `updates`
+    updates."""
     rules = model, model.head, config.search, annealed(config, updates)[1]
     if config.search.teacher == "puct":
         return make_puct(*rules, explore=gumbel_scale > 0)
@@ -41,7 +41,7 @@ def make_search(
 ) -> Callable[..., Acted]:
     """`search(params, stacks [B, W, H, V, F], key, rows [B], updates) -> Acted`.
 
-    Row i draws from `key` and `rows[i]`, whatever is searched beside it.
+    Row i draws from `key` and `rows[i]` alone, so its result does not depend on the other rows.
     """
 
     def search(params, frames, key, rows, updates) -> Acted:

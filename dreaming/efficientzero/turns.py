@@ -1,9 +1,9 @@
-"""Collecting and learning side by side, so that nothing depends on which of them is slower.
+"""Collecting and learning side by side, with results that do not depend on the speed of either.
 
-Time goes in turns of so many decisions. While the actors take those of a turn, by the params that
-the turn began with, the learner learns from what had been collected before it; what they collected
-is added when both are done. So decision t is taken with the params of update u(t), and every update
-sees the same rows, whatever the speed of environments and machine.
+Time goes in turns of `ticks` decisions of every environment. During a turn the actors use the
+params from its start, while the learner learns from the rows collected before it; the new rows are
+added when both are done. So decision t is taken with the params of an update that t alone
+determines, and every update sees the same rows, whatever the speed of environments and machine.
 """
 
 from collections.abc import Callable
@@ -42,12 +42,12 @@ def take_turn(
 ) -> tuple[AgentState, Collected, dict[str, float]]:
     """(the state after one turn, what was collected in it, means of the learner's metrics).
 
-    A turn has `ticks` decisions of every environment, or as many as surely fit into the rest of
-    `config.real_steps`. The state that was passed in must not be used again.
+    A turn has `ticks` decisions of every environment, or fewer where `config.real_steps` would be
+    exceeded. The state that was passed in must not be used again.
     """
     left = (config.real_steps - int(state.real_steps)) // config.envs
     first = int(state.ring.added) // config.envs
-    params, key = jax.tree.map(jnp.copy, (state.params, state.key))  # learning gives its own away
+    params, key = jax.tree.map(jnp.copy, (state.params, state.key))  # `learn` donates its state
     numbers = range(first, first + min(ticks, left))
     act = partial(agent.act, updates=int(state.updates))
     collecting = thread.submit(collect, act, params, key, actors, numbers)
@@ -61,14 +61,14 @@ def take_turn(
 
 
 def is_over(config: AgentConfig, state: AgentState) -> bool:
-    """Whether another decision of every environment could be one too many."""
+    """Whether one more decision of every environment could exceed `config.real_steps`."""
     return int(state.real_steps) + config.envs > config.real_steps
 
 
 def collect(
     act: Callable, params: Any, key: jax.Array, actors: Actors, numbers: range
 ) -> Collected:
-    """Decisions number `numbers` of every environment, taken with `params`."""
+    """Take the decisions with numbers `numbers` in every environment, by `params`."""
     rows, real_steps, returns = [], 0, []
     for number in numbers:
         acted = jax.device_get(act(params, key, number, actors.stacks))
@@ -80,7 +80,7 @@ def collect(
 
 
 def updates_due(config: AgentConfig, real_steps: int) -> int:
-    """Updates that belong to so many real steps, in whole calls of `agent.learn`."""
+    """Number of updates due after `real_steps` real steps, a multiple of `updates_per_call`."""
     due = (real_steps - config.learn_after) * config.updates_per_step
     return max(0, int(due / config.updates_per_call + 1e-9)) * config.updates_per_call
 
@@ -96,7 +96,7 @@ def learn_due(
     while done < due:
         if done % config.target.every == 0:
             state = agent.refresh(state)
-        if is_reset_due(config, done):  # what was said before it goes on teaching for a while
+        if is_reset_due(config, done):  # old targets serve until the next refresh
             state = agent.reset(state)
         learn = agent.learn_late if config.is_late(done) else agent.learn
         state, metrics = learn(state)

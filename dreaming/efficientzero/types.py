@@ -10,28 +10,28 @@ Numbers = jax.Array | np.ndarray
 
 
 class Tick(struct.PyTreeNode):
-    """One tick of E environments: what each showed, and the step that left it.
+    """One tick of E environments: the observation of each, and the step taken from it.
 
-    After an end the next row shows the last observation of that episode, and no step leaves it:
-    its action and what it earned are ignored (Gymnasium's AutoresetMode.NEXT_STEP). The row after
-    that one begins the next episode. NumPy's arrays will do.
+    The tick after an end shows the last observation of that episode; no step is taken from it, so
+    its action and reward are ignored (Gymnasium's AutoresetMode.NEXT_STEP). The tick after that
+    begins the next episode. Arrays may be NumPy's.
     """
 
-    o: UInt8[Numbers, "E H V F"]  # the newest frame alone
+    o: UInt8[Numbers, "E H V F"]  # the newest frame, without the stack
     a: Int[Numbers, " E"]
     r: Float[Numbers, " E"]
     terminated: Bool[Numbers, " E"]
     truncated: Bool[Numbers, " E"]
-    pi_search: Float[Numbers, "E A"]  # what the actor's search said, until the first refresh
+    pi_search: Float[Numbers, "E A"]  # of the search that acted
     v_search: Float[Numbers, " E"]
-    v: Float[Numbers, " E"]  # of the network alone
+    v: Float[Numbers, " E"]  # of the network, without search
 
 
 class RingState(struct.PyTreeNode):
     """N slots, one observation each; a tick of E environments fills E slots in a row.
 
-    Slot i belongs to environment i mod E, and slot i + E (mod N) is what came next there. The step
-    of slot i is the one that left its observation.
+    Slot i belongs to environment i mod E, and slot i + E (mod N) is its next observation. The step
+    of slot i is the one taken from its observation.
     """
 
     o: UInt8[Array, "N H V F"]
@@ -45,16 +45,16 @@ class RingState(struct.PyTreeNode):
     pi_search: Float[Array, "N A"]
     v_search: Float[Array, " N"]
     v: Float[Array, " N"]
-    version: Int[Array, " N"]  # of the target params that searched here; -1 = the actor's
+    version: Int[Array, " N"]  # number of the refresh that searched here; -1 = the acting search
     priority: Float[Array, " N"]  # 0 = no observation yet
     added: Int[Array, ""]  # observations so far; the next one goes to slot added mod N
 
 
 class Cut(struct.PyTreeNode):
-    """Which slots L consecutive rows are, and what of them is real (as in `Windows`); M = L - 1."""
+    """Slots of L consecutive rows, and masks of what is real (as in `Windows`); M = L - 1 steps."""
 
     slots: Int[Array, "B L"]
-    r: Float[Array, "B M"]  # 0 where no step is real
+    r: Float[Array, "B M"]  # 0 where the step is not real
     terminated: Bool[Array, "B M"]
     is_real_step: Bool[Array, "B M"]
     is_real_o: Bool[Array, "B L"]
@@ -62,7 +62,7 @@ class Cut(struct.PyTreeNode):
 
 
 class Acted(struct.PyTreeNode):
-    """What a batched search says of the newest observations of E environments."""
+    """Result of a batched search at the newest observations of E environments."""
 
     action: Int[Array, " E"]
     pi_search: Float[Array, "E A"]
@@ -71,25 +71,24 @@ class Acted(struct.PyTreeNode):
 
 
 class Imagined(struct.PyTreeNode):
-    """M walks of D steps in the model from stored states, and what a search says where each step
-    led."""
+    """M walks of D steps in the model from stored states, with a search at every state reached."""
 
-    slots: Int[Array, " M"]  # where they began
+    slots: Int[Array, " M"]  # stored states that the walks start from
     a: Int[Array, "M D"]
     pi_search: Float[Array, "M D A"]
     v_search: Float[Array, "M D"]
-    weight: Float[Array, "M D"]  # probability that it was not over by then; 0 = there is no walk
+    weight: Float[Array, "M D"]  # probability that the episode still goes on; 0 = no walk
 
 
 class AgentState(struct.PyTreeNode):
-    """All of an online agent that must survive a restart."""
+    """The state of an online agent: all that a checkpoint saves."""
 
     params: PyTree
     opt_state: optax.OptState
     ring: RingState
     key: UInt32[Array, " 2"]  # never changes; every draw folds a name and a counter into it
     updates: Int[Array, ""]
-    real_steps: Int[Array, ""]  # steps of environments in the ring's whole past
+    real_steps: Int[Array, ""]  # real steps added to the ring so far
     version: Int[Array, ""]  # refreshes so far
     searches: Int[Array, ""]  # states searched by refreshes
-    imagined: Imagined | None = None  # by the last refresh; None where that is not asked for
+    imagined: Imagined | None = None  # made by the last refresh; None if imagining is off

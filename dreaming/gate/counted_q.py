@@ -1,7 +1,7 @@
-"""Fitted-Q evaluation where observations are categories: a feature for each pair with an action.
+"""Fitted-Q evaluation for discrete observations: one feature per pair (observation, action).
 
-Then every regression is a mean over the logged steps of a pair, and the ensemble is one of count
-models: S observations, A actions.
+Each regression is then a mean over the logged steps of a pair, so each member of the ensemble is a
+count model of S observations and A actions.
 """
 
 import functools
@@ -14,21 +14,21 @@ from jaxtyping import Array, Float
 from dreaming.gate.steps import Asked, Steps, Valued, ask, episode_weights, sweeps
 from envs.types import Context
 
-DOUBT = 0.01  # logged steps that a member's belief before any data weighs as much as
+DOUBT = 0.01  # weight of a member's prior belief, in logged steps
 
 
 class Counts(struct.PyTreeNode):
-    """The log as M members weigh it. A pair that nobody took is worth what a member believes."""
+    """Count models of M members. A pair that was never taken has the value of the prior belief."""
 
     constant: Float[Array, "M S A"]  # mean reward
-    onward: Float[Array, "M S A S"]  # discount * probability of going on there
+    onward: Float[Array, "M S A S"]  # discount * probability of going on to each next observation
     start: Float[Array, "M S"]
     times: int = struct.field(pytree_node=False)
 
 
 @functools.partial(jax.jit, static_argnames=("discount", "members"))
 def count(steps: Steps, discount: float, key: jax.Array, members: int) -> Counts:
-    """The counts of `members` bootstraps by episode."""
+    """Count models of `members` bootstraps by episode. `key` is a typed key."""
     size, num_actions = steps.x.shape[-1], steps.a.shape[-1]
     s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
 
@@ -58,7 +58,7 @@ def _solve(counts: Counts, pi: Float[Array, "S A"]) -> Float[Array, "M S A"]:
 
 
 def evaluate_counted(steps: Steps, counts: Counts, policy: dict) -> Valued:
-    """What `policy` (parameters of a student) is worth to the members."""
+    """The values of `policy` (parameters of a student) by the members."""
     size = steps.x.shape[-1]
     every = Context(
         o=jnp.eye(size)[:, None],

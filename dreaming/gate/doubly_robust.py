@@ -1,7 +1,7 @@
 """Weighted per-decision doubly robust evaluation with logged propensities.
 
 Jiang & Li (2016), Thomas & Brunskill (2016): the fitted values, corrected by their errors on the
-log, each weighed by how much likelier the policy is than the behaviour to have got there:
+log, each weighed by the importance ratio of policy to behaviour up to its step:
     J = mean_e V(o_e[0]) + sum_t discount^t sum_e w_et (r + discount goes_on V(o[t+1]) - Q(o, a)),
     w_et = rho_et / sum_e rho_et,  rho_et = product of pi / propensity up to step t.
 """
@@ -14,15 +14,15 @@ from jaxtyping import Float
 from dreaming.gate.steps import Steps, Valued, ask
 from dreaming.observe.log import Log
 
-SAME = 1e-5  # action features that differ by less are those of one action
+SAME = 1e-5  # action features that differ by less belong to the same action
 RESAMPLES = 500
 
 
 def ratios(log: Log, steps: Steps, policy: Any) -> Float[np.ndarray, " N"] | None:
     """pi(a | o) / propensity of each logged step.
 
-    None without propensities, or when the policy cannot list the logged actions: a probability of
-    an action that was only sampled is not known.
+    None without propensities, or when a logged action is not among the actions that the policy
+    lists: the probability of an action that can only be sampled is unknown.
     """
     recorded = [trace.propensities for trace in log.traces if trace.propensities is not None]
     if len(recorded) < len(log.traces):
@@ -37,7 +37,7 @@ def ratios(log: Log, steps: Steps, policy: Any) -> Float[np.ndarray, " N"] | Non
 
 
 def by_episode(log: Log, x: Float[np.ndarray, " N"], fill: float) -> Float[np.ndarray, "E T"]:
-    """Values per step as one row per episode, with `fill` behind its end."""
+    """Values per step as one row per episode, with `fill` after its end."""
     ends = np.cumsum([len(trace) for trace in log.traces])
     rows = np.split(x, ends[:-1])
     longest = max(map(len, rows))
@@ -45,7 +45,7 @@ def by_episode(log: Log, x: Float[np.ndarray, " N"], fill: float) -> Float[np.nd
 
 
 def effective_samples(rho: Float[np.ndarray, "E T"]) -> float:
-    """(sum rho)^2 / sum rho^2 over episodes, at the step where it is least."""
+    """(sum rho)^2 / sum rho^2 over episodes, the least over all steps."""
     total, square = rho.sum(0), np.square(rho).sum(0)
     return float(np.where(square > 0, total**2 / np.where(square > 0, square, 1), 0.0).min())
 
@@ -58,7 +58,7 @@ def weighted_doubly_robust(
     discount: float,
     weights: Float[np.ndarray, "B E"],
 ) -> Float[np.ndarray, " B"]:
-    """J of a policy under B weightings of the episodes."""
+    """J of a policy (see above) under B weightings of the episodes."""
     count = len(log)
     part = lambda x: np.asarray(x, np.float64)[:count]
     error = part(steps.r) + discount * part(steps.goes_on) * part(valued.v_next) - part(valued.q)

@@ -1,8 +1,8 @@
-"""Three estimates, from the log alone, of what a candidate earns more than the incumbent.
+"""Three estimates, from the log alone, of the gain of a candidate over the incumbent.
 
 G1 fitted-Q evaluation, G2 weighted doubly robust, G3 the judge's dreams; each (gain, lower, upper),
-NaN where it is not known. G1 and G2 speak of discounted returns, G3 of returns to the
-horizon; all in raw rewards.
+NaN where unknown. G1 and G2 estimate discounted returns, G3 returns to the horizon; all in raw
+rewards.
 """
 
 import functools
@@ -22,12 +22,12 @@ from dreaming.observe.log import Log
 from dreaming.statistics import t_interval
 from dreaming.world.judge import Judge, systematic_error
 
-DIVERGED = 0.1  # of the range that rewards allow: a value so far outside has diverged
+DIVERGED = 0.1  # a value has diverged if it leaves the range that rewards allow by this share of it
 
 
 @dataclass
 class Evidence:
-    """Works out the three estimates for any candidate against one incumbent."""
+    """Computes the three estimates for any candidate against one incumbent."""
 
     log: Log
     window: int
@@ -48,7 +48,7 @@ class Evidence:
         self._errors = self.judge.errors()
 
     def of(self, candidate: Any) -> dict[str, Any]:
-        """The estimates and what they rest on: a row of `offline.unknown`."""
+        """The three estimates and their sample sizes, with the keys of `offline.unknown`."""
         new = self._evaluate(candidate)
         fitted, diverged = self.fitted_q(new)
         robust, effective = self.robust(candidate, new)
@@ -62,10 +62,10 @@ class Evidence:
         }
 
     def fitted_q(self, new: Valued) -> tuple[np.ndarray, int]:
-        """G1 and how many members diverged; unknown if more than an eighth did.
+        """G1 and the number of diverged members; NaN if more than an eighth diverged.
 
-        Mean over members, with Student's quantile times their deviation: it is the deviation of
-        the estimate itself under the bootstrap, not an error of their mean.
+        The mean over members, plus and minus Student's quantile times their standard deviation
+        (not divided by sqrt(M): under the bootstrap it is the error of the estimate itself).
         """
         values = np.stack([np.asarray(x.values, np.float64) for x in (new, self._old)])
         rewards = np.concatenate([trace.rewards for trace in self.log.traces])
@@ -82,7 +82,7 @@ class Evidence:
         return np.array([gain.mean(), gain.mean() - half, gain.mean() + half]), diverged
 
     def robust(self, candidate: Any, new: Valued) -> tuple[np.ndarray, float]:
-        """G2 and its effective episodes (NaN without propensities); unknown if these are few."""
+        """G2 and its effective episodes (NaN without propensities); NaN below `least_effective`."""
         ratios = doubly_robust.ratios(self.log, self._steps, candidate)
         if ratios is None or self._old_ratios is None:
             return np.full(3, np.nan), np.nan
@@ -104,10 +104,10 @@ class Evidence:
         return np.array([gain[0], *ends]), effective
 
     def dreamed(self, candidate: Any) -> tuple[np.ndarray, int]:
-        """G3 and the number of dreams; unknown without a judge or with too few segments.
+        """G3 and the number of dreams; NaN without a judge or with too few segments.
 
-        The error of a segment counts as often as segments fit into the mean dream of the policy
-        that lives longer.
+        The judge's error per segment is multiplied by the number of segments in a dream of mean
+        length, of candidate or incumbent, whichever is longer.
         """
         returns, lengths = self.judge.returns(candidate)
         error = systematic_error(self._errors, self.level)
@@ -120,13 +120,13 @@ class Evidence:
         return np.array([gain.mean(), low - error, high + error]), returns.size
 
 
-MOST_PAIRS = 4096  # of observation and action, for a feature each
+MOST_PAIRS = 4096  # most (observation, action) pairs for `counted_q`, a feature each
 
 
 def make_fitted_q(
     log: Log, window: int, discount: float, key: jax.Array, members: int = 32, width: int = 256
 ) -> tuple[Steps, Evaluate]:
-    """The steps of the log, and the evaluation of any policy on them. `key` is a typed key."""
+    """The steps of the log, and a function that evaluates a policy on them. `key` is typed."""
     steps = make_steps(log, window, discount)
     pairs = steps.x.shape[-1] * steps.a.shape[-1]
     categories = bool(jnp.all(jnp.sum(steps.x != 0, -1) == 1) & jnp.all(steps.x >= 0))

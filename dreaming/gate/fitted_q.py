@@ -1,4 +1,4 @@
-"""Fitted-Q evaluation: what a policy is worth, by an ensemble of Q functions fitted on the log.
+"""Fitted-Q evaluation: the value of a policy by an ensemble of Q functions fitted on the log.
 
     Q <- argmin sum_t w_t (r_t + discount (1 - terminated_t) sum_k p_k Q_slow(o[t+1], a_k) - Q)^2
 
@@ -8,7 +8,7 @@ layer; where observations are categories, every pair of observation and action i
 own. So each regression is solved exactly, and all of it takes seconds.
 
 Members differ in the weight of each episode (Exp(1), the Bayesian bootstrap), in their hidden layer
-and in what they believe before any data: where the log says nothing they disagree.
+and in their prior belief: where the log has no data, they disagree.
 """
 
 import functools
@@ -23,13 +23,13 @@ from jaxtyping import Array, Float
 
 from dreaming.gate.steps import ROWS, Steps, Valued, ask, episode_weights, sweeps
 
-GAIN = 2.0  # of the hidden layer; with 3 networks see less far than a CartPole drifts
-DOUBT = 0.3  # logged steps that a member's belief before any data weighs as much as; with 0.01 the
-# iteration diverges on random logs of CartPole, with 10 every value is drawn to the log's mean
+GAIN = 2.0  # scale of the hidden weights; at 3 networks generalise less far than CartPole drifts
+DOUBT = 0.3  # weight of a member's prior belief, in logged steps; with 0.01 the iteration diverges
+# on random logs of CartPole, with 10 every value is drawn to the log's mean
 
 
 def hidden(layer: Any, x: Float[Array, "*B X"], a: Float[Array, "*B A"]) -> Float[Array, "*B D"]:
-    """The hidden layer of one member: of about unit length."""
+    """Random Fourier features of one member, a vector of about unit length."""
     u = jnp.concatenate([x, a], -1) @ layer["w"] + layer["b"]
     return jnp.cos(u) * math.sqrt(2 / u.shape[-1])
 
@@ -43,7 +43,7 @@ def expected(
 
 
 class Members(struct.PyTreeNode):
-    """M networks before their output layers are fitted, and the log under them."""
+    """M networks without output layers, and the parts of their fits common to all policies."""
 
     layer: Any  # {"w": [M, X + A, D], "b": [M, D]}
     weights: Float[Array, "*M E"]  # of the episodes
@@ -93,8 +93,8 @@ def _member(steps: Steps, discount: Any, key: jax.Array, width: int) -> Members:
 
 
 class Choices(NamedTuple):
-    """(actions [., K, A], probabilities [., K]) of a policy at the steps, after them, and where
-    episodes begin."""
+    """(actions [., K, A], probabilities [., K]) of a policy before the N steps, after them, and at
+    the first observations of the E episodes."""
 
     now: tuple[Array, Array]
     next: tuple[Array, Array]
@@ -109,7 +109,7 @@ def _evaluate(steps: Steps, members: Members, discount, times, choices: Choices)
 
 
 def _valued(steps: Steps, member: Members, discount, times, choices: Choices) -> Valued:
-    """A policy in the eyes of one member: iterated `times` times."""
+    """Values of a policy by one member, after `times` iterations."""
 
     def add(part):
         weight = member.weights[part["episode"]] * part["is_real"]
@@ -130,7 +130,7 @@ def _valued(steps: Steps, member: Members, discount, times, choices: Choices) ->
 
 
 def evaluate_fitted(steps: Steps, members: Members, discount: float, policy: Any) -> Valued:
-    """What `policy` (parameters of a student) is worth to the members."""
+    """The values of `policy` (parameters of a student) by the members."""
     at = lambda asked: ask(policy, steps.head, asked)
     choices = Choices(now=at(steps.now), next=at(steps.next), first=at(steps.first))
     return _evaluate(steps, members, discount, sweeps(discount), choices)

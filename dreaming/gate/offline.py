@@ -6,7 +6,7 @@ zero; else its mixtures with the incumbent are tried; else nothing changes. No s
 estimators is near an oracle (Fu et al., 2021), and these three fail in different ways: G1 where
 the log is thin, G2 where candidate and behaviour differ, G3 where the model is wrong.
 
-G1 and G2 speak of discounted returns, G3 of returns to the horizon; all in raw rewards.
+G1 and G2 estimate discounted returns, G3 returns to the horizon; all in raw rewards.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from dreaming.observe.log import Log
 from dreaming.student.student import mixture
 from dreaming.world.judge import BLOCKS, Judge
 
-SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in what is tried, in this order
+SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in its mixtures, tried in this order
 NAMES = ("fitted Q", "doubly robust", "the judge's dreams")
 LEAST_EPISODES = 10  # for a bootstrap over episodes
 
 
 def unknown() -> dict[str, np.ndarray]:
-    """The evidence on every share, before anything was tried. NaN = not known.
+    """Evidence for every share in SHARES, all still NaN, which means unknown.
 
     `intervals` [share, estimate, (gain, lower, upper)]; `effective` episodes of G2; `diverged`
     members of G1; `segments` and `dreams` of the judge.
@@ -45,14 +45,14 @@ def unknown() -> dict[str, np.ndarray]:
 
 
 def passes(intervals: np.ndarray, min_gain: float) -> bool:
-    """Two lower bounds above the least gain, no upper bound below zero. NaN counts as neither."""
+    """Whether two lower bounds exceed `min_gain` and no upper bound is below 0; NaN is neither."""
     return int((intervals[:, 1] > min_gain).sum()) >= 2 and not (intervals[:, 2] < 0).any()
 
 
 def weigh(evidence: Callable[[Any], dict], candidate: Any, incumbent: Any, min_gain: float) -> dict:
-    """The evidence on the candidate, and on mixtures until one passes.
+    """The evidence on the candidate, and on its mixtures with the incumbent until one passes.
 
-    Where an estimate of the candidate sees harm no mixture is tried: a little harm is harm.
+    No further mixture is tried once an upper bound is below zero: a little harm is harm.
     """
     found = unknown()
     for i, share in enumerate(SHARES):
@@ -66,9 +66,9 @@ def weigh(evidence: Callable[[Any], dict], candidate: Any, incumbent: Any, min_g
 
 
 def offline_verdict(found: dict[str, np.ndarray], config: GateConfig, level: float) -> Verdict:
-    """What the evidence says, in words; `share` of the candidate in what is deployed.
+    """The verdict on the first share that passed, else on the candidate alone, with reasons.
 
-    `lower` is the second-best lower bound and `upper` the least upper one: what decided.
+    The bounds that decide are shown: the second-highest lower bound and the least upper bound.
     """
     intervals, min_gain = found["intervals"], config.min_gain
     passed = [i for i in range(len(SHARES)) if passes(intervals[i], min_gain)]
@@ -111,7 +111,7 @@ def conclusion(intervals: np.ndarray, passed: list[int], min_gain: float) -> str
 
 
 def in_words(found: dict, i: int, k: int, config: GateConfig, level: float) -> str:
-    """One estimate: its number and interval, or why it is ignored."""
+    """Estimate `k` at share `i` in words: gain and interval, or why it is ignored."""
     gain, low, high = found["intervals"][i, k]
     unit = "" if k == 2 else ", discounted"
     if not np.isnan(gain):

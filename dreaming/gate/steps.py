@@ -1,4 +1,4 @@
-"""The steps of a log as every estimate from the log alone sees them."""
+"""The steps of a log as arrays, for the offline estimates G1 and G2 (see `offline.py`)."""
 
 import functools
 import math
@@ -19,21 +19,21 @@ from envs.types import Context
 from worldmodels.actions import ActionHead
 from worldmodels.contexts import context_rows
 
-ROWS = 2048  # steps whose features are held at once; logs are padded to a multiple of it
-EPISODES = 256  # and to a multiple of so many episodes, so that they share compiled programs
-LEFT = 0.003  # share of the first error that may be left when the iteration ends
-SIDE = 16  # blocks along the longer side of a frame, at most
+ROWS = 2048  # steps whose features are held at once; steps are padded to a multiple
+EPISODES = 256  # episodes are padded to a multiple, so that logs share compiled programs
+LEFT = 0.003  # share of the initial error that may remain after the iteration
+SIDE = 16  # most blocks along the longer side of a frame
 
 
 class Asked(struct.PyTreeNode):
-    """What a policy is asked about."""
+    """N contexts with their legal actions, at which a policy is evaluated."""
 
     context: Context  # [N]
     legal: Bool[Array, "N A"]
 
 
 class Steps(struct.PyTreeNode):
-    """N logged steps and the beginnings of E episodes, with padding."""
+    """N logged steps and the first observations of E episodes, padded."""
 
     now: Asked  # [N]
     next: Asked  # [N]
@@ -47,25 +47,25 @@ class Steps(struct.PyTreeNode):
     episode: Int[Array, " N"]
     is_real: Float[Array, " N"]  # 0 in padding
     is_episode: Float[Array, " E"]  # 0 in padding
-    mean: Float[Array, ""]  # of the discounted returns from the steps of the log
-    spread: Float[Array, ""]  # half their range
+    mean: Float[Array, ""]  # of the discounted returns from each logged step
+    spread: Float[Array, ""]  # half the range of these returns
     head: ActionHead = struct.field(pytree_node=False)
 
 
 class Valued(struct.PyTreeNode):
-    """A policy in the eyes of M members, and of their mean at N logged steps (L is then empty)."""
+    """Values of a policy by M members; `q`, `v` and `v_next` by their mean where L is empty."""
 
-    values: Float[Array, "*M"]  # mean value where episodes begin
+    values: Float[Array, "*M"]  # mean value of the first observations
     q: Float[Array, "*L N"]  # of the logged action
     v: Float[Array, "*L N"]  # before the step
-    v_next: Float[Array, "*L N"]  # after it, whether or not it ended
+    v_next: Float[Array, "*L N"]  # after the step, also after a termination
 
 
-Evaluate = Callable[[Any], Valued]  # of the parameters of a student
+Evaluate = Callable[[Any], Valued]  # from the parameters of a student to its values
 
 
 def make_steps(log: Log, window: int, discount: float) -> Steps:
-    """The steps of a log."""
+    """The padded steps of a log, with contexts of `window` observations."""
     replay = log.replay()
     scale, shown = make_shown(log, window)
     count = int(replay.num_starts)
@@ -83,7 +83,7 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
     now, later, first = (at(i) for i in (rows, rows + 1, begins))
     x, x_next, x_first = (inputs(seen.context) for seen in (now, later, first))
     length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x[:count]), -1)))
-    length = jnp.where(length > 1e-6, length, 1.0)  # an observation that never changes
+    length = jnp.where(length > 1e-6, length, 1.0)  # for observations that never change
     seen = returns_to_go(log, discount)
     return Steps(
         now=now,
@@ -105,10 +105,10 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
 
 
 def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
-    """(normalisers, what of observations [*B, O] is looked at): all; of frames blocks of pixels.
+    """(normalisers, `shown`): `shown` maps observations [*B, O] to the inputs of Q functions.
 
-    A frame is shown as the means of at most SIDE x SIDE blocks; a drawn hidden layer finds nothing
-    in single pixels. What a last, incomplete block would hold is left out.
+    Frames become the means of at most SIDE x SIDE blocks (incomplete blocks are cut off), since a
+    random hidden layer cannot use single pixels; other observations stay as they are.
     """
     if log.observation.kind != "frames":
         return fresh_student(log, window, 1, jax.random.key(0))["scale"], lambda o: o
@@ -129,7 +129,7 @@ def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
 
 
 def returns_to_go(log: Log, discount: float) -> np.ndarray:
-    """Discounted sum of the logged rewards from each step on."""
+    """float64 [N]: discounted sum of the logged rewards from each step to its episode's end."""
     every = []
     for trace in log.traces:
         total, out = 0.0, np.zeros(len(trace))
@@ -145,11 +145,11 @@ def episode_weights(steps: Steps, key: jax.Array) -> Float[Array, " E"]:
 
 
 def sweeps(discount: float) -> int:
-    """How often an evaluation is iterated until LEFT of its first error can be left."""
+    """Number of iterations after which at most LEFT of the initial error remains."""
     return math.ceil(math.log(LEFT) / math.log(discount))
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def ask(policy: Any, head: ActionHead, seen: Asked) -> tuple[Array, Array]:
-    """What a policy does where it is asked: actions [N, K, A], and their probabilities [N, K]."""
+    """Actions [N, K, A] of a policy at contexts `seen`, and their probabilities [N, K]."""
     return action_distribution(policy, seen.context, head, seen.legal)

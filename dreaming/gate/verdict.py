@@ -22,10 +22,11 @@ from envs.types import Trace
 
 @dataclass(frozen=True)
 class Verdict:
-    """`gain` is the mean difference per episode, [lower, upper] its interval; NaN = not known.
+    """Whether the candidate is accepted, and why.
 
-    `share` of the steps is the candidate's in what is deployed, if it is accepted. Finding out took
-    `steps` real steps.
+    `gain` is the mean difference per episode, [lower, upper] its interval; NaN = unknown. If
+    accepted, the candidate acts in `share` of the steps, else the incumbent. The gate took `steps`
+    real steps.
     """
 
     accept: bool
@@ -46,7 +47,7 @@ class Verdict:
         return replace(self, reasons=(reason, *self.reasons))
 
     def deployed(self, candidate: Any, incumbent: Any) -> Any:
-        """Student parameters: the candidate's, the incumbent's, or a mixture's."""
+        """Parameters of the deployed student: candidate, incumbent or a mixture of both."""
         if not self.accept:
             return incumbent
         return candidate if self.share == 1 else mixture(incumbent, candidate, self.share)
@@ -132,18 +133,18 @@ def interval(difference: np.ndarray, level: float, seed: int) -> tuple[float, fl
 
 
 def ungated() -> Verdict:
-    """The verdict where nobody asked for one: the candidate goes on to collect."""
+    """The verdict without a gate: the candidate is deployed."""
     return Verdict(True, -np.inf, np.inf, np.nan, ("deployed without a test: the gate is off",))
 
 
 def no_evidence(why: str) -> Verdict:
-    """The verdict without a real task on a log too small to ask instead: nothing is accepted."""
+    """The verdict without a real task and without a usable log: reject, because of `why`."""
     reason = f"no evidence: there is no real environment to test in, {why}"
     return Verdict(False, -np.inf, np.inf, np.nan, (reason,))
 
 
 def improvable(traces: Iterable[Trace]) -> tuple[bool, str]:
-    """Whether a log tells good from bad at all, and if not, why in words.
+    """(whether a log distinguishes good from bad at all, and if not, why in words).
 
     It does when an episode was ended by the task, when returns of closed episodes differ, or, if
     none is closed, when rewards differ.
@@ -171,5 +172,5 @@ def improvable(traces: Iterable[Trace]) -> tuple[bool, str]:
 
 
 def number(x: float) -> str:
-    """A number in a sentence: one decimal for what is measured in tens, more for what is small."""
+    """A number as text: one decimal from 10 on, else three significant digits."""
     return f"{x:.1f}" if abs(x) >= 10 or x == 0 else f"{x:.3g}"

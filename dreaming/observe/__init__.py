@@ -1,1 +1,1 @@
-"""What was observed: behaviours, recorded logs, and logs as arrays on the device."""
+"""Behaviours that record logs, recorded logs, and logs as arrays on the device."""

@@ -16,18 +16,18 @@ from dreaming.errors import ConfigError, TraceError
 from envs.real import task_name
 from envs.types import ActionFeatures
 
-# (observation, what is legal: bool [A] or None, generator)
-# -> (action, the probability with which it was taken; None where it is a density)
+# (observation, legal action features: bool [A] or None, generator)
+# -> (action, the probability with which it was taken; None for actions with densities)
 Behaviour = Callable[[Any, np.ndarray | None, np.random.Generator], tuple[Any, float | None]]
 BEHAVIOURS = ("random", "sticky_random", "half_random")
-HEURISTICS = {  # what Gymnasium ships, as functions of (task, observation)
+HEURISTICS = {  # of Gymnasium, as functions of (task, observation)
     "LunarLander-v3": "gymnasium.envs.box2d.lunar_lander:heuristic",
     "LunarLanderContinuous-v3": "gymnasium.envs.box2d.lunar_lander:heuristic",
 }
 
 
 def random(action: ActionFeatures) -> Behaviour:
-    """Uniform over the legal actions; numbers without two bounds are drawn as Gymnasium does."""
+    """Uniform over the legal actions; Box actions are drawn as by Gymnasium's `sample`."""
     if not action.factors:
         return lambda o, legal, generator: (_uniform(action.space, generator), None)
     start = getattr(action.space, "start", 0)
@@ -42,10 +42,10 @@ def random(action: ActionFeatures) -> Behaviour:
 
 
 def sticky_random(action: ActionFeatures, switch: float) -> Behaviour:
-    """Repeats its action while it is legal; draws a uniform one at first and then with
-    probability `switch`.
+    """Repeats its last action; draws a uniform one at the start, where the last one is illegal, and
+    with probability `switch`.
 
-    One episode long: make a new one at each reset.
+    It remembers its last action: make a new one for each episode.
     """
     fresh = random(action)
     previous: Any = None
@@ -65,7 +65,7 @@ def sticky_random(action: ActionFeatures, switch: float) -> Behaviour:
 
 
 def half_random(action: ActionFeatures, epsilon: float, env: Any) -> Behaviour:
-    """The heuristic that comes with the task, or, with probability `epsilon`, a random action.
+    """The task's own heuristic (see HEURISTICS), or with probability `epsilon` a random action.
 
     Raises `ConfigError` for a task without a heuristic.
     """
@@ -89,11 +89,11 @@ def half_random(action: ActionFeatures, epsilon: float, env: Any) -> Behaviour:
 
 
 def legal_entries(mask: Any, action: ActionFeatures, step: int, ended: bool) -> np.ndarray | None:
-    """bool [A] of an `info["action_mask"]`, in whatever form a task gives it: one array, or one
-    for each factor. None if there is no mask, or for actions that are numbers.
+    """bool [A] from `info["action_mask"]`, given as one array or as one array per factor. None
+    without a mask, and for Box actions.
 
-    Nothing is chosen after an episode `ended`, so a mask that forbids everything there allows
-    everything. Raises `TraceError`.
+    After an episode `ended` no action is chosen: a mask without a legal action is then read as all
+    legal. Otherwise it raises `TraceError`, as does a mask of the wrong size.
     """
     if mask is None or not action.factors:
         return None
@@ -134,14 +134,15 @@ def _allows(legal: np.ndarray | None, action: ActionFeatures, a: Any) -> bool:
 
 
 def _mixed(action: ActionFeatures, legal: Any, share: float, is_other: bool) -> float | None:
-    """The probability of an action drawn uniformly with probability `share`, else another one."""
+    """Probability of an action under `share` * uniform + (1 - `share`) * one given action, where
+    `is_other` says whether the action is the given one; None for Box actions."""
     if not action.factors:
         return None
     return share * _chance(_options(action, legal)) + (1 - share) * is_other
 
 
 def _uniform(space: Any, generator: np.random.Generator) -> np.ndarray:
-    """A draw between the bounds; exponential from a single bound, normal without any."""
+    """A uniform draw between two bounds; exponential from a single bound, normal without any."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     has_low, has_high = np.isfinite(low), np.isfinite(high)
     u, tail = generator.random(space.shape), generator.exponential(size=space.shape)

@@ -31,14 +31,13 @@ def record(
     update: Callable[[int], None] = lambda steps: None,
     env_options: dict | None = None,
 ) -> Iterator[Trace]:
-    """Episodes of exactly `real_steps` steps in all; the last stays open if the budget cuts it.
+    """Episodes with `real_steps` steps in all; the last one is open if the budget cuts it off.
 
     `behaviour` is `random`, `sticky_random` (a new uniform action with probability `switch`, and
     at reset), `half_random` (the task's own heuristic; a uniform action with probability
-    `epsilon`) or the name under which `policy` is recorded, which makes a behaviour for
-    every episode. Of actions that the task's
-    `info["action_mask"]` forbids none is drawn, and the masks are recorded. `update(n)` is told
-    of n more steps after each episode. Raises `ConfigError` before, and `TraceError` while
+    `epsilon`), or a name for the behaviours that `policy()` makes, one for every episode. Actions
+    that the task's `info["action_mask"]` forbids are never taken; masks are recorded. `update(n)`
+    is called after each episode of n steps. Raises `ConfigError` before, and `TraceError` while
     recording.
     """
     _check(behaviour, real_steps, seed, switch, epsilon, policy)
@@ -93,7 +92,7 @@ def _episode(
     source: np.random.SeedSequence,
     name: str,
 ) -> Trace:
-    """One episode, left open after `limit` steps; reset seed and draws come from `source`."""
+    """One episode, cut off (open) after `limit` steps; `source` gives its reset seed and draws."""
     reset_source, act_source = source.spawn(2)
     generator = np.random.default_rng(act_source)
     observation = Features(env.observation_space)
@@ -126,7 +125,7 @@ def _episode(
 
 
 def _copy(o: Any, observation: Features, step: int) -> Any:
-    """An observation as arrays of its own. `TraceError` when it has another structure or shape."""
+    """A copy of an observation. Raises `TraceError` for another structure or shape."""
     try:
         return observation.copy(o)
     except SpaceError as error:

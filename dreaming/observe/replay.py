@@ -1,6 +1,7 @@
 """The log as arrays on the device: every observation once, windows cut out by index."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ from jaxtyping import Array, Int
 from dreaming.types import ReplayState
 from envs.types import Context, Features, Trace, TraceError
 from worldmodels.actions import ActionHead
+from worldmodels.protocol import RowChunk
 from worldmodels.types import Windows
 
-REACH = 5  # steps before a termination that count as near it
-ENDING_SHARE = 0.1  # of the windows at least show a termination, if the log holds one
+CHUNK = 4096  # rows per compiled call
+REACH = 5  # most steps before a termination that count as near it
+ENDING_SHARE = 0.1  # least share of windows that begin near a termination, if there is one
 
 
 def make_replay(
@@ -26,15 +29,14 @@ def make_replay(
     key: jax.Array | None = None,
     multiple: int = 1,
 ) -> ReplayState:
-    """The replay of a whole log, padded to a multiple of so many rows, steps and episodes.
+    """The replay of a whole log; rows, steps and episodes are padded to multiples of `multiple`.
 
     Logs of about the same size then have the same shapes, and share their compiled programs.
 
     Every member weighs each episode by an Exp(1) draw: the Bayesian bootstrap (Rubin, 1981), which
-    never hides a rare episode from a member altogether. An episode's weights are scaled to a mean
-    of 1 over the members (a balanced bootstrap, Davison et al., 1986): what all members say
-    together is then what the log says, and one member alone learns it as it is. Without `key` all
-    weights are 1.
+    never hides a rare episode from a member altogether. An episode's weights are scaled to mean 1
+    over the members (a balanced bootstrap, Davison et al., 1986): the members together then weigh
+    all episodes equally, and so does a single member. Without `key` all weights are 1.
     """
     traces = list(traces)
     if not traces:
@@ -82,14 +84,14 @@ def make_replay(
 
 
 def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
-    """`x` with zeros behind it up to a multiple of so many rows; scalars as they are."""
+    """`x` padded with zeros to a multiple of `multiple` rows; scalars as they are."""
     if x.ndim == 0:
         return x
     return np.pad(x, [(0, -len(x) % multiple)] + [(0, 0)] * (x.ndim - 1))
 
 
 def contexts(replay: ReplayState, rows: Int[Array, "*B"], window: int) -> Context:
-    """The context of each row: its last `window` observations, repeated at an episode's start."""
+    """The context of each row: its `window` newest observations; missing ones repeat the first."""
     back = rows[..., None] - jnp.arange(window - 1, -1, -1)
     first = replay.first[rows][..., None]
     at = jnp.maximum(back, first)
@@ -109,8 +111,8 @@ def sample_windows(
 ) -> Windows:
     """`batch` windows of `length` rows that begin at uniformly drawn steps of the log.
 
-    Where terminations are rarer than ENDING_SHARE, that share of windows begins shortly before
-    one: a model that saw two endings in ten thousand steps must still know an ending.
+    If fewer than ENDING_SHARE of the steps are near a termination, about that share of the windows
+    begins at such steps: a model must learn endings even from two in ten thousand steps.
     """
     start_key, ending_key, choice_key, action_key = jax.random.split(key, 4)
     pick = lambda key, rows, count: rows[jax.random.randint(key, (batch,), 0, count)]
@@ -123,6 +125,16 @@ def sample_windows(
     return cut_windows(replay, starts, length, action_key, head=head, window=window)
 
 
+def every_row(replay: ReplayState, rows: int, head: ActionHead, window: int) -> Iterator[RowChunk]:
+    """The first `rows` rows in order, each as a window of two; where an episode is over, the step
+    of the second row is not real."""
+    cut = jax.jit(functools.partial(cut_windows, length=2, head=head, window=window))
+    for first in range(0, rows, CHUNK):
+        at = jnp.minimum(first + jnp.arange(CHUNK), rows - 1)  # one shape
+        windows = cut(replay, at, key=jax.random.key(0))
+        yield RowChunk(windows, min(CHUNK, rows - first))
+
+
 def cut_windows(
     replay: ReplayState,
     starts: Int[Array, " B"],
@@ -132,8 +144,8 @@ def cut_windows(
     head: ActionHead,
     window: int = 1,
 ) -> Windows:
-    """Windows of `length` rows from `starts`; past the end the last row repeats, under random
-    actions, and the masks say that it is not real."""
+    """Windows of `length` rows from `starts`; past the end of an episode its last row repeats, with
+    random actions, and the masks say that this is not real."""
     last = replay.last[starts][:, None]
     row = starts[:, None] + jnp.arange(length)
     at = jnp.minimum(row, last)

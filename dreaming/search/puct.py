@@ -15,7 +15,7 @@ from dreaming.types import SearchResult
 from worldmodels.actions import ActionHead
 from worldmodels.types import Scalar
 
-ALPHA, FRACTION = 0.3, 0.25  # of the Dirichlet noise, and its share of the root's prior
+ALPHA, FRACTION = 0.3, 0.25  # Dirichlet parameter of the root's noise; its share in the prior
 
 
 def make_puct(
@@ -80,7 +80,7 @@ class Puct:
         root = made(mctx.RootFnOutput, prior_logits=jnp.log(prior + 1e-9), value=v, embedding=z)
         return mctx.search(
             params=params,
-            rng_key=jax.random.key(0),  # breaks ties alone
+            rng_key=jax.random.key(0),  # used to break ties only
             root=root,
             recurrent_fn=self.edge,
             root_action_selection_fn=select,
@@ -89,7 +89,7 @@ class Puct:
         )
 
     def edge(self, params, _, action, z):
-        """From a state by an action to the next state."""
+        """The edge from a state by an action, and the next state (mctx's recurrent function)."""
         _, y = self.model.afterstate(params, z, jnp.asarray(self.head.table)[action])
         z, p = self.model.outcome(params, y, jnp.zeros_like(action))
         prior = self.head.masked(p.pi_logits, p.legal_logits > 0)

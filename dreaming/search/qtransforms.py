@@ -1,4 +1,4 @@
-"""What a search tree says of its edges: values in reward units, completed and normalised."""
+"""Values of the edges of a search tree: in reward units, completed, and normalised."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ def edge_values(tree, has_chance: bool) -> Float[Array, "N W"]:
 
 
 def _through_chance(tree, q: Float[Array, "N W"], has_chance: bool) -> Float[Array, "N W"]:
-    """An edge into a chance node is worth the expectation over its codes: the search's value of
-    those visited, the model's own of the others."""
+    """`q`, where edges into chance nodes get the expectation over codes: by the search's value for
+    visited codes, by the model's for the others."""
     if not has_chance:
         return q
     codes = tree.embeddings.p.shape[-1]
@@ -26,11 +26,11 @@ def _through_chance(tree, q: Float[Array, "N W"], has_chance: bool) -> Float[Arr
 
 
 def greedy_values(tree, has_chance: bool):
-    """(root value, edge values) of a finished, unbatched tree if its best step is always taken.
+    """(root value, edge values) of a finished, unbatched tree, if the best action is always taken.
 
-    The mean of the backups keeps every step that was tried into a hole: good to explore with, not
-    to act on. From the leaves back, a state is worth its best visited edge, or the model's own
-    value where that is higher and legal edges were not visited.
+    The mean of the backups also counts bad actions that were only explored. Here, from the leaves
+    back, a state has the value of its best visited edge, or the model's own value where that is
+    higher and some legal edge was not visited.
     """
     seen = tree.children_visits > 0
     unseen = jnp.any((tree.children_prior_logits > NEVER / 2) & ~seen, axis=-1)

@@ -21,13 +21,11 @@ ROWS = 1024  # states searched per compiled call
 def reanalyze(
     world: World | None, head: ActionHead, search: SearchConfig, key: jax.Array, replay: ReplayState
 ) -> ReplayState:
-    """`replay` with what a search in `world` says of its states: policy and value targets.
+    """`replay` with policy and value targets from a search in `world` at every row.
 
-    As it is where there is no world yet.
-
-    A later round fits its model to these rather than to what the behaviour did (MuZero
-    Reanalyse). Every row is searched but the terminal ones, which are worth nothing. `key` is a
-    typed key.
+    Without a world the replay stays as it is. A later round fits its model to these targets rather
+    than to the logged actions and returns (MuZero Reanalyse). Terminal rows have value 0. `key` is
+    a typed key.
     """
     if world is None:
         return replay
@@ -42,7 +40,7 @@ def reanalyze(
     pi, v = (np.concatenate(x)[:count] for x in zip(*results, strict=True))
     last = np.asarray(replay.last)
     ended = np.asarray(replay.terminated)[np.maximum(last - 1, 0)] & (last == np.arange(count))
-    if head.kind == "box":  # a Gaussian goes on imitating what was done
+    if head.kind == "box":  # a Gaussian keeps imitating the logged actions
         pi = replay.pi_target
     return replay.replace(
         pi_target=jnp.where(ended[:, None], 0.0, pi),
@@ -55,7 +53,7 @@ def reanalyze(
 def compiled_searches(
     model: Any, head: ActionHead, search: SearchConfig, discount: float
 ) -> Callable:
-    """`searched(params, replay, rows, key) -> (pi_search, v_search)`, the same in every round."""
+    """`searched(params, replay, rows, key) -> (pi_search, v_search)`; cached, compiled once."""
     teach = make_teacher(model, head, search, discount)
 
     @jax.jit

@@ -1,11 +1,11 @@
-"""Teachers: what to do at a state, by looking ahead in the model.
+"""Teachers: they look ahead in the model and return an improved policy and value of a state.
 
 `teacher="search"` is Gumbel MuZero (Danihelka et al., 2022) on mctx's tree: sequential halving at
 the root, deterministic selection inside, completed values normalised over the whole tree. A model
 with C > 1 codes is searched with chance nodes. `teacher="one_step"` enumerates every action and
 every outcome once. All of them return the same `SearchResult`.
 
-A search never samples an outcome inside an edge: mctx would keep the one sample for ever.
+An edge never samples its outcome: mctx would reuse that one sample in the whole search.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,11 @@ def make_teacher(
 ) -> Callable:
     """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
 
-    `head` says what actions are; actions that the model holds to be illegal are never taken.
-    `key` is one typed key or, for a head without proposals, a key of each row: what a search says
-    then does not depend on which states are searched together.
+    `head` describes the actions; actions that the model predicts to be illegal are never taken.
+    `key` is one typed key or, for a head without proposals, one key per row: then the result of a
+    row does not depend on the states searched with it.
 
-    `gumbel_scale` is 1 to explore in rehearsal, 0 to act as well as the search knows.
+    `gumbel_scale` is 1 to explore in rehearsal, 0 to act greedily.
     `value_span` is the width of the range of values; floors and temperatures are shares of it.
     Raises `ValueError` for a budget or a teacher that does not exist.
     """
@@ -47,7 +47,7 @@ def make_teacher(
 
 
 def model_steps(model: Any, head: ActionHead, config: SearchConfig) -> int:
-    """Model transitions that one call of the teacher spends per state."""
+    """Number of model transitions per state in one call of the teacher."""
     outcomes = model.num_codes + (model.num_codes > 1)
     if config.teacher == "one_step":
         return head.num_candidates * model.num_codes
@@ -55,9 +55,9 @@ def model_steps(model: Any, head: ActionHead, config: SearchConfig) -> int:
 
 
 def penalised(p, penalty: float, discount: Scalar, value_span):
-    """Rewards of a prediction less what its uncertainty costs (MOPO, Yu et al., 2020, eq. 5).
+    """Rewards of a prediction minus the cost of its uncertainty (MOPO, Yu et al., 2020, eq. 5).
 
-    The unit is a typical reward, (1 - discount) of the value range.
+    `penalty` is in typical rewards, (1 - discount) * `value_span`.
     """
     return p.r - penalty * (1 - discount) * value_span * p.uncertainty
 
@@ -96,7 +96,7 @@ class OneStep:
         )
 
     def value(self, params, z, a: Float[Array, "B A"], value_span) -> Float[Array, " B"]:
-        """What an action is worth: the mean over its outcomes."""
+        """Value [B] of actions `a`: the expectation over their outcomes."""
         code_logits, y = self.model.afterstate(params, z, a)
         reward = lambda p: penalised(p, self.config.penalty, self.discount, value_span)
         q_code = outcome_values(self.model, params, y, a.shape[0], self.discount, reward)
@@ -106,7 +106,7 @@ class OneStep:
 def outcome_values(
     model, params, y, rows: int, discount: Scalar, reward: Callable
 ) -> Float[Array, "B C"]:
-    """reward + discount * continuation * v of every code."""
+    """reward + discount * continuation * v of every chance code of afterstates `y`."""
 
     def each(c):
         _, p = model.outcome(params, y, jnp.full(rows, c, jnp.int32))
@@ -164,7 +164,7 @@ class TreeSearch:
         )
 
     def grow(self, params, root, gumbel: Float[Array, "B W"], noise, value_span) -> Any:
-        """The finished tree of one batched search; apart from `gumbel` it draws nothing."""
+        """The finished tree of one batched search; all randomness is in `gumbel` and `noise`."""
         edge: Any = self.decide_or_chance if self.has_chance else self.decide
         reward = lambda p: penalised(p, self.config.penalty, self.discount, value_span)
         sigma = lambda tree, node: qtransforms.sigma(
@@ -189,7 +189,7 @@ class TreeSearch:
         )
 
     def select_root(self, key, tree, node, sigma: Callable):
-        """Sequential halving."""
+        """Root selection: sequential halving."""
         return mctx.gumbel_muzero_root_action_selection(
             key,
             tree,
@@ -200,13 +200,13 @@ class TreeSearch:
         )
 
     def select(self, key, tree, node, depth, sigma: Callable):
-        """Inside a tree: in proportion to the improved policy."""
+        """Selection below the root: visits in proportion to the improved policy."""
         return mctx.gumbel_muzero_interior_action_selection(
             key, tree, node, depth, qtransform=sigma
         )
 
     def select_chance(self, key, tree, node, depth, sigma: Callable):
-        """The same or, at a chance node, codes in proportion to their probability."""
+        """As `select`; at a chance node, visits of codes in proportion to their probability."""
         p = jax.nn.softmax(tree.children_prior_logits[node])
         visits = tree.children_visits[node]
         due = jnp.argmax(p - visits / (1 + jnp.sum(visits))).astype(jnp.int32)
@@ -214,18 +214,18 @@ class TreeSearch:
         return jnp.where(tree.embeddings.is_chance[node], due, interior)
 
     def prior_and_basis(self, pi, legal_logits, noise):
-        """(log prior of the W choices, what their actions are made of) of a policy's outputs."""
+        """(log prior of the W choices, basis of their actions) of policy outputs `pi`."""
         pi = self.head.masked(pi, legal_logits > 0)
         log_prior = self.head.log_prior(pi, noise, self.config.uniform_share)
         return self.padded(log_prior), self.head.basis(pi)
 
     def padded(self, logits: Float[Array, "B _"]) -> Float[Array, "B W"]:
-        """Logits with NEVER behind them, as many as there are candidates or codes."""
+        """Logits padded with NEVER to W, the larger number of candidates and codes."""
         width = max(self.head.num_candidates, self.model.num_codes)
         return jnp.pad(logits, ((0, 0), (0, width - logits.shape[-1])), constant_values=NEVER)
 
     def root_node(self, params, z, basis) -> Node | ChanceNode:
-        """The embedding of the root."""
+        """The root's embedding: a decision node."""
         if not self.has_chance:
             return Node(z, basis)
         rows = basis.shape[0]
@@ -234,14 +234,14 @@ class TreeSearch:
         return ChanceNode(jnp.zeros(rows, bool), z, basis, y, blank, blank)
 
     def decide(self, params, choice, node: Node, reward: Callable, noise):
-        """One deterministic edge: from a state by a candidate to the next state."""
+        """(edge, node) of candidate `choice` from a state, in a tree without chance."""
         a = self.head.action(node.basis, noise, choice)
         _, y = self.model.afterstate(params, node.z, a)
         edge, z, basis = self.arrive(params, y, jnp.zeros_like(choice), reward, noise)
         return edge, Node(z, basis)
 
     def decide_or_chance(self, params, choice, node: ChanceNode, reward: Callable, noise):
-        """One edge of a chance tree: a candidate from a state, or a code from an afterstate."""
+        """(edge, node) in a chance tree: a candidate from a state, or a code from an afterstate."""
         model, head = self.model, self.head
         candidate = jnp.minimum(choice, head.num_candidates - 1)
         a = head.action(node.basis, noise, candidate)
@@ -258,7 +258,7 @@ class TreeSearch:
         return jax.tree.map(pick, to_state, to_chance), child
 
     def arrive(self, params, y, c, reward: Callable, noise):
-        """(edge to the state that code `c` leads to, that state, its basis)."""
+        """(edge, state, basis of its actions) after code `c` of afterstates `y`."""
         z, p = self.model.outcome(params, y, c)
         prior, basis = self.prior_and_basis(p.pi_logits, p.legal_logits, noise)
         return search_edge(reward(p), self.discount * p.continuation, prior, p.v), z, basis
@@ -272,7 +272,7 @@ def _gumbel(key, shape: tuple[int, ...]) -> Float[Array, "B W"]:
 
 
 def search_edge(reward, discount, prior, value):
-    """What mctx wants to know of an edge [B] and where it leads: logits [B, A] and value [B]."""
+    """mctx's record of an edge: reward, discount [B]; prior logits [B, W], value [B] after it."""
     return made(
         mctx.RecurrentFnOutput, reward=reward, discount=discount, prior_logits=prior, value=value
     )

@@ -1,1 +1,1 @@
-"""The deployed network: what it sees, how it is rehearsed, distilled, scored and saved."""
+"""The student, the network that is deployed: inputs, rehearsal, distillation, scores, files."""

@@ -1,4 +1,4 @@
-"""What the same log gives without any dream: behaviour cloning and conservative Q-learning."""
+"""Baselines from the same log without a dream: behaviour cloning, conservative Q-learning."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from worldmodels.loops import repeated
 
 KINDS = ("behaviour_cloning", "conservative_q")
 CHUNK = 100  # steps per compiled call
-ANYWHERE = 16  # actions in the log-sum-exp over numbers
+ANYWHERE = 16  # uniform actions in the log-sum-exp of Q over a Box
 
 
 def clone_loss(params, head: ActionHead, replay: ReplayState, rows, window: int):
@@ -33,9 +33,9 @@ def conservative_q_loss(
 ):
     """Huber TD error + alpha (logsumexp Q - Q(a)): CQL(H), Kumar et al. (2020), eq. 4.
 
-    Q is the network's output times `unit`, so that both terms keep their balance whatever the
-    size of rewards. Factors that are too many to combine add up (Sunehag et al., 2018). Over
-    numbers Q is a parabola around the policy's mean (NAF, Gu et al., 2016).
+    Q is the network's output times `unit`, so that the balance of both terms does not depend on the
+    size of rewards. For "factored" actions Q is a sum over factors (Sunehag et al., 2018); for
+    "box" actions a parabola around the policy's mean (NAF, Gu et al., 2016).
     """
     out = student_logits(params, contexts(replay, rows, window))
     out_next = student_logits(slow, contexts(replay, rows + 1, window))
@@ -48,7 +48,7 @@ def conservative_q_loss(
 
 
 def value_of(head: ActionHead, out, a):
-    """Q [B] of actions [B, A], as outputs say it."""
+    """Q [B] of actions [B, A], from network outputs [B, P] (one more for "box")."""
     if head.kind != "box":
         return jnp.sum(out * head.target(a), -1)
     mean, curve, best = jnp.split(out, [head.size, 2 * head.size], axis=-1)
@@ -60,11 +60,11 @@ def best_value(head: ActionHead, out, legal):
     """The highest Q [B] of a legal action."""
     if head.kind == "box":
         return out[..., -1]
-    return head.best(head.masked(out, legal))  # finite where illegal: 0 * inf is NaN
+    return head.best(head.masked(out, legal))  # illegal ones are NEVER, not -inf: 0 * inf is NaN
 
 
 def soft_best_value(head: ActionHead, out):
-    """log-sum-exp of Q over actions, of numbers over ANYWHERE uniformly drawn ones."""
+    """log-sum-exp of Q over all actions; for "box" over ANYWHERE uniformly drawn ones."""
     if head.kind != "box":
         return head.soft_best(out)
     a = head.random(jax.random.key(0), (ANYWHERE, 1))
@@ -72,7 +72,7 @@ def soft_best_value(head: ActionHead, out):
 
 
 def blank_baselines(log: Log, world: World, config: BaselineConfig) -> dict[str, Any]:
-    """The structure of both baselines, without their numbers."""
+    """Shapes and dtypes of what `fit_baselines` returns."""
     return jax.eval_shape(
         lambda: {kind: _fresh(log, world, config, jax.random.key(0)) for kind in KINDS}
     )
@@ -95,7 +95,7 @@ def fit_baselines(
         trained[kind], loss = train(params, replay, jax.random.split(train_key, config.steps))
         trained[kind] = _cut(trained[kind], log.head.num_outputs)
         update(1, **finite({f"clone/{kind}_loss": loss}))
-    trained["behaviour_cloning"]["greedy"] = jnp.array(False)  # it clones the randomness too
+    trained["behaviour_cloning"]["greedy"] = jnp.array(False)  # it draws, as the behaviour did
     return trained
 
 
@@ -104,14 +104,14 @@ def _fresh(log: Log, world: World, config: BaselineConfig, key: jax.Array) -> An
 
 
 def _with_value(params: Any) -> Any:
-    """One more output: the value of the best action."""
+    """`params` with one more output: the value of the best action."""
     *hidden, last = params["layers"]
     widen = lambda x: jnp.concatenate([x, jnp.zeros_like(x[..., :1])], axis=-1)
     return params | {"layers": [*hidden, jax.tree.map(widen, last)]}
 
 
 def _cut(params: Any, num_outputs: int) -> Any:
-    """A student of `num_outputs` outputs, without those that only valued."""
+    """`params` with the first `num_outputs` outputs alone: an ordinary student."""
     *hidden, last = params["layers"]
     return params | {"layers": [*hidden, jax.tree.map(lambda x: x[..., :num_outputs], last)]}
 

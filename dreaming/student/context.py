@@ -1,4 +1,4 @@
-"""What a policy sees of a running episode: its last W observations and the actions between."""
+"""The context of a policy in a running episode: W last observations and the actions between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ContextBuffer:
     """Contexts of B running episodes, oldest observation first, in NumPy.
 
-    Before an episode began its first observation is repeated, marked as not valid, as in replay.
+    Positions before the start of an episode repeat its first observation and are not `valid`.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ContextBuffer:
         self._valid[:, -1] = True
 
     def reset(self, rows: Int[np.ndarray, " R"], o: Num[np.ndarray, "R O"]) -> None:
-        """Episodes begin in `rows` with observation features `o`."""
+        """Begin an episode in each of `rows`, with observation features `o`."""
         self._o[rows] = np.asarray(o)[:, None]
         self._a[rows] = 0
         self._elapsed[rows] = 0
@@ -46,7 +46,7 @@ class ContextBuffer:
         a: Float[np.ndarray, "R A"],
         o: Num[np.ndarray, "R O"],
     ) -> None:
-        """Action features `a` were taken in `rows` and observation features `o` seen after them."""
+        """Add one step in `rows`: action features `a`, then observation features `o`."""
         for past, new in ((self._o, o), (self._a, a)):
             if past.shape[1]:
                 past[rows] = np.concatenate([past[rows, 1:], np.asarray(new)[:, None]], axis=1)

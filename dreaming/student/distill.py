@@ -1,7 +1,6 @@
-"""Distillation: the teacher's whole distribution becomes the student's, and the model's own heads
-learn what the rehearsal found, so that the next search starts from there."""
+"""Distillation: the student learns the teacher's whole distribution. The model's value and policy
+heads learn from the rehearsal as well, so that the next search starts from them."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -23,9 +22,10 @@ from dreaming.types import DistillState, Minibatch, Rehearsal, ReplayState, Walk
 from envs.dream import World
 from worldmodels.actions import ActionHead
 from worldmodels.loops import avoids_loops, repeated
+from worldmodels.protocol import is_trainable
 from worldmodels.types import HeadTargets
 
-LONG = 4  # walks in a logged episode, from which on some are gone on with
+LONG = 4  # least mean length of logged episodes, in walks, for walks to be continued
 CHUNK = 20  # rehearsals per compiled call, and per progress line
 
 
@@ -36,7 +36,8 @@ def distill_loss(trained, batch: Minibatch, *, model, head, params, incumbent, a
     mean = lambda x: jnp.sum(x * weight) / (jnp.sum(weight) + 1e-6)
     pi = student_logits(student, batch.context)
     terms = {"student_loss": mean(head.divergence(targets.pi, targets.proposals, pi))}
-    terms |= model.heads_loss(model.with_heads(params, heads), targets)
+    if heads:
+        terms |= model.heads_loss(model.with_heads(params, heads), targets)
     if incumbent is not None:
         old = student_logits(incumbent, batch.context)
         terms["anchor_loss"] = anchor * mean(head.kl(old, pi))
@@ -53,9 +54,9 @@ def distill_optimiser(config: DistillConfig, iterations: int) -> optax.GradientT
 
 
 def init_distill(model, params, student, optimiser, walks: Walks, key) -> DistillState:
-    """Before the first rehearsal: heads that know nothing. `key` is a typed key."""
+    """The state before the first rehearsal, with fresh heads. `key` is a typed key."""
     head_key, key = jax.random.split(key)
-    heads = model.fresh_heads(params, head_key)
+    heads = model.fresh_heads(params, head_key) if is_trainable(model) else {}
     return DistillState(
         student=student,
         heads=heads,
@@ -67,8 +68,13 @@ def init_distill(model, params, student, optimiser, walks: Walks, key) -> Distil
     )
 
 
+def with_heads(model: Any, params: Any, heads: dict) -> Any:
+    """`params` with these heads; a model that has none stays as it is."""
+    return model.with_heads(params, heads) if heads else params
+
+
 def blank_distill(log: Log, world: World, config: RoundConfig) -> DistillState:
-    """The structure of what `practise` returns, without its numbers."""
+    """Shapes and dtypes of what `practise` returns."""
     optimiser = distill_optimiser(config.distill, config.rehearse.iterations)
 
     def start():
@@ -81,13 +87,14 @@ def blank_distill(log: Log, world: World, config: RoundConfig) -> DistillState:
 
 
 def no_walks(log: Log, model: Any, rehearse: RehearseConfig) -> Walks:
-    """None that could be gone on with. Those to come last as long as a logged episode on average.
+    """The walks before the first rehearsal: none can be continued. Sets `restart` for all later.
 
-    Where that is hardly longer than a walk, none is gone on with: walks from logged states cover
-    what there is, and a student's long run would rest on a model that short episodes taught.
+    Continued walks get the mean length of a logged episode. If that is less than LONG walks, none
+    is continued: walks from logged states then cover the episodes, and a model fitted on short
+    episodes cannot be relied on for longer walks.
     """
     first = contexts(log.replay(), jnp.zeros(rehearse.dreams, jnp.int32), model.window)
-    walks = len(log) / len(log.traces) / rehearse.horizon  # that an episode takes
+    walks = len(log) / len(log.traces) / rehearse.horizon  # per episode
     restart = max(rehearse.restart, 1 / walks) if walks >= LONG else 1.0
     return Walks(first, jnp.zeros(rehearse.dreams, bool), jnp.float32(restart))
 
@@ -123,14 +130,14 @@ def practise(
     )
     student = fresh if incumbent is None else network(incumbent)
     if incumbent is not None and head.kind != "discrete":
-        incumbent = student  # only enumerated probabilities can be mixed: stay near the newest part
+        incumbent = student  # only probabilities over "discrete" actions can be mixed
     if distill.anchor == 0:
         incumbent = None
     student = student | {"greedy": jnp.array(True)}
     optimiser = distill_optimiser(distill, rehearse.iterations)
     walks = no_walks(log, model, rehearse)
     state = init_distill(model, world.params, student, optimiser, walks, key)
-    # What the program gives back lies on every device: begin there too, or it compiles twice.
+    # The program returns its state on every device: start there, too, or it compiles twice.
     whole = everywhere(rehearsal_mesh(rehearse, convolves))
     place = lambda tree: jax.device_put(tree, whole)
     state, params, replay = place(state), place(world.params), place(log.replay())
@@ -139,22 +146,22 @@ def practise(
 
 
 def first_student(log: Log, world: World, width: int, key: jax.Array) -> Any:
-    """A student that knows nothing; one of frames has the encoder of the model."""
+    """A student that knows nothing but what the model gives it: of frames, its encoder."""
     fresh = student_of(log, world.model, width, key)
-    return fresh | ({"encoder": world.params["net"]["encoder"]} if "encoder" in fresh else {})
+    return fresh | (world.model.student_start(world.params) if is_trainable(world.model) else {})
 
 
 def regularised(world: World, behaviour_penalty: float) -> Any:
-    """The model of a world, for which actions are uncertain that the log's behaviour avoided.
+    """The model of a world, with extra uncertainty for actions that the log's behaviour avoided.
 
-    By `behaviour_penalty` a nat, times how far that behaviour can be foreseen on episodes nobody
-    fitted: one that knew what it did is left where there is a reason, a random one does not count
-    (a value penalty, as in BRAC; Wu et al., 2019).
+    It is `behaviour_penalty` per nat, times the share of the behaviour that the model foresees on
+    held-out episodes (`behaviour_explained`): a purposeful behaviour is only left for a reason, a
+    random one has no effect (a value penalty, as in BRAC; Wu et al., 2019).
     """
     known = world.card.get("fidelity", {}).get("behaviour_explained", 0.0)
     if behaviour_penalty * known == 0:
         return world.model
-    return dataclasses.replace(world.model, behaviour_penalty=behaviour_penalty * known)
+    return world.model.adjusted(behaviour_penalty=behaviour_penalty * known)
 
 
 @functools.lru_cache(maxsize=8)
@@ -169,7 +176,7 @@ def compiled_distill(
     chunk: int,
     convolves: bool,
 ) -> Callable:
-    """`make_distill` with its teacher and its walks; the next round uses the same program."""
+    """`make_distill` with teacher and walks; cached, so that rounds share one program."""
     teach, mesh = make_teacher(model, head, search, discount), rehearsal_mesh(rehearse, convolves)
     costs = {"discount": discount, "penalty": search.penalty}
     walk = make_rehearse(model, head, teach, rehearse, mesh=mesh, **costs)
@@ -188,16 +195,16 @@ def make_distill(
     chunk: int,
     convolves: bool = False,
 ):
-    """`practise(state, params, replay, incumbent) -> (state, metrics)`: `chunk` times a rehearsal,
-    then `minibatches` gradient steps on it. `convolves` says that students do."""
+    """`practise(state, params, replay, incumbent) -> (state, metrics)`: `chunk` times one rehearsal
+    and `config.minibatches` gradient steps on it. `convolves`: the student has an encoder."""
     optimiser = distill_optimiser(config, iterations)
     loss = functools.partial(distill_loss, model=model, head=head, anchor=config.anchor)
     follow = functools.partial(gradient_step, loss, optimiser, config.target_decay)
 
     def iteration(state: DistillState, _, params, replay: ReplayState, incumbent):
         key, rehearse_key, order_key = jax.random.split(jax.random.wrap_key_data(state.key), 3)
-        own = model.with_heads(params, state.heads)
-        slow = model.with_heads(params, state.slow_heads)
+        own = with_heads(model, params, state.heads)
+        slow = with_heads(model, params, state.slow_heads)
         walked = rehearse(own, slow, state.student, replay, state.walks, rehearse_key)
         batches = minibatches(walked, order_key, config.minibatches)
         step = lambda state, batch: follow(state, batch, params=params, incumbent=incumbent)
@@ -248,7 +255,7 @@ def gradient_step(
 
 
 def minibatches(walked: Rehearsal, key, count: int) -> Minibatch:
-    """The rehearsal in `count` equal parts, in random order; leaves [count, ...]."""
+    """A rehearsal, shuffled and split into `count` equal parts; leaves [count, ...]."""
     every, taught = jax.random.split(key)
     split = lambda tree, order: jax.tree.map(
         lambda x: x[order].reshape(count, x.shape[0] // count, *x.shape[1:]), tree

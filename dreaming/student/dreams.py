@@ -1,4 +1,4 @@
-"""Students in dreams: walks, and what whole dreamed episodes earn."""
+"""Students in dreams: walks, and the returns of dreamed episodes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ from worldmodels.actions import ActionHead
 
 
 class WalkStep(NamedTuple):
-    """One step of D walks, before it is decided what is kept of it."""
+    """One step of D walks: the argument of `keep` in `walk_dream`."""
 
     before: DreamState
     seen: DreamStep  # what the step showed
     alive: Bool[Array, " D"]  # no dream had ended before the step
-    now: Any  # of `times`
+    now: Any  # the step's row of `times`
 
 
 def walk_dream(
@@ -33,10 +33,10 @@ def walk_dream(
     draw: Callable,
     keep: Callable[[WalkStep], Any],
 ) -> tuple[DreamState, Any]:
-    """(where D dreams got to, what was kept of each step), a step for every row of `times`.
+    """Step D dreams once per row of `times`: (their last state, `keep(step)` stacked over steps).
 
-    `begun` is what `dream.initial` gave. `draw(context, legal, now) -> a` says what is done,
-    `keep(step)` what stays of a step; `now` is the row of `times` of the step.
+    `begun` is the result of `dream.initial`. `draw(context, legal, now)` chooses the actions, where
+    `now` is the step's row of `times`.
     """
 
     def step(carry, now):
@@ -53,9 +53,9 @@ def walk_dream(
 
 @dataclass(frozen=True)
 class DreamEpisodes:
-    """P policies in the same n dreams: their starts, members and chance are drawn once."""
+    """P policies in n dreams each, with the same starts, members and random keys."""
 
-    returns: Float[np.ndarray, "P n"]  # float64, only what was earned before the dreamed end
+    returns: Float[np.ndarray, "P n"]  # float64, rewards up to the end of the dreamed episode
     trusted: Float[np.ndarray, " P"]  # share of the steps whose uncertainty is at most u_max
     steps: int  # dreamed steps in all
 
@@ -93,7 +93,7 @@ def dream_episodes(
 
 
 def acts_of_each(students: Sequence[Any], context: Any, legal: Any, key: Any, head: ActionHead):
-    """Actions [P * n, A] of P students, each in n rows in a row, all with the same n keys."""
+    """Actions [P * n, A] of P students, n consecutive rows each; all use the same n keys."""
     episodes = len(legal) // len(students)
     keys = jax.random.key_data(jax.random.split(key, episodes))
     of = lambda i: jax.tree.map(lambda x: x[i * episodes :][:episodes], (context, legal))
@@ -113,7 +113,7 @@ def limited_dreams(
 ) -> tuple[Float[np.ndarray, " D"], Int[np.ndarray, " D"]]:
     """(returns, lengths) of D dreams from `context`, at most `limits` steps long each.
 
-    Actions are drawn from `action_distribution`, as judges see a policy.
+    Actions are drawn from `action_distribution`, which judges use for every policy.
     """
     row_key, walk_key = jax.random.split(key)
     rows = jax.random.key_data(jax.random.split(row_key, limits.size))

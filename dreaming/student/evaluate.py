@@ -15,8 +15,8 @@ from dreaming.student.context import ContextBuffer
 from envs.real import call_task, task_name
 from envs.types import Features
 
-# The policy sees this many rows at every call, whatever the number of episodes: one compilation,
-# and an episode's actions do not depend on how many run beside it.
+# Rows of every call of a policy, whatever the number of episodes: it compiles once, and the actions
+# in an episode do not depend on the episodes beside it.
 ROWS = 32
 
 Act = Callable[..., Any]  # (context [B, ...], key uint32 [B, 2], legal bool [B, A]) -> a [B, A]
@@ -24,7 +24,7 @@ Act = Callable[..., Any]  # (context [B, ...], key uint32 [B, 2], legal bool [B,
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Episode i was reset with seeds[i]."""
+    """Returns and lengths of n episodes; episode i was reset with seeds[i]."""
 
     returns: Float[np.ndarray, " n"]  # float64, undiscounted sums of the rewards
     lengths: Int[np.ndarray, " n"]
@@ -44,10 +44,9 @@ def evaluate(
 ) -> Evaluation:
     """Run one whole episode from each seed; `act` gives action features for ROWS contexts at once.
 
-    Every row has a key, made of the episode's seed and its step, and the legal action features
-    that the task names in `info["action_mask"]`. `max_steps` ends an episode of a task that has
-    no step limit itself. `update(n)` is told of n more finished episodes. Raises `EnvError` when
-    the task fails.
+    The key of a row is (seed, step) of its episode; its legal action features come from
+    `info["action_mask"]`. `max_steps` ends episodes of tasks without a step limit. `update(n)` is
+    called after n more finished episodes. Raises `EnvError` when the task fails.
     """
     if isinstance(make_env, str):
         id = make_env
@@ -99,7 +98,7 @@ def evaluate(
 
 
 def _legal(info: dict, action: Any, step: int, ended: bool) -> Bool[np.ndarray, " A"]:
-    """The legal action features that a task names, or all."""
+    """The legal action features in `info["action_mask"]`; all without a mask."""
     legal = legal_entries(info.get("action_mask"), action, step, ended)
     return np.ones(action.size, bool) if legal is None else legal
 

@@ -1,4 +1,4 @@
-"""A saved policy: a student with the spaces of its task, to be asked and to be kept."""
+"""A policy as users see it: a student with the spaces of its task, saved and loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS, CARD = "student.safetensors", "policy.json"
 
 @dataclass
 class Policy:
-    """A saved student, to be asked one observation at a time."""
+    """A student that acts on one observation at a time and remembers its context."""
 
     params: Any
     observation_space: Any
@@ -67,9 +67,9 @@ class Policy:
     ) -> Any:
         """The action for the newest observation of the episode, in the task's action space.
 
-        `search=True` looks ahead in `world` first (see `dreaming.load_world`). `seed` fixes what
-        is drawn. `action_mask` says which actions are legal now. Raises `UserError` for what is no
-        observation of the task, and when a search has no world.
+        `search=True` looks ahead in `world` first (see `dreaming.load_world`). `seed` fixes all
+        draws. `action_mask` marks the legal actions. Raises `UserError` for an observation outside
+        the task's space, and for a search without a world.
         """
         self._see(observation)
         random = self._random if seed is None else np.random.default_rng(seed)
@@ -80,7 +80,7 @@ class Policy:
         return self._action.row(self._action.unflatten(self._last), 0)
 
     def behaviour(self) -> Callable:
-        """How a recorder asks in one episode: `(o, legal, random) -> (action, its probability)`."""
+        """A behaviour for recording one episode: `(o, legal, random) -> (action, probability)`."""
         self.reset()
 
         def answer(observation: Any, legal: Any, random: np.random.Generator):
@@ -160,7 +160,7 @@ def save_policy(directory: Any, policy: Policy) -> None:
 
 
 def _arrays(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """The weights of a student by name; parts of a mixture have names of their own."""
+    """The weights of a student by name; those of a mixture's parts start with old. or new."""
     if "share" in params:
         parts = [_arrays(params[part], f"{prefix}{part}.") for part in MIXED]
         return parts[0] | parts[1]
@@ -173,14 +173,14 @@ def _arrays(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def _named(tree: Any, name: str) -> dict[str, Any]:
-    """The arrays of nested dicts by their paths."""
+    """The arrays of nested dicts by dotted paths that start with `name`."""
     if not isinstance(tree, dict):
         return {name: tree}
     return {n: x for key, inner in tree.items() for n, x in _named(inner, f"{name}.{key}").items()}
 
 
 def _nested(arrays: dict[str, Any], name: str) -> Any:
-    """What `_named` described."""
+    """The inverse of `_named`: the nested dicts below `name`; {} if there are none."""
     if name in arrays:
         return arrays[name]
     below = {path.split(".")[name.count(".") + 1] for path in arrays if path.startswith(f"{name}.")}
@@ -188,14 +188,14 @@ def _nested(arrays: dict[str, Any], name: str) -> Any:
 
 
 def _greedy(params: Any) -> Any:
-    """Whether a student is greedy, or of a mixture its share and the same of its parts."""
+    """Whether a student is greedy; for a mixture its share, and the same of both parts."""
     if "share" in params:
         return {"share": float(params["share"])} | {x: _greedy(params[x]) for x in MIXED}
     return bool(params["greedy"])
 
 
 def _params(arrays: dict[str, np.ndarray], greedy: Any, prefix: str = "") -> Any:
-    """What `_arrays` and `_greedy` described."""
+    """The inverse of `_arrays` and `_greedy`: the parameters of a student."""
     if isinstance(greedy, dict):
         parts = {x: _params(arrays, greedy[x], f"{prefix}{x}.") for x in MIXED}
         return parts | {"share": np.float32(greedy["share"])}
@@ -214,7 +214,7 @@ def _params(arrays: dict[str, np.ndarray], greedy: Any, prefix: str = "") -> Any
 
 
 def _seal(card: dict[str, Any], weights: bytes) -> str:
-    """SHA-256 over the weights and all other fields of the card."""
+    """SHA-256 over the weights and all fields of the card but "sha256"."""
     rest = {name: value for name, value in card.items() if name != "sha256"}
     return hashlib.sha256(weights + json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

@@ -1,5 +1,5 @@
-"""Rehearsal: the student walks the dream from real states, a teacher looks ahead where it went,
-and at logged states themselves."""
+"""Rehearsal: the student acts in the dream from logged states (a walk), and a teacher searches at
+states of these walks and at logged states."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from worldmodels.targets import lambda_returns
 
 
 def rehearsal_mesh(config: RehearseConfig, convolves: bool = False) -> Mesh:
-    """The devices that share the walks out: as many as share them evenly.
+    """A mesh of the most devices that divide walks and taught states evenly.
 
-    On a CPU with virtual devices a search would else use one core, whatever its batch. Convolutions
-    use all cores of one device, and those of several would wait for each other's threads.
+    On a CPU a search on one virtual device uses one core, whatever its batch. With convolutions a
+    CPU is one device: it uses all cores, and several would wait for each other's threads.
     """
     most = 1 if avoids_loops(convolves) else None
     return make_mesh(jax.devices()[:most], config.dreams, config.taught)
@@ -46,10 +46,10 @@ def make_rehearse(
 ) -> Callable[..., Rehearsal]:
     """`rehearse(params, slow_params, student, replay, walks, key) -> Rehearsal`, a pure function.
 
-    A share of the walks goes on from where `walks` got to, the others begin at logged states.
-    Rewards are lowered by `penalty`, as the teacher's are. `slow_params` value the states of a
-    walk; `params` serve the teacher, who speaks of states of the walks and, `config.real` of them,
-    of logged ones. The work is shared out over `mesh`.
+    A share of the walks continues the last `walks`, the others begin at logged states. `penalty`
+    lowers the rewards of walks and teacher. `slow_params` give the values of the walks' states,
+    `params` are those of the teacher. It searches at `config.taught` states, a share `config.real`
+    of them logged, the others from the walks. The work is shared out over `mesh`.
     """
     mesh = mesh or rehearsal_mesh(config)
     taught = config.taught // mesh.size
@@ -60,7 +60,7 @@ def make_rehearse(
     )
 
     def part(weights, context: Context, real: Context, key) -> Rehearsal:
-        """What one device does: its walks, their value targets, and its share of the teaching."""
+        """The part of one device: its walks, their value targets, and its searches."""
         params, slow_params, student = weights
         keys = jax.random.split(jax.random.wrap_key_data(key[0]), 4)
         walk_key, pick_key, teach_key, end_key = keys
@@ -99,8 +99,8 @@ def make_rehearse(
 
 
 def begun(context: Context, walks: Walks, going_on: float, key) -> Context:
-    """Where D walks begin: a share `going_on` of them where the last ones got to, if those may go
-    on, the others at `context` [D]."""
+    """First contexts of D walks: a share `going_on` continues the last walks, except where these
+    ended or a restart is drawn; the others begin at `context` [D]."""
     count = walks.goes_on.shape[0]
     goes_on = walks.goes_on & (jnp.arange(count) < going_on * count)
     goes_on &= jax.random.bernoulli(key, 1 - walks.restart, goes_on.shape)
@@ -109,17 +109,17 @@ def begun(context: Context, walks: Walks, going_on: float, key) -> Context:
 
 
 class Walked(NamedTuple):
-    """H steps of D walks; `last`, where they got to, beside it."""
+    """H steps of D walks, and the states after the last step."""
 
     z: Any  # [H, D] before each step
     context: Context  # [H, D]
-    r: Float[Array, "H D"]  # lowered by what uncertainty costs
+    r: Float[Array, "H D"]  # minus the cost of uncertainty
     continuation: Float[Array, "H D"]
     last_z: Any  # [D]
 
 
 def walk_values(model, slow_params, walked: Walked, discount: float, lam: float):
-    """(TD(lambda) targets [H, D], probability [H, D] that a walk got there without ending)."""
+    """(TD(lambda) targets [H, D], probability [H, D] that the walk gets there without ending)."""
     joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), walked.z, walked.last_z)
     v = jax.vmap(lambda z: model.predict(slow_params, _mean(z))[0])(joined)
     r, continuation = walked.r, walked.continuation
@@ -131,8 +131,8 @@ def walk_values(model, slow_params, walked: Walked, discount: float, lam: float)
 def make_walk(
     model: Any, head: ActionHead, config: RehearseConfig, discount: float, penalty: float
 ) -> Callable:
-    """`walk(params, student, context [D], key) -> (last dream states [D], Walked)`: the student's
-    own walks from contexts, rewards lowered by `penalty`."""
+    """`walk(params, student, context [D], key) -> (last dream states [D], Walked)`: the student
+    draws `config.horizon` actions from each context; rewards are lowered by `penalty`."""
     dream = Dream(model, sampling=config.sampling)
 
     def walk(params, student, context: Context, key):
@@ -171,12 +171,12 @@ def _column(flag, like):
 
 
 def _mean(z: Any) -> Any:
-    """The same states, carried on by the mean of the members."""
+    """The same latent states, for the mean of the members (`member` = -1)."""
     return dataclasses.replace(z, member=jnp.full_like(z.member, -1))
 
 
 def _joined(one: Any, other: Any) -> Any:
-    """The rows of both, those of `one` first."""
+    """The rows of `one`, then those of `other`."""
     return jax.tree.map(lambda *x: jnp.concatenate(x), one, other)
 
 

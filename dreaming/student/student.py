@@ -1,4 +1,4 @@
-"""The student: a network of its own over what was observed; it is what gets deployed."""
+"""The student: the policy network over contexts of observations, which is deployed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIXED = ("old", "new")  # parts of a mixture
 
 
 def head_of(space: Any) -> ActionHead:
-    """How a policy over an action space speaks: the same for every model and student of a task."""
+    """The `ActionHead` of an action space, shared by all models and students of a task."""
     features = action_features(space)
     return make_head(features.factors, features.size)
 
@@ -37,10 +37,10 @@ def init_student(
     o_step=None,
     gru_row: int | None = None,
 ):
-    """Parameters of a student: two hidden layers, then one near zero (a uniform policy).
+    """Parameters of a student: two hidden layers and an output near zero (a uniform policy).
 
-    With `gru_row` a GRU of `width` units first reads the rows of the context, `gru_row` features
-    each, and its word joins the newest row; `context_size` is not used then.
+    With `gru_row`, a GRU of `width` units reads the rows of the context, `gru_row` features each;
+    its last state and the newest row are the input, and `context_size` is not used.
     """
     keys = jax.random.split(key, 3)
     gru = {}
@@ -72,8 +72,8 @@ def init_frame_student(
     width: int,
     size: str,
 ):
-    """Parameters of a student of `window` frames [H, V, F]: the encoder of a model of that `size`,
-    then layers as the others have."""
+    """Parameters of a student for `window` frames [H, V, F]: an encoder as in a frame model of that
+    `size`, then the layers of `init_student`."""
     from worldmodels.frames.networks import SIZES, Encoder
 
     encoder_key, key = jax.random.split(key)
@@ -94,10 +94,10 @@ def fresh_student(
     recurrent: bool | None = None,
     size: str | None = None,
 ) -> Any:
-    """A student for the spaces of `log` (a `Log`), normalised by its observations; of bytes 0 to
-    255 become 0 to 1.
+    """A student for the spaces of `log` (a `Log`), normalised by its observations; frames are
+    divided by 255.
 
-    `size` is that of its encoder where they are frames; None = what is usual for such frames.
+    `size` is that of the encoder for frames; None = `usual_size` of these frames.
     """
     if log.observation.kind == "frames":
         from worldmodels.frames.networks import usual_size
@@ -120,24 +120,23 @@ def mixture(old: Any, new: Any, share: float) -> Any:
 
 
 def network(params: Any) -> Any:
-    """The student itself, or of a mixture its newest part: what training goes on from."""
+    """The student itself; of a mixture, its newest part, from which training goes on."""
     return network(params["new"]) if "share" in params else params
 
 
 def learned_part(params: Any) -> Any:
-    """What training changes of a student; its normalisers stay."""
+    """The trained parameters of a student; its normalisers are not trained."""
     return {name: params[name] for name in ("layers", "gru", "encoder") if name in params}
 
 
 def student_of(log: Any, model: Any, width: int, key: jax.Array) -> Any:
     """A fresh student that reads its context as `model` does."""
-    as_model = {name: getattr(model, name, None) for name in ("recurrent", "size")}
-    return fresh_student(log, model.window, width, key, **as_model)
+    return fresh_student(log, model.window, width, key, **getattr(model, "student", {}))
 
 
 def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
-    """Policy outputs (see `ActionHead`) for contexts [*B]; of a mixture, the log of its mixed
-    probabilities, where actions are enumerated."""
+    """Policy outputs (see `ActionHead`) for contexts [*B]. Of a mixture, which must have "discrete"
+    actions, the log of its mixed probabilities."""
     if "share" in params:
         old, new = (jax.nn.softmax(student_logits(params[part], context)) for part in MIXED)
         return jnp.log(old + params["share"] * (new - old) + 1e-9)
@@ -149,7 +148,7 @@ def student_logits(params: Any, context: Context) -> Float[Array, "*B P"]:
 
 
 def _inputs(params: Any, context: Context) -> Float[Array, "*B X"]:
-    """What the layers of a student are given of its contexts [*B]."""
+    """The input of a student's first layer for contexts [*B]."""
     if "encoder" in params:
         return _look(params["encoder"], params["scale"], context.o)
     x = context_rows(context.o, context.a, context.valid, params["scale"])
@@ -159,7 +158,7 @@ def _inputs(params: Any, context: Context) -> Float[Array, "*B X"]:
 
 
 def _look(encoder: Any, scale: Any, o: Num[Array, "*B W O"]) -> Float[Array, "*B X"]:
-    """The encoder's word on the newest frames, stacked as the world's model stacks them."""
+    """The encoder's output for frames stacked along channels, as in the world model."""
     from worldmodels.frames.networks import encoder_of
 
     shape, frame = o.shape[:-2], scale["o_mean"].shape
@@ -171,7 +170,7 @@ def _look(encoder: Any, scale: Any, o: Num[Array, "*B W O"]) -> Float[Array, "*B
 
 
 def _read(gru: Any, rows: Float[Array, "*B W F"]) -> Float[Array, "*B X"]:
-    """The newest row and what a GRU remembers of all of them, oldest first (Cho et al., 2014)."""
+    """The newest row and the last state of a GRU over all rows (Cho et al., 2014)."""
     width = gru["b"].size // 3
 
     def read(h, row):
@@ -189,11 +188,10 @@ def _read(gru: Any, rows: Float[Array, "*B W F"]) -> Float[Array, "*B X"]:
 def action_distribution(
     params: Any, context: Context, head: ActionHead, legal: Bool[Array, "*B A"] | None = None
 ) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
-    """What a student does in contexts [*B]: K actions as features, and their probabilities.
+    """A student's policy at contexts [*B]: K actions as features, and their probabilities.
 
-    A greedy student's probability is all on its most probable action. Actions of a Gaussian are
-    quantiles of each dimension, the same of all dimensions at once. A mixture lists the actions of
-    both its parts.
+    A greedy student gives its most probable action probability 1. A Gaussian is represented by
+    quantiles, the same one in all dimensions. A mixture lists the actions of both parts.
     """
     if "share" in params:
         parts = (action_distribution(params[x], context, head, legal) for x in MIXED)
@@ -228,9 +226,10 @@ def act(
     head: ActionHead,
     legal: Bool[Array, "B A"] | None = None,
 ) -> Float[Array, "B A"]:
-    """Action features of a student: the most probable, or drawn, each row by its own key.
+    """Action features [B, A] of a student: the most probable action if it is greedy, else drawn,
+    each row by its own key.
 
-    A distilled student is greedy. A clone of a behaviour that was random is not.
+    Distilled students are greedy, clones of a behaviour are not.
     """
     if "share" in params:
         split = jax.vmap(lambda k: jax.random.split(jax.random.wrap_key_data(k)))(key)

@@ -1,1 +1,1 @@
-"""How a log becomes a world, and how far that world can be trusted."""
+"""From a log to a world, its judges, and how far the world can be trusted."""

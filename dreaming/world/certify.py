@@ -1,4 +1,4 @@
-"""Certification: a world model on episodes it was not fitted on, in figures and in one sentence."""
+"""Certification: a world model tested on episodes it was not fitted on; figures and a sentence."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,27 +15,27 @@ from dreaming.observe.replay import contexts, cut_windows
 from worldmodels import fidelity
 from worldmodels.fidelity import STEPS, TRUSTED, VALUE_STEPS, Figures, Happened, OneStep, Table
 
-WINDOWS, LENGTH = 512, max(STEPS) + 1  # open-loop dreams, and their observations
-CHUNK, CHUNKS = 2048, 4  # one-step predictions per compiled call, and at most so many calls
-SAID_BY_MEMBERS = ("uncertainty", "uncertainty_99", "chance")  # a model of frames has only one
-BYTES = 64 << 20  # of observations that are held as numbers at once, and FEWEST rows of them
+WINDOWS, LENGTH = 512, max(STEPS) + 1  # number of open-loop dreams, and observations in each
+CHUNK, CHUNKS = 2048, 4  # one-step predictions per compiled call; at most CHUNKS calls
+SAID_BY_MEMBERS = ("uncertainty", "uncertainty_99", "chance")  # not of frame models
+BYTES = 64 << 20  # of observations held as floats at once, but at least FEWEST rows
 FEWEST = 32
-GOOD = 0.95  # skill of one step that a region must miss before it is named
-FEW = 10  # steps left from a discrete state; with fewer its dream is a guess
+GOOD = 0.95  # a region is weak only if its one-step skill is below this
+FEW = 10  # a discrete state with fewer logged steps is named as rare
 SHOWN = 6  # states listed by name
-ODDS = 0.05  # by which given and expected probability may differ
+ODDS = 0.05  # largest difference of given and expected probability for trusted odds
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What one model did on one held-out log."""
+    """The test of one model on one held-out log."""
 
     figures: Figures
     table: Table  # open-loop error after each k of STEPS
     curve: Table  # and after every k of 1..50 that enough windows reach
-    o: Float[np.ndarray, "N O"]  # where each tested step began
+    o: Float[np.ndarray, "N O"]  # observation before each tested step
     error: Float[np.ndarray, " N"]  # squared error of that step, in deviations
-    still: Float[np.ndarray, " N"]  # the same of predicting no change
+    still: Float[np.ndarray, " N"]  # the same error for predicting no change
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("head", "discount", "window"))
@@ -47,12 +47,12 @@ def _unrolled(model, params, replay, rows, key, *, head, discount: float, window
     dreamed = fidelity.open_loop(model, params, context, batch.a, discount, dream_key)
     later = jnp.minimum(rows + VALUE_STEPS, replay.last[rows])
     v, *_ = model.predict(params, model.root(params, contexts(replay, later, window)))
-    return dreamed, batch.replace(o=batch.o[:, :, -1:]), v  # of a context the newest is compared
+    return dreamed, batch.replace(o=batch.o[:, :, -1:]), v  # only the newest o is compared
 
 
 @functools.partial(jax.jit, static_argnames=("model", "window"))
 def _stepped(model, params, replay, rows, window: int):
-    """One step from `rows`: the members' word, and what happened."""
+    """(predictions of one step from `rows`, what really happened)."""
     step = fidelity.one_step(model, params, contexts(replay, rows, window), replay.a[rows])
     before, after = (replay.o[i].astype(jnp.float32) for i in (rows, rows + 1))
     return step, Happened(before, after, replay.r[rows], replay.terminated[rows])
@@ -61,10 +61,10 @@ def _stepped(model, params, replay, rows, window: int):
 def held_out(
     model: Any, params: Any, log: Log, key: jax.Array, *, discount: float, span: float, window: int
 ) -> HeldOut:
-    """Test a model behind the protocol on a log; `span` is the width of the range of values.
+    """Test a model (any with the protocol) on a log; `span` is the width of the range of values.
 
-    Open-loop dreams begin at drawn steps. All steps count one ahead, or evenly spread ones of
-    more than CHUNK * CHUNKS. Of large observations fewer are compared.
+    Open-loop dreams begin at randomly drawn steps. One-step predictions are made at all steps, or
+    at CHUNK * CHUNKS evenly spread ones; at fewer where observations are large (see BYTES).
     """
     replay, unit = log.replay(), units(log)
     discrete = log.observation.kind == "discrete"
@@ -92,8 +92,8 @@ def held_out(
 
 
 def units(log: Log) -> Float[np.ndarray, " O"]:
-    """What errors of each feature are counted in: its deviation; 1 for categories, and for pixels
-    all that they can range over."""
+    """The unit of each feature's errors: its standard deviation; 1 for discrete observations, 255
+    for frames."""
     kind, size = log.observation.kind, log.observation.size
     if kind in ("discrete", "frames"):
         return np.full(size, 1.0 if kind == "discrete" else 255.0, np.float32)
@@ -103,10 +103,10 @@ def units(log: Log) -> Float[np.ndarray, " O"]:
 
 
 def foreseen(model: Any, params: Any, log: Log, window: int) -> float:
-    """How far a model's policy head foresees what was done on a log that it has not seen.
+    """How well a model's policy head predicts the actions of a log that it was not fitted on.
 
-    McFadden's pseudo-R^2 of the actions against uniform legal ones: 0 where the behaviour is as
-    good as random, 1 where it is foreseen. Not for actions in numbers (0).
+    McFadden's pseudo-R^2 against uniform legal actions: 0 for a random behaviour, 1 where every
+    action is predicted with certainty. 0 for "box" actions.
     """
     head, replay = log.head, log.replay()
     if head.kind == "box":
@@ -128,7 +128,7 @@ def foreseen(model: Any, params: Any, log: Log, window: int) -> float:
 def _all_steps(
     model, params, replay, starts, window: int, chunk: int = CHUNK
 ) -> tuple[OneStep, Happened]:
-    """`_stepped` of all starts, `chunk` rows at a time so that it compiles once."""
+    """`_stepped` of all `starts`, or of `chunk` * CHUNKS evenly spread ones, in equal chunks."""
     if len(starts) > chunk * CHUNKS:
         starts = starts[np.linspace(0, len(starts) - 1, chunk * CHUNKS).astype(int)]
     parts = []
@@ -142,9 +142,9 @@ def _all_steps(
 def summarise(tests: Sequence[HeldOut], fitted: Log | None, kind: str) -> tuple[Figures, dict]:
     """(figures, open-loop error by k of STEPS and `regions` in words) over several tests.
 
-    `fitted` is the log that was learned from, None where it is not known; `kind` is that of its
-    observations. Of pixels no single one is named as a region where the model is weak, and no
-    figure is told that takes members which could disagree.
+    `fitted` is the log that the model was fitted on, None if unknown; `kind` is `Features.kind` of
+    its observations. For frames there are no regions (of single pixels), and no figures that need
+    several members.
     """
     figures = _mean([test.figures for test in tests])
     table = _mean_table([test.table for test in tests])
@@ -162,7 +162,7 @@ def summarise(tests: Sequence[HeldOut], fitted: Log | None, kind: str) -> tuple[
 
 
 def _mean(dicts: Sequence[Figures]) -> Figures:
-    """Mean of the figures that all tests have."""
+    """Mean of each figure that all tests have."""
     shared = [name for name in dicts[0] if all(name in other for other in dicts)]
     return {name: float(np.mean([other[name] for other in dicts])) for name in shared}
 
@@ -179,8 +179,8 @@ def weak_regions(
 ) -> list[str]:
     """At most two outer tenths or fifths of a feature in which the squared error concentrates.
 
-    Such a slice holds half of all error, its skill at one step misses GOOD, and it is not a
-    matter of a few steps: at least FEW of its errors exceed the mean.
+    Such a slice holds at least half of all error, its one-step skill is below GOOD, and at least
+    FEW of its errors exceed the mean error.
     """
     found, total = [], error.sum()
     for i, x in enumerate(o.T):
@@ -201,7 +201,7 @@ def weak_regions(
 
 
 def rare_states(log: Log) -> list[str]:
-    """The discrete states that the log was in, but left fewer than FEW times."""
+    """One line that names the discrete states with 1 to FEW - 1 logged steps; [] without any."""
     start = log.observation.space.start
     left = np.concatenate([np.asarray(trace.observations)[:-1] for trace in log.traces]) - start
     counts = np.bincount(left, minlength=log.observation.size)
@@ -214,7 +214,7 @@ def rare_states(log: Log) -> list[str]:
 
 
 def sentence(figures: Mapping[str, float], regions: Sequence[str] | None, chance: bool) -> str:
-    """How far, and where not, the world may be trusted; `regions` is None where unknown."""
+    """The sentence on how far and where the world can be trusted; `regions` None = unknown."""
     where = "; where it is weak is not known." if regions is None else "; no region stands out."
     if regions:
         where = f"; it was weakest at {' or '.join(regions)}."

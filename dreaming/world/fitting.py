@@ -1,71 +1,158 @@
-"""From a log to a world, its judges and its figures: what a round and the verb `fit` share."""
+"""Fitting one model on one log: its shape, its steps, the clone of the log's policy."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from dreaming.config import SearchConfig
-from dreaming.observe.log import Log, split_log
-from dreaming.stages import stage_key
-from dreaming.world.judge import Judge
-from envs.dream import World
+from dreaming.errors import ConfigError
+from dreaming.metrics import in_chunks
+from dreaming.observe.log import Log
+from dreaming.observe.replay import contexts, every_row, sample_windows
+from envs.frames import frame_shape
+from worldmodels import registry
+from worldmodels.config import FitConfig
+from worldmodels.fit import init_fit, make_fit
+from worldmodels.loops import repeated
+from worldmodels.protocol import LogFacts, ModelError, ModelSettings, Trainable
+from worldmodels.types import TrainState
+
+CHUNK = 100  # steps per compiled call, and per progress line
+LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log
+CLONE_BATCH, CLONE_STEPS, CLONE_PASSES = 256, 2000, 40  # of the policy head; the fewer steps
+
+
+def check_name(name: str) -> None:
+    """Raise `ConfigError` for a `model.name` that nothing stands behind."""
+    try:
+        if name != "auto":
+            registry.find(name)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def facts_of(log: Log) -> LogFacts:
+    """What models are shaped by."""
+    space, traces = log.observation.space, log.traces
+    return LogFacts(
+        o=[log.observation.flatten(trace.observations) for trace in traces],
+        a=[log.action.flatten(trace.actions) for trace in traces],
+        r=[np.asarray(trace.rewards, float) for trace in traces],
+        terminated=[bool(trace.terminated[-1]) for trace in traces],
+        kind=log.observation.kind,
+        parts=log.parts,
+        is_number=log.is_number,
+        head=log.head,
+        action_space=str(log.action.space),
+        frame=frame_shape(space) if log.observation.kind == "frames" else None,
+        has_masks=any(trace.action_masks is not None for trace in traces),
+    )
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What was learned from a log."""
+class LogFit:
+    """One model that is fitted on one log."""
 
-    seen: Log  # what the planner saw
-    judged: list[tuple[Log, Log]]  # what each judge was fitted on, and tested on
-    learned: Any  # the physics' own state
-    judges: list[Any]
-    fidelity: dict[str, float]
-    skill: dict[str, list]  # open-loop error by k, and `regions` where the model is weak
-    world: World
+    log: Log
+    model: Trainable
+    scale: dict
+    config: FitConfig  # with its number of steps
+    imitates: bool = True  # the policy head clones the log once the rest is fitted
 
-    def judge(self, physics: Any, clone: Any, horizon: int, key: jax.Array) -> Judge:
-        """The judges at work: their worlds, each with a part of the log it was not fitted on.
+    @classmethod
+    def of(cls, log: Log, settings: ModelSettings, config: FitConfig, imitates: bool) -> "LogFit":
+        """With the model that `settings` ask for. Raises `ConfigError` where there is none."""
+        try:
+            model, scale = registry.make_model(facts_of(log), settings)
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
+        steps = 0 if model.is_closed_form else fit_steps(config, len(log))
+        return cls(log, model, scale, dataclasses.replace(config, steps=steps), imitates)
 
-        `clone` are the parameters of a student that does as the log does.
+    def searched(self, pessimism: float) -> Trainable:
+        """The model as searches see it. Raises `ConfigError` for what it cannot do."""
+        try:
+            return self.model.adjusted(pessimism=pessimism)
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
+
+    def blank(self) -> TrainState:
+        """The structure of a fitted state, without its numbers."""
+        start = lambda: init_fit(self.model, self.config, self.scale, jax.random.key(0))
+        return jax.eval_shape(start)
+
+    def learn(
+        self, key: jax.Array, update: Callable, reanalysis: Callable | None = None
+    ) -> TrainState:
+        """Fit the model; `update(steps, **metrics)` is called after each chunk.
+
+        `reanalysis(replay)` caches searches in an earlier world beside the rows, if there is one.
+
+        Raises `UserError` when a term of the loss stops being finite.
         """
-        return physics.make_judge(self.judges, self.judged, self.seen, clone, horizon, key)
+        log, model, steps = self.log, self.model, self.config.steps
+        bootstrap_key, init_key = jax.random.split(key)
+        replay = log.replay(model.num_members, bootstrap_key)
+        if reanalysis is not None:
+            replay = reanalysis(replay)
+        state = init_fit(model, self.config, self.scale, init_key)
+        if steps:
+            chunk = math.gcd(CHUNK, steps)
+            fit = compiled_fit(model, self.config, log.head, model.window, chunk)
+            advance = lambda state: fit(state, replay)
+            state = in_chunks(advance, state, steps // chunk, chunk, update)
+        every = every_row(replay, len(log) + len(log.traces), log.head, model.window)
+        params = model.measured(state.params, every)
+        if self.imitates:
+            params = imitate(model, params, replay, jax.random.fold_in(init_key, 1))
+        return state.replace(params=params)
 
 
-def fit_world(
-    log: Log,
-    physics: Any,
-    search: SearchConfig,
-    horizon: int,
-    key: jax.Array,
-    once: Callable,
-    *,
-    is_judged: bool = True,
-    reanalysis: Callable | None = None,
-) -> Fitted:
-    """Fit, judge and certify; each stage has a key of its own name, whoever asks.
+def fit_steps(config: FitConfig, real_steps: int) -> int:
+    """Steps of the fit of a log of so many."""
+    return config.steps or max(LEAST_STEPS, CHUNK * round(PER_STEP * real_steps / CHUNK))
 
-    `once(stage, total, like, work)` is that of `one_round`. Without judges nothing is held out.
-    `reanalysis(replay)` caches searches in an earlier world beside the rows, if there is one.
+
+@functools.lru_cache(maxsize=8)
+def compiled_fit(model: Any, config: FitConfig, head: Any, window: int, chunk: int) -> Callable:
+    """`make_fit` on windows of a log; the next round of the same shape uses the same program."""
+    sample = functools.partial(sample_windows, head=head, window=window)
+    return make_fit(model, config, sample, chunk)
+
+
+def imitate(model: Trainable, params: Any, replay: Any, key: jax.Array) -> Any:
+    """`params` whose policy head clones the log's behaviour, on latents that stay as they are.
+
+    In the loss of the model it counts for little, or a random log's noise would bend the latents;
+    what it then knows of a purposeful behaviour is too little to tell what that avoided. Few passes
+    over a short log, or the head would learn it by heart.
     """
-    key_of = functools.partial(stage_key, key)
-    seen, judged = split_log(log, physics.judge, key_of("split")) if is_judged else (log, [])
-    learn = functools.partial(physics.learn, seen, key_of("fit"), reanalysis=reanalysis)
-    learned = once("fit", physics.steps(seen), physics.blank(seen), learn)
-    judges = physics.blank_judges(judged)
-    if is_judged:
-        second = functools.partial(physics.learn_judges, judged, key_of("judge"))
-        judges = once("judge", physics.judge.steps, judges, second)
-    fidelity, skill = physics.certify(learned, judges, seen, judged, key_of("certify"))
-    world = physics.world(seen, learned, horizon, search, fidelity)
-    return Fitted(
-        seen=seen,
-        judged=judged,
-        learned=learned,
-        judges=judges,
-        fidelity=fidelity,
-        skill=skill,
-        world=world,
-    )
+    passes = CLONE_PASSES * int(replay.num_starts) // CLONE_BATCH
+    steps = min(CLONE_STEPS, max(1, passes))
+    heads = model.heads(params)
+    fresh = model.heads(model.init(key, params["scale"]))["policy"]
+    optimiser = optax.adamw(optax.cosine_decay_schedule(3e-3, steps, 0.05), weight_decay=0.1)
+    with_policy = lambda policy: model.with_heads(params, heads | {"policy": policy})
+
+    def loss_of(policy, rows):
+        z = model.root(params, contexts(replay, rows, model.window))
+        _, pi, _ = model.predict(with_policy(policy), z)
+        return jnp.mean(model.head.imitation(model.head.target(replay.a[rows]), pi))
+
+    def step(state, i, keys):
+        policy, opt_state = state
+        rows = replay.starts[jax.random.randint(keys[i], (CLONE_BATCH,), 0, replay.num_starts)]
+        grads = jax.grad(loss_of)(policy, rows)
+        updates, opt_state = optimiser.update(grads, opt_state, policy)
+        return (optax.apply_updates(policy, updates), opt_state), ()
+
+    clone = repeated(step, steps, convolves=model.convolves)
+    (policy, _), _ = clone((fresh, optimiser.init(fresh)), jax.random.split(key, steps))
+    return with_policy(policy)

@@ -1,16 +1,17 @@
-"""A judge: models that did not plan, what they say of policies, and how wrong they are.
+"""A judge: models that did not plan, the returns of policies in their dreams, and their error.
 
-Their error is measured on segments of the log that they were not fitted on: what a segment really
-earned, minus what a clone of the log's behaviour earns in the judge's dream from the same
+The error is measured on segments of the log that a model was not fitted on: the real reward of a
+segment minus the reward of a clone of the log's behaviour in the judge's dream from the same
 observation. `systematic_error` bounds its mean, from the means of BLOCKS blocks of
 neighbouring segments.
 
-What is bounded is how wrong the judge is, segment for segment and all to one side, where the
-behaviour goes. What is not: its error where only the candidate goes, and what a wrong state at
-the end of a segment costs later. So a judge is one voice of several, never the only one.
+This bounds a systematic error of the judge on states that the behaviour visits. It does not bound
+its error on states that only the candidate visits, nor the later cost of a wrong state at the end
+of a segment. So the judge is one of several estimates, never the only one.
 
-A conformal quantile of the block errors would bound the error on one block more, chance included,
-which is far wider than a policy's mean: with it the gate let 12 of 24 clear gains pass in a pilot.
+A conformal quantile of the block errors would bound the error of one further block, chance
+included. That is far wider than the error of a policy's mean: with it the gate let 12 of 24 clear
+gains pass in a pilot.
 """
 
 from collections.abc import Sequence
@@ -29,15 +30,15 @@ from dreaming.student.dreams import limited_dreams
 from envs.dream import World
 
 SEGMENT = 50  # steps of a segment
-MOST_SEGMENTS = 1024  # of one model
-DREAMS = 256  # episodes in which a model compares policies
+MOST_SEGMENTS = 1024  # most segments tested per model
+DREAMS = 256  # dreamed episodes per model and policy
 COPIES = 4  # dreams per segment
 BLOCKS = 20  # of neighbouring segments: their means are nearly independent and nearly normal
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Models with logs that they never saw, and a clone of what recorded these."""
+    """Models, for each a log that it was not fitted on, and a clone of the logs' behaviour."""
 
     worlds: Sequence[World]
     held: Sequence[Log]
@@ -50,9 +51,9 @@ class Judge:
         return min([SEGMENT, *(world.horizon for world in self.worlds)])
 
     def returns(self, policy: Any) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """Returns and lengths of a policy in dreams, of all models in turn.
+        """Returns and lengths of a policy in DREAMS dreams of each model, in the models' order.
 
-        Every policy dreams from the same observations under the same keys.
+        All policies get the same first observations and the same keys.
         """
         keys = jax.random.split(jax.random.fold_in(self.key, 0), max(1, len(self.worlds)))
         found = [dream(world, policy, key) for world, key in zip(self.worlds, keys, strict=False)]
@@ -61,12 +62,12 @@ class Judge:
         return tuple(np.concatenate(x) for x in zip(*found, strict=True))  # type: ignore
 
     def figures(self, candidate: Any, incumbent: Any) -> dict[str, float]:
-        """`judge_gain`: what the candidate earns more in the dreams; nothing without a model."""
+        """`judge_gain`: mean dreamed return of candidate minus incumbent; {} without a model."""
         new, old = (self.returns(policy)[0] for policy in (candidate, incumbent))
         return {"judge_gain": float((new - old).mean())} if new.size else {}
 
     def errors(self) -> Float[np.ndarray, " n"]:
-        """Really earned minus dreamed, of all segments in the order of the log."""
+        """Real minus dreamed reward of each segment, in the order of the logs."""
         keys = jax.random.split(jax.random.fold_in(self.key, 1), max(1, len(self.worlds)))
         found = [
             segment_errors(world, log, self.clone, key, self.segment)
@@ -84,10 +85,10 @@ def dream(world: World, policy: Any, key: jax.Array):
 
 
 def segments(log: Log, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, most steps, reward) of every segment of at most `length` steps.
+    """(row, most dreamed steps, reward) of every segment of at most `length` steps.
 
-    One that the clock or the recorder cut is compared over the steps it has; one in which the task
-    ended, over all `length`, in which the dream might still earn.
+    A segment cut by the clock or the recorder is dreamed for its own number of steps. One in which
+    the task terminated is dreamed for all `length` steps: a dream that goes on too long counts.
     """
     found, row = [], 0
     for trace in log.traces:
@@ -101,7 +102,7 @@ def segments(log: Log, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def segment_errors(world: World, log: Log, clone: Any, key: jax.Array, length: int) -> np.ndarray:
-    """Really earned minus dreamed, of evenly spread segments of `log`."""
+    """Real minus dreamed reward of at most MOST_SEGMENTS evenly spread segments of `log`."""
     rows, limits, earned = segments(log, length)
     kept = np.linspace(0, rows.size - 1, min(rows.size, MOST_SEGMENTS)).astype(int)
     # Padded to one size, so that all logs share a compiled program.
@@ -113,9 +114,9 @@ def segment_errors(world: World, log: Log, clone: Any, key: jax.Array, length: i
 
 
 def systematic_error(errors: Float[np.ndarray, " n"], level: float) -> float | None:
-    """How far from zero the mean error of a segment may lie; None with fewer than BLOCKS of them.
+    """Bound on |mean error of a segment|; None with fewer than BLOCKS segments.
 
-    The farther end of Student's interval of the mean of BLOCKS block means.
+    The end farther from zero of Student's interval of the mean of BLOCKS block means.
     """
     if errors.size < BLOCKS:
         return None

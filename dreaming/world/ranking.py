@@ -1,4 +1,4 @@
-"""Does a dream put policies into the order that reality puts them into?"""
+"""Whether a dream ranks policies as the real task does."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,9 @@ RESAMPLES = 1000
 
 
 def fixed_set(clone: Any, candidate: Any) -> dict[str, Any]:
-    """The policies that are always ranked, fixed before anything is known of them.
+    """The policies that every certificate ranks.
 
-    The behaviour itself comes beside them: in reality it is the log's own mean, in the dream its
-    clone stands for it.
+    The behaviour is ranked, too: by the log's own returns in reality, by its clone in dreams.
     """
     mixtures = {f"candidate_uniform_{share}": with_uniform(candidate, share) for share in SHARES}
     return {"behaviour_cloning": clone, "candidate": candidate, **mixtures}
@@ -31,8 +30,8 @@ def distinguishable(
 ) -> Bool[np.ndarray, "P P"]:
     """Pairs whose mean returns differ significantly: Welch's t-test, two-sided.
 
-    Two policies that each earn one and the same return are told apart when these differ. One
-    episode tells nothing.
+    Policies whose returns do not vary are distinguishable if these differ. A policy with a single
+    episode is never distinguishable.
     """
     count = np.array([len(x) for x in returns], float)
     mean = np.array([np.mean(x) for x in returns])
@@ -55,9 +54,9 @@ def rank_correlation(
 ) -> Float[np.ndarray, "*R"]:
     """Spearman's rho in which only `pairs` count.
 
-    A policy's rank is the number of policies it beats less the number that beat it, among those
-    reality tells it apart from; an exact tie adds nothing to either. With all pairs this is
-    Spearman's rho with tied ranks averaged. NaN when reality or the dream tells none apart.
+    A policy's rank is the number of its `pairs` in which it beats the other policy, minus the
+    number in which it is beaten; exact ties count 0. With all pairs this is Spearman's rho with
+    tied ranks averaged. NaN if all ranks are 0 in reality or in the dream.
     """
     d, r = (_wins(x, pairs).sum(-1) for x in (dream, real))
     with np.errstate(invalid="ignore"):
@@ -82,7 +81,7 @@ def _wins(x: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranking:
-    """`correlation` None = undefined; `why` says so. The interval is the 95 % bootstrap's."""
+    """Agreement of two rankings; `why` says why `correlation` is None. 95 % bootstrap interval."""
 
     correlation: float | None
     interval: tuple[float, float] | None
@@ -94,10 +93,10 @@ class Ranking:
 def rank(
     dream: Sequence[Float[np.ndarray, " _"]], real: Sequence[Float[np.ndarray, " _"]], seed: int = 0
 ) -> Ranking:
-    """How the order of mean dream returns fits that of mean real returns, over P policies.
+    """How well mean dream returns rank P policies, compared with mean real returns.
 
-    The interval draws dreamed and real episodes anew within every policy; the pairs that reality
-    tells apart are those of the whole sample.
+    The bootstrap resamples dreamed and real episodes within every policy; the distinguishable pairs
+    are always those of the whole sample.
     """
     pairs = distinguishable(real)
     count = int(pairs.sum()) // 2
@@ -112,7 +111,7 @@ def rank(
     draw = lambda x: np.asarray(x)[random.integers(len(x), size=(RESAMPLES, len(x)))].mean(1)
     drawn = lambda episodes: np.stack([draw(x) for x in episodes], axis=1)
     rhos = rank_correlation(drawn(dream), drawn(real), pairs)
-    rhos = np.nan_to_num(rhos)  # where all are alike in a resample there is no correlation
+    rhos = np.nan_to_num(rhos)  # a resample in which all policies are equal has correlation 0
     low, high = np.quantile(rhos, [0.025, 0.975])
     return Ranking(rho, (float(low), float(high)), agreement, count)
 
@@ -130,8 +129,8 @@ def try_policies(
 ) -> dict[str, np.ndarray]:
     """Returns of each policy: `planner` [P, m] in `world`, `judges` [P, m * judges], `real` [P, n].
 
-    `trusted` [P] is the share of steps in `world` that are not uncertain, `steps` counts real
-    ones. Without judges or a real task their returns are empty.
+    `trusted` [P] is the share of steps in `world` with uncertainty at most `u_max`, `steps` the
+    number of real steps. Without judges or a real task their returns have size 0.
     """
     students, none = list(policies.values()), np.zeros((len(policies), 0))
     planner = dream_episodes(world, students, key, dreams)
@@ -147,7 +146,7 @@ def try_policies(
 
 
 def blank_tries(policies: int, judges: int, episodes: int, dreams: int) -> dict[str, np.ndarray]:
-    """The structure of what `try_policies` returns."""
+    """Arrays of the shapes that `try_policies` returns."""
     sizes = {"planner": dreams, "judges": dreams * judges, "real": episodes}
     blank = {name: np.zeros((policies, size)) for name, size in sizes.items()}
     return blank | {"trusted": np.zeros(policies), "steps": np.array(0)}
@@ -159,10 +158,10 @@ def rank_figures(
     behaviour: Float[np.ndarray, " n"],
     has_limit: bool,
 ) -> tuple[dict[str, float], dict[str, str], list[dict[str, Any]]]:
-    """(figures, why others are missing, a row per policy) from tries and the log's own returns.
+    """(figures, reasons for missing ones, a row per policy) from tries and the log's own returns.
 
-    The judges' dreams rank; the planner's are told beside them. `has_limit`: `trusted` was
-    measured against a threshold.
+    `rank_correlation` is that of the judges' dreams, `rank_correlation_planner` that of the
+    planner's. `has_limit`: whether `trusted` was measured against a finite `u_max`.
     """
     at, figures, missing = list(names).index("candidate"), {}, {}
     real, dreams = list(tried["real"]), {name: list(tried[name]) for name in ("judges", "planner")}
@@ -177,7 +176,7 @@ def rank_figures(
             ("rank_correlation", "rank_correlation_planner", "exploitation_gap"), why
         )
     names = list(names)
-    if len(behaviour) > 1:  # its clone stands for it in dreams
+    if len(behaviour) > 1:  # in dreams by its clone
         names, real = ["behaviour", *names], [behaviour, *real]
         dreams = {name: [each[clone], *each] for name, each in dreams.items()}
     if has_real:
@@ -204,7 +203,7 @@ def rank_figures(
 
 
 def _compared(dreams: Mapping[str, list], real: list) -> tuple[dict[str, float], dict[str, str]]:
-    """Figures of the order of the policies, and why one is missing."""
+    """(rank figures, reasons for missing ones) of planner and judges."""
     figures, missing = {}, {}
     for who, name in (("planner", "rank_correlation_planner"), ("judges", "rank_correlation")):
         if not dreams[who][0].size:

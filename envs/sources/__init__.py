@@ -1,4 +1,4 @@
-"""Where traces come from: built-in sources and those that installed packages plug in."""
+"""Sources of traces: built-in ones, and plugins of installed packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUILT_IN = {
 
 @runtime_checkable
 class Source(Protocol):
-    """Made as `Source(uri, **options)`; iterating again starts over."""
+    """Episodes from outside. Made as `Source(uri, **options)`; can be iterated repeatedly."""
 
     def __iter__(self) -> Iterator[Trace]:
         """The episodes, in order of time."""
@@ -38,7 +38,7 @@ def list_sources() -> list[str]:
 
 
 def open_source(name: str, uri: str, **options: Any) -> Source:
-    """The source `name` over `uri`. Raises `TraceError` for a name or options it does not know."""
+    """The source `name` for `uri`. Raises `TraceError` for an unknown name or option."""
     make = _load(name)
     try:
         source = make(uri, **options)
@@ -52,7 +52,7 @@ def open_source(name: str, uri: str, **options: Any) -> Source:
 
 
 def _load(name: str) -> Any:
-    """The class or function behind a name; plugins that fail to import are reported and skipped."""
+    """The class of source `name`; broken plugins are skipped. `TraceError` if none is left."""
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         return getattr(import_module(module), attribute)

@@ -23,11 +23,11 @@ KEYS = (*COLUMNS, "final", "observation_space", "action_space")
 class ParquetSource:
     """Episodes in the files that match `uri`, in order of file name and row.
 
-    `mapping` (a dict, or the path of a YAML file) names columns: `episode`, `observation` (one
+    `mapping` (a dict, or the path of a YAML file) gives columns of: `episode`, `observation` (one
     column of numbers or lists, several columns, or a dict of names to such, nested at will),
-    `action`, `reward`; if there are such columns `terminated`, `truncated`, `propensity`,
-    `action_mask`. The rows of an episode lie together, in order of time.
-    The observation after the last action is the last row, with an empty action, or comes from
+    `action`, `reward`; optionally `terminated`, `truncated`, `propensity`, `action_mask`. The rows
+    of an episode are consecutive, in order of time.
+    The observation after the last action is in a last row with an empty action, or in
     `next_observation` (columns like `observation`), or with `final: repeat` repeats the last one.
     `observation_space` and `action_space` (as `space_to_json`) replace the inferred ones.
     """
@@ -73,7 +73,7 @@ class ParquetSource:
         yield self._trace(parts)
 
     def _pieces(self) -> Iterator[tuple[str, Any, pa.Table]]:
-        """(file and row, episode id, rows that share it), in bounded pieces."""
+        """(file and row, episode id, rows of this episode), in pieces of bounded size."""
         for file in self.files:
             for first, table in self._tables(file):
                 ids = table.column(self._columns["episode"][0]).to_pylist()
@@ -129,40 +129,40 @@ class ParquetSource:
             )
         a = get("action")
         if a.ndim == 1 and a.dtype.kind in "buf" and (a == np.rint(a)).all():
-            a = a.astype(np.int64)  # a column with empty cells often holds whole numbers as floats
+            a = a.astype(np.int64)  # whole numbers are floats in a column with empty cells
         flag = lambda name: get(name) if name in self._columns else np.array(False)
         terminated, truncated = flag("terminated"), flag("truncated")
-        truncated = np.where(terminated, False, truncated)  # logs that set both mean the first
+        truncated = np.where(terminated, False, truncated)  # logs that set both mean terminated
         propensities = get("propensity") if "propensity" in self._columns else None
         masks = self._masks(table, steps) if "action_mask" in self._columns else None
         for name, x in (("observation", o), ("action", a)):
-            if self._schema is not None:  # the store would refuse it too, but not name the file
+            if self._schema is not None:  # the store would refuse it, too, without the file's name
                 conform(x, self._schema[f"{name}_space"], name, bounded=name == "action")
         optional = {"propensities": propensities, "action_masks": masks}
         return Trace(o, a, get("reward"), terminated, truncated, **optional)
 
     def _masks(self, table: pa.Table, steps: int) -> np.ndarray:
-        """bool [T + 1, A]; nothing is chosen after the last step, so its row may be absent."""
+        """bool [T + 1, A]; the row after the last step may be absent, as no action follows."""
         last = table.column(jax.tree.leaves(self._columns["action_mask"])[0])[-1].as_py()
         masks = self._numbers(table.slice(0, len(table) - (last is None)), "action_mask")
         missing = np.ones((steps + 1 - len(masks), *masks.shape[1:]), bool)
         return np.concatenate([masks.astype(bool), missing])
 
     def _numbers(self, table: pa.Table, name: str) -> Any:
-        """The values that the mapping calls `name`, in its structure."""
+        """The values of entry `name` of the mapping, in the entry's structure."""
         numbers = lambda columns: _numbers([table.column(column) for column in columns], name)
         return _each(numbers, self._columns[name])
 
 
 def _each(function: Callable[[list], Any], columns: Any) -> Any:
-    """`function` of every list of columns of a mapping's entry."""
+    """Apply `function` to every list of columns in an entry of the mapping."""
     if isinstance(columns, dict):
         return {name: _each(function, value) for name, value in columns.items()}
     return function(columns)
 
 
 def _listed(columns: Any) -> Any:
-    """An entry of the mapping with every column in a list."""
+    """An entry of the mapping, with single columns as lists of one."""
     if isinstance(columns, dict):
         return {str(name): _listed(value) for name, value in columns.items()}
     return [columns] if isinstance(columns, str) else list(columns)
@@ -184,7 +184,7 @@ def _numbers(columns: list[pa.ChunkedArray], name: str) -> np.ndarray:
 
 
 def _read_mapping(mapping: Any) -> dict[str, Any]:
-    """The mapping, from its YAML file if it is a path, with no key unknown and none missing."""
+    """The mapping, read from YAML if it is a path. `TraceError` for unknown or missing keys."""
     if isinstance(mapping, str):
         import yaml
 

@@ -1,5 +1,5 @@
-"""What the image part of the benchmark measures: one agent in one shape, by default one that fits
-the device."""
+"""The workload of `part=images` of the benchmark: an online agent for frames, by default of a size
+that suits the device."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from experiments.runs.memory import Knob, agent_knobs, halves, root_bytes
 from worldmodels.frames.model import FrameModel
 from worldmodels.frames.types import PrefixState
 
-# What is not said follows the device: enough to keep it busy, and little enough to be quick.
+# Defaults by device: large enough to keep it busy, and small enough to be quick.
 ON_CPU = {
     "size": "small",
     "batch": 32,
@@ -37,48 +37,48 @@ ELSEWHERE = {
     "updates_per_call": 10,
 }
 NAMES = {"replay.batch": "batch", "replay.capacity": "capacity"}
-ENDS = 0.01  # of the steps in the ring end an episode
+ENDS = 0.01  # share of the steps in the ring that end an episode
 
 
 @dataclass(frozen=True)
 class Workload:
-    """An agent, its devices, and how often each call is repeated."""
+    """An agent's configuration, its devices, and how often each call is repeated."""
 
     config: AgentConfig
     frame: tuple[int, int, int]
     num_actions: int
     searches: int  # states searched at once
-    dreams: int  # that are stepped at once
+    dreams: int  # dreams stepped at once
     repetitions: int
     seed: int
     devices: Sequence[Any]
 
     @cached_property
     def agent(self) -> Agent:
-        """Its compiled functions."""
+        """The agent's compiled functions."""
         return make_agent(self.config, self.frame, self.num_actions, self.devices)
 
     @property
     def model(self) -> FrameModel:
-        """Its world model."""
+        """The agent's world model."""
         return self.agent.model
 
     @property
     def batch_devices(self) -> list[Any]:
-        """The devices that a batch of learning is shared out over."""
+        """The devices over which a batch of an update is shared out."""
         return list(agent_mesh(self.devices, self.config).devices.flat)
 
     def key(self, name: str) -> jax.Array:
-        """A typed key for one use."""
+        """The typed key for the use `name`."""
         return stream(jax.random.key_data(jax.random.key(self.seed)), name, 0)
 
     def latents(self, rows: int) -> PrefixState:
-        """States to search or dream from; speed does not depend on what they mean."""
+        """Random latent states to search or dream from; speed does not depend on their values."""
         shape = rows, *self.model.networks.latent_shape
         return self.model.begin(jax.random.uniform(self.key("latents"), shape))
 
     def knobs(self) -> list[Knob]:
-        """What takes its memory, under the names of the benchmark's options."""
+        """The settings that take memory, under the names of the benchmark's options."""
         shape = self.config, self.frame, self.num_actions
         at_once = {"searches": self.searches, "dreams": self.dreams}
         root = root_bytes(*shape)
@@ -86,7 +86,7 @@ class Workload:
         return [*agent_knobs(*shape, NAMES), *more]
 
     def shapes(self) -> dict[str, Any]:
-        """What the figures depend on, for the table and the JSON."""
+        """The settings that the figures depend on, for the table and the JSON."""
         config = self.config
         return {
             "size": config.size,
@@ -109,7 +109,7 @@ class Workload:
 
 
 def make_workload(config: BenchmarkConfig) -> Workload:
-    """The case that the options ask for, on all devices."""
+    """The workload of the options, on all devices; null options by ON_CPU or ELSEWHERE."""
     defaults = ON_CPU if jax.default_backend() == "cpu" else ELSEWHERE
     given = {name: getattr(config, name) for name in defaults}
     chosen: dict[str, Any] = defaults | {k: v for k, v in given.items() if v is not None}
@@ -169,11 +169,11 @@ def filled_state(case: Workload) -> AgentState:
 
 @dataclass
 class PassingOn:
-    """Calls of `step(state) -> state`, which donates, each from the last state on."""
+    """Repeated calls of a `step(state) -> state` that donates: each continues from the last."""
 
     step: Callable[[AgentState], AgentState]
     state: AgentState
 
     def __call__(self) -> None:
-        """Wait until it is done."""
+        """One step; waits until it is done."""
         self.state = jax.block_until_ready(self.step(self.state))

@@ -1,15 +1,15 @@
-"""Seconds of calls: a median after warm-up, with what the first call took longer told apart."""
+"""Seconds of calls: the median after warm-up, and the extra seconds of the first call."""
 
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-SHORTEST = 0.2  # seconds that a repetition lasts at least; calls that are shorter are repeated
+SHORTEST = 0.2  # least seconds of a repetition; shorter calls are repeated
 
 
 def timed(call: Callable[[], Any], repetitions: int) -> tuple[float, float]:
-    """(median seconds of a call, seconds that the first one took longer)."""
+    """(median seconds of a call, extra seconds of the first call)."""
     clock = time.perf_counter
     begun = clock()
     call()
@@ -38,7 +38,7 @@ def each(call: Callable[[], Any], calls: int) -> tuple[float, float]:
 
 
 def paced(work: Callable[[Callable], Any], update: Callable) -> tuple[Any, float, float]:
-    """(what `work` made, median seconds per unit, seconds that the first chunk took longer).
+    """(result of `work`, median seconds per unit, extra seconds of the first chunk).
 
     `work(update)` calls `update(n)` whenever `n` more units are done.
     """

@@ -1,8 +1,8 @@
 """Floating-point operations of a program, counted from its jaxpr: 2 for a multiply-add.
 
-Matrix products and convolutions count in full, padding included, as the literature does, but not
-the zeros that the gradient of a stride puts between its inputs; everything else is left out. Loops
-count as often as they run; of a branch the dearer side counts.
+Matrix products and convolutions count in full, padding included, as in the literature, except the
+zeros that the gradient of a strided convolution inserts; other operations are left out. A loop
+body counts once per iteration; of a branch the more expensive side counts.
 """
 
 import math
@@ -16,7 +16,7 @@ from jax.extend import core
 def count_flops(function: Callable, *args: Any) -> int:
     """FLOPs of one call; nothing is compiled or run. `args` may be shapes.
 
-    Raises `ValueError` for a loop whose length is not known beforehand.
+    Raises `ValueError` for a loop of unknown length.
     """
     return _of(jax.make_jaxpr(function)(*args).jaxpr)
 

@@ -1,4 +1,4 @@
-"""The image part of the benchmark: the online agent's search, learning, refresh, acting, dreams."""
+"""`part=images` of the benchmark: search, updates, reanalysis, acting and dreams of the agent."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from experiments.bench.predict import minutes_per_game
 from experiments.bench.update import update_figures
 from experiments.command.progress import Progress
 
-DREAM_STEPS = 16  # in one program
+DREAM_STEPS = 16  # dreamed steps in one program
 
 
 def measure(case: Workload, progress: Progress) -> dict[str, float]:
-    """Flat name -> figure, with its unit in the name. See `table.py` for words."""
+    """All figures by flat names that contain their units; `table.py` explains them."""
     with progress.stage("peak"):
         peak = matrix_peak(case.model.compute, case.devices, case.repetitions)
         figures = {"device/peak_flops_per_s": peak}
@@ -52,7 +52,7 @@ def measure(case: Workload, progress: Progress) -> dict[str, float]:
 
 
 def predicted(case: Workload, figures: dict[str, float]) -> dict[str, float]:
-    """Minutes of a game with the agent's own schedule, at the rates of this case."""
+    """Minutes of a game with the agent's default schedule, at the rates in `figures`."""
     game = AgentConfig(real_steps=case.config.real_steps, envs=case.config.envs)
     rates = "learn/updates_per_s", "refresh/states_per_s", "act/decisions_per_s"
     minutes = minutes_per_game(game, *(figures[name] for name in rates))
@@ -60,13 +60,13 @@ def predicted(case: Workload, figures: dict[str, float]) -> dict[str, float]:
 
 
 def memory_figures(case: Workload) -> dict[str, float]:
-    """The most that one device ever held, where devices count it."""
+    """The peak memory of one device; {} where devices do not report it."""
     held = device_memory(case.devices)
     return {} if held is None else {"device/peak_memory_mb": held}
 
 
 def ready(function: Callable, *args: Any) -> Callable[[], Any]:
-    """A call that waits until everything is there."""
+    """`function(*args)` as a call that waits for its results."""
     return lambda: jax.block_until_ready(function(*args))
 
 
@@ -79,7 +79,7 @@ def shared_out(function: Callable, devices: Sequence[Any], params, *rows: Any) -
 
 
 def search_figures(case: Workload, params, peak: float, update: Callable) -> dict[str, float]:
-    """Searches from latents on all devices and on one, and the network loop without a tree."""
+    """Rates of searches from latents on all devices and on one, and of `make_network_loop`."""
     rows, budget = case.searches, case.config.search.num_simulations
     keys = jax.random.key_data(jax.random.split(case.key("search"), rows))
     inputs = params, case.latents(rows), keys
@@ -108,8 +108,8 @@ def search_figures(case: Workload, params, peak: float, update: Callable) -> dic
 
 
 def make_searcher(case: Workload) -> Callable:
-    """`search(params, z, keys) -> (pi_search, v_search)`: the agent's search at states it is given,
-    each with a raw key of its own."""
+    """`search(params, z, keys) -> (pi_search, v_search)`: the agent's search at latent states, with
+    a raw key for each."""
     model, config = case.model, case.config
     teach = make_teacher(model, model.head, config.search, config.discount)
 
@@ -121,7 +121,7 @@ def make_searcher(case: Workload) -> Callable:
 
 
 def make_network_loop(case: Workload) -> Callable:
-    """The same inferences as a search, one after the other: what a tree that costs nothing does."""
+    """The network calls of a search without its tree: an upper bound on the speed of searches."""
     model, budget = case.model, case.config.search.num_simulations
 
     def loop(params, z, keys):
@@ -131,7 +131,7 @@ def make_network_loop(case: Workload) -> Callable:
         def step(carry, _):
             z, total = carry
             z, p = model.outcome(params, model.afterstate(params, z, a)[1], no_code)
-            # All outputs are used: what is not would not be computed.
+            # All outputs are used, since XLA drops unused ones.
             return (z, total + p.r + p.continuation + p.v + jnp.sum(p.pi_logits, -1)), None
 
         v, pi, _ = model.predict(params, z)
@@ -141,7 +141,7 @@ def make_network_loop(case: Workload) -> Callable:
 
 
 def act_figures(case: Workload, state: AgentState) -> dict[str, float]:
-    """What the environments wait for: encode the newest frames, search, choose."""
+    """Rate of decisions: encode the newest frames, search, choose."""
     shape = case.config.envs, case.config.window, *case.frame
     frames = jax.random.bits(case.key("frames"), shape, jnp.uint8)
     tick = jnp.int32(0)
@@ -151,7 +151,7 @@ def act_figures(case: Workload, state: AgentState) -> dict[str, float]:
 
 
 def dream_figures(case: Workload, params) -> dict[str, float]:
-    """Dreams that stay latent, each following the policy of the model."""
+    """Rate of dreamed steps that are not decoded, by the model's policy."""
     model, rows = case.model, case.dreams
     keys = jax.random.key_data(jax.random.split(case.key("dream"), rows))
 
@@ -175,7 +175,7 @@ def dream_figures(case: Workload, params) -> dict[str, float]:
 
 
 def env_figures(case: Workload) -> dict[str, float]:
-    """Catch with random actions: what a host does without a network."""
+    """Rate of real steps of Catch on the host, without networks."""
     tasks = make_real("dreaming/Catch-v0", num_envs=case.config.envs)
     tasks.reset(seed=case.seed)
     tasks.action_space.seed(case.seed)
@@ -186,7 +186,7 @@ def env_figures(case: Workload) -> dict[str, float]:
 
 
 def refresh_figures(case: Workload, state: AgentState) -> tuple[AgentState, dict[str, float]]:
-    """Encode and search everything that is stored."""
+    """Rate of reanalysis (`refresh`): stored states encoded and searched."""
     call = PassingOn(case.agent.refresh, state)
     seconds, first = timed(call, case.repetitions)
     rate = case.config.replay.capacity / seconds
@@ -196,7 +196,7 @@ def refresh_figures(case: Workload, state: AgentState) -> tuple[AgentState, dict
 def learn_figures(
     case: Workload, state: AgentState, peak: float
 ) -> tuple[AgentState, dict[str, float]]:
-    """Whole updates, as many in one program as the agent does."""
+    """Rate and operations of whole updates, `updates_per_call` in one program."""
     learn, updates, batch = case.agent.learn, case.config.updates_per_call, case.config.replay.batch
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     flops = count_flops(learn, shapes) / updates

@@ -1,4 +1,4 @@
-"""What a machine can do at most: FLOP/s of large matrix products, and the memory that was held."""
+"""Peaks of a machine: FLOP/s of large matrix products, and the most memory that was held."""
 
 import resource
 import sys
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-CHAIN = 4  # products in one program: launching it costs nothing beside them
+CHAIN = 4  # products in one program, so that launching it does not count
 SIZES = {"cpu": (1024, 2048)}  # rows of the square matrices, by platform
 LARGE = (4096, 8192)  # elsewhere
 
@@ -19,9 +19,10 @@ LARGE = (4096, 8192)  # elsewhere
 def matrix_peak(
     dtype: str, devices: Sequence[Any], repetitions: int, sizes: Sequence[int] | None = None
 ) -> float:
-    """FLOP/s that the devices reach together on square matrices of `dtype`: the best of all tries.
+    """FLOP/s of all devices together on square matrices of `dtype`: the best of all tries.
 
-    Every device multiplies its own; or, where they share cores, the first one alone.
+    Tried are a product on every device at once, and on the first device alone (which is faster
+    where devices share cores).
     """
     sizes = sizes or SIZES.get(devices[0].platform, LARGE)
     groups = [devices] if len(devices) == 1 else [devices, devices[:1]]
@@ -31,7 +32,7 @@ def matrix_peak(
 def _rate(n: int, dtype: str, devices: Sequence[Any], repetitions: int) -> float:
     each = PartitionSpec("each")
     mesh = Mesh(np.array(devices), "each")
-    # Random numbers: a chip multiplies zeros and ones at less power, and faster than real ones.
+    # Random numbers: chips multiply zeros and ones with less power, hence faster.
     x = jax.random.normal(jax.random.key(0), (n, n)) / n**0.5
     x = jnp.broadcast_to(x.astype(dtype), (len(devices), n, n))
     x = jax.device_put(x, NamedSharding(mesh, each))
@@ -56,7 +57,7 @@ def host_memory() -> float:
 
 
 def device_memory(devices: Sequence[Any]) -> float | None:
-    """The most memory that was ever held on one of the devices, in MB; None where none counts."""
+    """The peak memory of one of the devices in MB; None if no device reports it."""
     stats = [device.memory_stats() for device in devices]
     peaks = [each["peak_bytes_in_use"] for each in stats if each]
     return max(peaks) / 1e6 if peaks else None

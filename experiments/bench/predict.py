@@ -12,9 +12,9 @@ def minutes_per_game(
     refresh = sum over refreshes of the states stored then / refreshed_per_s
     act     = real_steps / acted_per_s
 
-    with updates = (real_steps - learn_after) updates_per_step. A refresh comes before the first
-    update and after every `target.every` ones; it finds min(capacity, learn_after + updates done /
-    updates_per_step) states.
+    with updates = (real_steps - learn_after) updates_per_step. A refresh (reanalysis) comes before
+    the first update and after every `target.every` updates; it searches min(capacity, learn_after +
+    updates done / updates_per_step) states.
     """
     minutes = {
         "learn_minutes": game.updates / updates_per_s / 60,
@@ -25,7 +25,7 @@ def minutes_per_game(
 
 
 def refreshed_states(game: AgentConfig) -> float:
-    """States that all refreshes of a game search together."""
+    """Total number of states that all refreshes of a game search."""
     stored = (
         game.learn_after + updates / game.updates_per_step
         for updates in range(0, game.updates, game.target.every)

@@ -1,10 +1,10 @@
-"""The figures of the benchmark for a reader: grouped by part, each with what it says."""
+"""The figures of the benchmark as a table: grouped by part, each with an explanation."""
 
 from typing import Any
 
 from experiments.pages.words import duration
 
-# What a group of figures is about; {names} are those of the case.
+# Headings of the groups; {names} are those of `Workload.shapes`.
 VECTORS = {
     "fit": "fit: a world model of CartPole",
     "dream": "dream: its environment, stepped through Gymnasium",
@@ -22,7 +22,7 @@ IMAGES = {
     "env": "env: {envs} real environments (Catch), host only",
     "predict": "predict: one game at these rates, without the emulator's own time",
 }
-# What a figure says, where its name does not.
+# Explanations of figures whose names are not enough.
 WORDS = {
     "searches_per_s": "states looked ahead from",
     "simulations_per_s": "steps of the model inside these searches",
@@ -55,11 +55,11 @@ WORDS = {
     "single_step_us": "microseconds of one dream's step",
     "iterations_per_s": "iterations",
 }
-WIDTH = 34  # of names
+WIDTH = 34  # of the column of names
 
 
 def table(result: dict[str, Any]) -> str:
-    """`result` as `dreaming benchmark` writes it: figures, shapes of the images, machine."""
+    """The table for a `result` of `dreaming benchmark`: figures, shapes and machine."""
     figures, machine = result["figures"], result["machine"]
     vectors = {k: v for k, v in figures.items() if not k.startswith(("images/", "device/"))}
     images = {k[7:]: v for k, v in figures.items() if k.startswith("images/")}
@@ -87,7 +87,7 @@ def _shape(shapes: dict[str, Any]) -> str:
 
 
 def in_short(images: dict[str, float]) -> str:
-    """The figures of images in two sentences."""
+    """The figures of `part=images` in two sentences."""
     seconds = 60 * images["predict/minutes_per_game"]
     return (
         f"In short: {images['learn/updates_per_s']:.3g} updates and "

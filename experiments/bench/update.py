@@ -1,7 +1,7 @@
-"""Time by part of an update: the learner's own parts, compiled and timed one by one.
+"""Time of each part of an update: the learner's functions, compiled and timed one by one.
 
-In the real update the parts are one program, so their sum is not quite the whole: how far it is off
-is a figure too (`update/parts_over_whole`).
+In the real update the parts are one program, so their sum is not exactly the whole; the ratio is a
+figure, too (`update/parts_over_whole`).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def update_figures(
 ) -> dict[str, float]:
     """Milliseconds and share of each part; `whole` is the seconds of an update in one program.
 
-    `state` is not donated to anything.
+    `state` is not donated, so it stays usable.
     """
     config, keys = case.config, jax.random.split(case.key("sample"), 4)
     mesh = make_mesh(case.batch_devices, config.replay.batch)

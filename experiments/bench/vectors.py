@@ -1,6 +1,6 @@
-"""The vector side of the benchmark: fit, dream, search and rehearsal of the main job on CartPole.
+"""`part=vectors` of the benchmark: fit, dream, search and rehearsal of `dream` on CartPole.
 
-Shapes are those of the main job: 5 members, width 64, latent 32, 16 simulations.
+The sizes are those of `dreaming dream`: 5 members, width 64, latent 32, 16 simulations.
 """
 
 import functools
@@ -17,8 +17,8 @@ from dreaming.search.teachers import make_teacher, model_steps
 from dreaming.student.distill import CHUNK as REHEARSALS
 from dreaming.student.distill import practise
 from dreaming.student.student import head_of
-from dreaming.world.physics import CHUNK as FIT_STEPS
-from dreaming.world.physics import LearnedPhysics
+from dreaming.world.fitting import CHUNK as FIT_STEPS
+from dreaming.world.physics import LearnedPhysics, world_of
 from envs.real import make_real
 from envs.shells import DreamEnv, DreamVectorEnv
 from envs.types import Features, action_features
@@ -29,11 +29,11 @@ from worldmodels.config import FitConfig
 
 DREAMS = 1024
 BATCHES = (1, 64, 512)
-REAL_STEPS = 2000  # of CartPole, which all of it is measured on
+REAL_STEPS = 2000  # length of the CartPole log that everything is measured on
 
 
 def measure(config: BenchmarkConfig, progress: Progress) -> dict[str, float]:
-    """Flat name -> figure, with its unit in the name."""
+    """All figures by flat names that contain their units."""
     task = make_real("CartPole-v1")
     spaces = Features(task.observation_space), action_features(task.action_space)
     log = Log(list(record("CartPole-v1", "random", REAL_STEPS, config.seed)), *spaces)
@@ -41,11 +41,12 @@ def measure(config: BenchmarkConfig, progress: Progress) -> dict[str, float]:
     physics = LearnedPhysics(fit=FitConfig(steps=FIT_STEPS * chunks))
     figures: dict[str, float] = {}
 
-    fit = functools.partial(physics.learn, log, key)
+    planner = physics.planner(log)
+    fit = functools.partial(planner.learn, key)
     with progress.stage("fit", total=physics.fit.steps) as stage:
         learned, seconds, compiled = paced(fit, stage.update)
         figures |= {"fit/steps_per_s": 1 / seconds, "fit/compile_s": compiled}
-    world = physics.world(log, learned, 500, search, {})
+    world = world_of(planner, learned, 500, search, {})
 
     with progress.stage("dream") as stage:
         figures |= dream_figures(world, config)
@@ -63,7 +64,7 @@ def measure(config: BenchmarkConfig, progress: Progress) -> dict[str, float]:
 
 
 def dream_figures(world: Any, config: BenchmarkConfig) -> dict[str, float]:
-    """Many dreams at once, and one dream step by step, through Gymnasium's own interface."""
+    """Rates of many dreams at once and of a single dream, through Gymnasium's interface."""
     many: Any = DreamVectorEnv(world=world, num_envs=DREAMS)
     one: Any = DreamEnv(world=world)
     many.reset(seed=config.seed)

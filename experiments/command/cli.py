@@ -10,8 +10,8 @@ Every verb is a module `experiments/<verb>.py` that ends like this:
     if __name__ == "__main__":
         sys.exit(main())
 
-Its docstring is its help: the first line is the description in the list of verbs. Help must not
-wait for JAX, so a verb imports what needs JAX inside `run`.
+The module's docstring is the help of the verb; its first line is shown in the list of verbs. Help
+must not wait for JAX, so a verb imports modules that need JAX inside `run`.
 """
 
 import ast
@@ -43,7 +43,7 @@ FLAGS = "--help, --multirun and --cfg job"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb named first in `argv`; the exit code."""
+    """Run the verb named first in `argv`; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verbs = available_verbs()
     if not argv or argv[0] in ("--help", "-h"):
@@ -65,13 +65,13 @@ def module_name(verb: str) -> str:
 
 
 def available_verbs() -> list[str]:
-    """The verbs whose file exists; nothing is imported."""
+    """The verbs whose module file exists; imports nothing."""
     here = Path(__file__).parents[1]
     return [verb for verb in VERBS if (here / f"{module_name(verb)}.py").exists()]
 
 
 def overview(verbs: Sequence[str]) -> str:
-    """What `dreaming --help` prints."""
+    """The text of `dreaming --help`."""
     lines = ["usage: dreaming <verb> [key=value ...]", "", "verbs:"]
     for verb in verbs:
         source = (Path(__file__).parents[1] / f"{module_name(verb)}.py").read_text()
@@ -90,11 +90,11 @@ def run_verb(
     conf_dir: Path | None = None,
     apart: bool = False,
 ) -> int:
-    """Compose the config of `conf/<config_name>.yaml`, call `run(config, run_dir)`; the exit code.
+    """Compose the config of `conf/<config_name>.yaml` and call `run(config, run_dir)`.
 
-    With `apart`, no two jobs of a sweep may have the same run directory.
-    `config` is an instance of the dataclass `schema`. 0 is success, 1 a failure, 2 a bad argument,
-    130 an interrupt; everything but success is told in one line on stderr.
+    `config` is an instance of the dataclass `schema`. With `apart`, no two jobs of a sweep may have
+    the same run directory. Returns the exit code: 0 success, 1 failure, 2 bad argument, 130
+    interrupt. Every error is one line on stderr.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -122,7 +122,7 @@ def run_verb(
     for index, (config, run_dir) in enumerate(jobs):
         if len(jobs) > 1:
             print(f"[{index + 1}/{len(jobs)}] {' '.join(sweep[index])}", flush=True)
-        # A job that fails does not stop the others.
+        # A failing job does not stop the others.
         last = run_one(run, config, run_dir)
         if last == 130:
             return last
@@ -131,7 +131,7 @@ def run_verb(
 
 
 def check_apart(run_dirs: Sequence[Path]) -> None:
-    """Raise `UsageError` when two jobs of a sweep would write into one directory."""
+    """Raise `UsageError` if two jobs of a sweep would write into the same directory."""
     for number, run_dir in enumerate(run_dirs):
         first = run_dirs.index(run_dir)
         if first != number:
@@ -143,7 +143,7 @@ def check_apart(run_dirs: Sequence[Path]) -> None:
 
 
 def split_flags(argv: Sequence[str]) -> tuple[set[str], list[str]]:
-    """The flags, and the overrides `key=value`, of a verb's arguments."""
+    """(flags, overrides `key=value`) in the arguments of a verb."""
     short = {"-h": "--help", "-m": "--multirun", "-c": "--cfg"}
     flags, overrides, rest = set(), [], list(argv)
     while rest:

@@ -1,4 +1,4 @@
-"""One job of a verb: run, and what went wrong told in one line."""
+"""Running one job of a verb, with errors in one line."""
 
 import difflib
 import errno
@@ -11,20 +11,20 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """A command line that cannot be understood: one line, exit code 2."""
+    """An invalid command line: one line, exit code 2."""
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """'; did you mean ...?' with the closest known word, or nothing."""
+    """'; did you mean ...?' with the closest known word; '' if none is close."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def fail(error: BaseException) -> int:
-    """Tell `error` in one line on stderr; the exit code it stands for."""
+    """Print `error` in one line on stderr; returns its exit code."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-    # These modules import JAX. While one is not loaded, no error of its classes can exist.
+    # These modules import JAX. If one is not loaded, `error` cannot be of its classes.
     user_error = getattr(sys.modules.get("envs.types"), "UserError", ())
     config_error = getattr(sys.modules.get("dreaming.errors"), "ConfigError", ())
     line, code = " ".join(str(error).split()), 1
@@ -48,7 +48,7 @@ def fail(error: BaseException) -> int:
 
 
 def run_one(run: Callable[[Any, Path], int | None], config: Any, run_dir: Path) -> int:
-    """The exit code of one job; what went wrong is told on stderr."""
+    """Run one job; returns its exit code, after printing errors on stderr."""
     try:
         return run(config, run_dir) or 0
     except (Exception, KeyboardInterrupt) as error:

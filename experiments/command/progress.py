@@ -24,8 +24,8 @@ class Progress:
 
     A line holds `stage`, `step`, `seconds` (since the stage began) and metrics with flat names
     such as `fit/value_loss`. `seconds` maps each finished stage to its wall seconds.
-    Without `run_dir` nothing is written. Plain lines come at most every `interval` seconds.
-    A tracker (`trackers.py`) is told the same numbers; it is closed at the end.
+    Without `run_dir` nothing is written. Plain lines are printed at most every `interval` seconds.
+    A tracker (`trackers.py`) gets the same numbers; it is closed at the end.
     """
 
     def __init__(
@@ -54,20 +54,20 @@ class Progress:
             self.tracker.close()
 
     def track(self, tracker: Any) -> None:
-        """Tell `tracker` all metrics from now on, if there is one."""
+        """Send all later metrics to `tracker`, unless it is None."""
         self.tracker = tracker
         if tracker is not None:
             self.log(f"metrics also go to {tracker.where}")
 
     def finish(self, real_steps: int, figures: dict[str, Any]) -> None:
-        """Tell the tracker alone what a run found; result.json holds it too."""
+        """Send the final figures of a run to the tracker; result.json holds them as well."""
         if self.tracker is not None:
             self.tracker.write("result", real_steps, figures)
 
     def stage(self, name: str, total: int | None = None, start: int = 0) -> "Stage":
         """A stage of `total` steps (None = unknown) that begins after step `start`.
 
-        Lines of the same stage beyond `start`, left by an earlier attempt, leave the file.
+        Removes lines of this stage after step `start` that an earlier attempt left in the file.
         """
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,11 @@ class Progress:
         return Stage(self, name, total, start)
 
     def log(self, message: str) -> None:
-        """One line for the reader, above the bars."""
+        """Print one line above the bars."""
         self.console.print(message, markup=False, soft_wrap=True)
 
     def write(self, stage: str, step: int, seconds: float, metrics: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`, and tell the tracker."""
+        """Append one line to `metrics.jsonl`, and send it to the tracker."""
         if self.tracker is not None:
             self.tracker.write(stage, step, metrics)
         if self._file:
@@ -96,11 +96,11 @@ class Progress:
 
 
 class Stage:
-    """One stage being done; made by `Progress.stage`."""
+    """A running stage; made by `Progress.stage`."""
 
     def __init__(self, progress: Progress, name: str, total: int | None, start: int):
         self.progress, self.name, self.total, self.step = progress, name, total, start
-        self.metrics: dict[str, float | None] = {}  # the newest value of each
+        self.metrics: dict[str, float | None] = {}  # name -> newest value
         self._start, self._began = start, time.monotonic()
         self._shown = -math.inf
         self._bar: TaskID | None = None
@@ -126,9 +126,9 @@ class Stage:
         return time.monotonic() - self._began
 
     def update(self, n: int = 1, **metrics: Any) -> None:
-        """`n` more steps are done; metrics are numbers, written as `<stage>/<name>`.
+        """Report `n` more steps; metrics are numbers, written as `<stage>/<name>`.
 
-        A name that has a slash is written as it is: `update(1, **{"gate/lower_bound": 3.0})`.
+        A name with a slash is written as it is: `update(1, **{"gate/lower_bound": 3.0})`.
         """
         self.step += n
         if metrics:
@@ -175,7 +175,7 @@ def _bars(console: Console) -> Bars:
 
 
 def _number(value: Any) -> float | int | None:
-    """A JSON number of anything that is one; NaN and infinity have none and become null."""
+    """A number for JSON; None (null) for NaN and infinity."""
     if isinstance(value, int):
         return value
     value = float(value)
@@ -183,7 +183,7 @@ def _number(value: Any) -> float | int | None:
 
 
 def _forget(path: Path, stage: str, start: int) -> None:
-    """Drop the lines of `stage` after step `start`, and a last line that a kill cut short."""
+    """Remove the lines of `stage` after step `start`, and an incomplete last line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line + "\n" for line in lines if _keep(line, stage, start)]

@@ -15,9 +15,9 @@ def configure(
 
     `devices` is the number of virtual CPU devices, 0 = two where the machine has two cores.
     `cache_dir` keeps compiled programs between processes, None = in the user's cache directory,
-    "" = off. `precision` is JAX's default matmul precision, None = as the hardware likes it.
-    `platform` is cpu, gpu, tpu or auto; `ConfigError` when it is not there. Calling it again with
-    the same values is harmless.
+    "" = off. `precision` is JAX's default matmul precision, None = the hardware's default.
+    `platform` is cpu, gpu, tpu or auto; raises `ConfigError` if it is not available. Calling it
+    again with the same values is harmless.
     """
     import jax
 
@@ -29,12 +29,12 @@ def configure(
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if platform != "auto":
         _choose(platform)
-    # A kill may leave a program cut short in the cache, a full disk none: it is compiled anew.
+    # Errors of the cache (incomplete file, full disk) are no failure: programs are compiled anew.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def _choose(platform: str) -> None:
-    """Work on one kind of device, and on nothing else."""
+    """Make the first device of `platform` JAX's default device."""
     import jax
 
     from dreaming.errors import ConfigError
@@ -51,13 +51,13 @@ def _choose(platform: str) -> None:
 
 
 def default_cache_dir() -> Path:
-    """Where compiled programs are kept: $XDG_CACHE_HOME/dreaming/jax, or ~/.cache/dreaming/jax."""
+    """The default cache directory: $XDG_CACHE_HOME/dreaming/jax, or ~/.cache/dreaming/jax."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "dreaming" / "jax"
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

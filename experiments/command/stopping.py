@@ -1,4 +1,4 @@
-"""When a run should stop before its end: on SIGTERM, or when its minutes are used up."""
+"""Stopping a run before its end: on SIGTERM, or when its time budget is used up."""
 
 import signal
 import time
@@ -8,12 +8,12 @@ from typing import Any, Self
 
 
 class Stopped(Exception):
-    """A run that was asked to stop; the message says by whom."""
+    """Raised to stop a run; the message gives the reason."""
 
 
 class Stopping:
-    """`with Stopping(minutes) as stop:` and `stop()` where a run can stop: raises `Stopped` when
-    it should. 0 minutes are no limit."""
+    """`with Stopping(minutes) as stop:`, then `stop()` wherever a run can stop. It raises `Stopped`
+    after SIGTERM or after `minutes` (0 = no limit)."""
 
     def __init__(self, minutes: float = 0.0):
         self.minutes, self.why = minutes, ""
@@ -30,7 +30,7 @@ class Stopping:
         self.why = "it was told to"
 
     def __call__(self, *_) -> None:
-        """Raise `Stopped` if it is time."""
+        """Raise `Stopped` if the run should stop."""
         if not self.why and time.monotonic() > self._until:
             self.why = f"budget_minutes={self.minutes:g} are used up"
         if self.why:
@@ -38,7 +38,7 @@ class Stopping:
 
 
 def stopping(update: Callable, stop: Callable) -> Callable:
-    """`update`, after which a run can stop."""
+    """`update`, followed by `stop()`."""
 
     def told(*args: Any, **metrics: Any) -> None:
         update(*args, **metrics)

@@ -18,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.command.jobs import run_one
 from experiments.command.options import VerbOptions
 
-# A run has a directory and a log of its own; Hydra is to add neither.
+# Runs have their own directories and logs: none of Hydra's.
 QUIET = ["hydra.sweep.dir=.", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
 QUIET += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep, in whatever process the launcher chose; called with its config."""
+    """One run of a sweep, called with its config in a process that the launcher started."""
 
     run: Callable[[Any, Path], int | None]
     names: Sequence[str]  # of all jobs
@@ -49,7 +49,7 @@ def launch(
     overrides: Sequence[str],
     jobs: Sequence[Sequence[str]],
 ) -> int:
-    """The worst exit code of all jobs. Raises `UserError` when the launcher fails itself."""
+    """Run all jobs; returns the worst exit code. Raises `UserError` if the launcher fails."""
     from hydra._internal.callbacks import Callbacks
 
     task = lambda words: [word for word in words if not word.startswith(("hydra.", "hydra/"))]

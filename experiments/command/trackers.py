@@ -1,7 +1,7 @@
 """A second place for the metrics of a run: TensorBoard or Weights & Biases.
 
-`metrics.jsonl` and the report are always written; a tracker sees the same numbers as they come.
-Each package is an extra of its own and is imported only when it is asked for.
+`metrics.jsonl` and the report are always written; a tracker gets the same numbers during the run.
+Each package is an optional extra, imported only if it is chosen.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Everything is on disk afterwards."""
+        """Flush everything to disk and close."""
         self._writer.close()
 
 
@@ -44,7 +44,7 @@ class WandB:
                 config=dataclasses.asdict(config),
                 settings=wandb.Settings(silent=True, console="off"),
             )
-        except Exception as error:  # no key, no network: its own kinds of failure
+        except Exception as error:  # of W&B: no key, no network, ...
             from dreaming.errors import UserError
 
             line = " ".join(str(error).split())[:200]
@@ -56,7 +56,7 @@ class WandB:
         self._known: set[str] = set()
 
     def write(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
-        """Scalars over the steps of their own stage, not over W&B's one counter."""
+        """Scalars over the steps of their own stage, not over W&B's global step."""
         axis = f"{stage}/step"
         for name in metrics.keys() - self._known:
             self._run.define_metric(name, step_metric=axis)
@@ -65,7 +65,7 @@ class WandB:
         self._run.log(numbers | {axis: step})
 
     def close(self) -> None:
-        """Everything is sent or on disk afterwards."""
+        """Send or store everything and close."""
         self._run.finish()
 
 

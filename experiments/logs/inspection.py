@@ -1,4 +1,4 @@
-"""What a log holds, in figures. No model, no device."""
+"""Figures of a log, without model or device."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from experiments.logs.warnings import warnings
 
 BINS = 10
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
-MOST_FEATURES = 64  # of a space whose features are shown one by one; pixels are not
+MOST_FEATURES = 64  # most features that are shown one by one; those of frames are not
 SAMPLE = 1500  # observations compared with each other, to measure coverage
 
 
@@ -57,7 +57,7 @@ def inspect(traces: Sequence[Trace], spaces: dict[str, gymnasium.Space]) -> dict
 
 
 def leaves(space: gymnasium.Space, x: Any, name: str) -> Iterator[tuple[str, Any, np.ndarray]]:
-    """(name, simple space, values) of everything inside a nested space."""
+    """(name, simple space, values) of every leaf of a nested space."""
     if isinstance(space, Dict):
         for key, inner in space.spaces.items():
             yield from leaves(inner, x[key], f"{name}.{key}")
@@ -69,7 +69,7 @@ def leaves(space: gymnasium.Space, x: Any, name: str) -> Iterator[tuple[str, Any
 
 
 def joined(rows: Sequence[Any], space: gymnasium.Space, name: str) -> list[tuple[str, Any, Any]]:
-    """(name, simple space, values of all episodes one after the other)."""
+    """(name, simple space, concatenated values of all episodes) of every leaf."""
     each = [list(leaves(space, x, name)) for x in rows]
     return [
         (*leaf[0][:2], np.concatenate([x for _, _, x in leaf])) for leaf in zip(*each, strict=True)
@@ -77,7 +77,7 @@ def joined(rows: Sequence[Any], space: gymnasium.Space, name: str) -> list[tuple
 
 
 def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """Mean, interquartile mean, ends and histogram of some values; None of none."""
+    """Count, mean, interquartile mean, range and histogram of values; None without values."""
     if not values:
         return None
     x = np.asarray(values, float)
@@ -93,7 +93,7 @@ def spread(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def balance(name: str, space: Any, a: np.ndarray) -> dict[str, Any]:
-    """How often each action was taken: per value of each factor, or quantiles per dimension."""
+    """Balance of the actions: shares per value of each factor, or quantiles per dimension."""
     if isinstance(space, Discrete):
         return {"name": name, "factors": [_shares(a, int(space.start), int(space.n))]}
     if isinstance(space, MultiDiscrete | MultiBinary):
@@ -115,7 +115,7 @@ def _shares(a: np.ndarray, start: int, size: int) -> dict[int, float]:
 
 
 def ranges(name: str, space: Any, x: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Range of every feature; of a space with very many, of all of them at once."""
+    """Range of every feature; with more than MOST_FEATURES, one range of all together."""
     if isinstance(space, Discrete):
         yield {"name": name, "distinct": len(np.unique(x)), "of": int(space.n)}
         return
@@ -135,7 +135,7 @@ def ranges(name: str, space: Any, x: np.ndarray) -> Iterator[dict[str, Any]]:
 
 
 def coverage(traces: Sequence[Trace], o: list, a: list) -> dict[str, Any]:
-    """Which share of all pairs (o, a) occurs, or how near an observation the next one lies."""
+    """Share of all pairs (o, a) that occur if both are discrete, else figures of `nearest`."""
     discrete = [isinstance(leaf[0][1], Discrete) and len(leaf) == 1 for leaf in (o, a)]
     if all(discrete):
         before = np.concatenate([np.asarray(trace.observations)[:-1] for trace in traces])
@@ -150,9 +150,9 @@ def coverage(traces: Sequence[Trace], o: list, a: list) -> dict[str, Any]:
 
 
 def nearest(x: np.ndarray, episode: np.ndarray) -> dict[str, Any]:
-    """Distance to the nearest observation of another episode, in spreads per feature.
+    """Distance to the nearest observation of another episode, in standard deviations per feature.
 
-    0 = it was seen before; random pairs of a normal distribution lie sqrt(2) apart.
+    0 = the same observation occurs; random pairs of a normal distribution are sqrt(2) apart.
     """
     if len(np.unique(episode)) < 2:
         return {"nearest_median": None, "nearest_90": None}

@@ -1,4 +1,4 @@
-"""The learning log of a run: read or recorded, copied into its directory, checked."""
+"""The log that a run learns from: read or recorded, copied into its directory, checked."""
 
 import math
 import shutil
@@ -18,11 +18,11 @@ from worldmodels.actions import MOST_COMBINATIONS
 
 
 def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
-    """The learning log, copied into the run directory and verified; `once` is that of the run."""
+    """The log to learn from, copied into the run directory and verified; `once` is the run's."""
     folder = run_dir / "traces"
 
     def fill(update: Callable) -> str:
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
         source, spaces = log_source(config, update)
         store = TraceStore(folder, **spaces)
         store.extend(source)
@@ -49,7 +49,7 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
 
 
 def check_window(window: int, log: Log) -> None:
-    """Raise `ConfigError` when no episode is long enough to fill a context once."""
+    """Raise `ConfigError` if no episode has `window` observations."""
     longest = 1 + max(len(trace) for trace in log.traces)
     if window > longest:
         raise ConfigError(
@@ -59,7 +59,7 @@ def check_window(window: int, log: Log) -> None:
 
 
 def factors_hint(log: Log) -> str | None:
-    """A line when there are too many actions to search each of them."""
+    """A note if actions are searched factor by factor, else None."""
     if log.head.kind != "factored":
         return None
     count = math.prod(log.head.factors)
@@ -70,7 +70,7 @@ def factors_hint(log: Log) -> str | None:
 
 
 def check_task(config: WorldConfig, log: Log) -> None:
-    """Raise `ConfigError` when the real task is not the one that was logged."""
+    """Raise `ConfigError` if the spaces of the real task differ from those of the log."""
     advice = "name the task that was logged, or give its spaces in source.mapping"
     if config.env.id != "none":
         check_spaces(config.env, log.observation, log.action, "the log", advice)
@@ -79,7 +79,7 @@ def check_task(config: WorldConfig, log: Log) -> None:
 def check_spaces(
     env: EnvConfig, observation: Features, action: Features, whose: str, advice: str
 ) -> None:
-    """Raise `ConfigError` when a task does not have the spaces of a log or a policy."""
+    """Raise `ConfigError` if the spaces of a task differ from those of a log or policy."""
     task = make_real(env.id, **env.options)
     theirs = Features(task.observation_space), action_features(task.action_space)
     task.close()
@@ -93,7 +93,7 @@ def check_spaces(
 
 
 def log_source(config: WorldConfig, update: Callable) -> tuple[Any, dict[str, Any]]:
-    """(an iterable of traces, the spaces they live in), recorded now or read from elsewhere."""
+    """(an iterable of traces, their spaces): the named log, or one that is recorded now."""
     opened = named_log(config.traces, config.source)
     if opened is not None:
         return opened, opened.schema()

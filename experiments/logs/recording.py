@@ -17,9 +17,9 @@ from experiments.config import EnvConfig
 def recording(
     env: EnvConfig, seed: int, update: Callable[[int], None], skip: int = 0
 ) -> tuple[Iterator[Any], dict[str, Any]]:
-    """(an iterator that records episodes, their spaces); `update(n)` is told of n more steps.
+    """(an iterator that records episodes, their spaces); `update(n)` is called after n more steps.
 
-    With `skip` episodes recorded before, others follow from the same seed. Raises `UserError`.
+    `skip` episodes are already recorded: other ones follow from the same seed. Raises `UserError`.
     """
 
     if env.id == "none":
@@ -43,7 +43,7 @@ def recording(
 
 
 def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
-    """The saved policy that a behaviour names, None for one that needs no policy."""
+    """The saved policy at the path `behaviour`; None for a built-in behaviour."""
     if behaviour in BEHAVIOURS:
         return None
     if not Path(behaviour).is_dir():

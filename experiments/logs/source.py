@@ -1,4 +1,4 @@
-"""The log that the options name, opened."""
+"""Opening the log that the options name."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from experiments.config import SourceConfig
 
 
 def named_log(store: str | None, source: SourceConfig, option: str = "traces") -> Any:
-    """The trace store at `store` (given as `option`), or the source; None where neither is named.
+    """The trace store at `store` (given as `option`), or the source; None if neither is named.
 
-    Raises `UserError` when both are, or when it cannot be opened.
+    Raises `UserError` if both are named, or if the log cannot be opened.
     """
     if store is not None and source.name is not None:
         raise ConfigError(f"{option}= and source.name= both name a log; give one of them")

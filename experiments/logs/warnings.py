@@ -1,4 +1,4 @@
-"""What stands in the way of learning from a log, in words that say what to do."""
+"""Warnings about a log: what makes it hard to learn from, and what to do."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ FEW_EPISODES, FEW_STEPS = 10, 500
 def warnings(
     traces: Sequence[Trace], action: gymnasium.Space, o: list, figures: dict[str, Any]
 ) -> Iterator[str]:
-    """One sentence for each; `o` and `figures` are those of `inspection.inspect`."""
+    """One sentence per warning; `o` and `figures` are those of `inspection.inspect`."""
     can_improve, why_not = improvable(traces)
     if not can_improve:
         yield why_not
@@ -109,7 +109,7 @@ def _optional(
 
 
 def taken_legal(trace: Trace, action: gymnasium.Space) -> np.ndarray:
-    """bool[T]: whether the mask allows what was taken, in all entries that the action uses."""
+    """bool[T]: whether the masks allow every entry of the action that was taken."""
     masks, a = np.asarray(trace.action_masks)[:-1], trace.actions.reshape(len(trace), -1)
     if isinstance(action, Discrete):
         columns = a - int(action.start)

@@ -1,1 +1,1 @@
-"""What readers see: reports, figures, words."""
+"""Reports: pages, figures, tables and their words."""

@@ -1,7 +1,7 @@
-"""A certificate in words: each figure beside its target, for the terminal and for the report.
+"""Certificates for readers: each figure beside its target, for the terminal and the report.
 
-It is the dictionary of certificate.json: `figures` (name -> number), `missing` (name -> why there
-is none), `policies` (a row each), `sentence`, `notes`. No JAX here.
+A certificate is the dictionary of certificate.json: `figures` (name -> number), `missing` (name ->
+why the number is missing), `policies` (a row each), `sentence`, `notes`. No JAX here.
 """
 
 import html
@@ -20,22 +20,22 @@ Check = Callable[[float, Mapping[str, float]], bool]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `figure` may be one of several, the first that is known is shown."""
+    """One line of the table: a figure, its label, its target and the check of the target."""
 
     label: str
     figure: str
     target: str = ""
     met: Check | None = None
-    why: str = SHORT  # it is missing, where the certificate does not say
+    why: str = SHORT  # reason for a missing figure if the certificate gives none
 
 
 def at_least(least: float) -> dict[str, Any]:
-    """Target and check of a figure that should be high."""
+    """Target and check of a figure that should be at least `least`."""
     return {"target": f"at least {least:g}", "met": lambda x, _: x >= least}
 
 
 def at_most(most: float) -> dict[str, Any]:
-    """Target and check of a figure that should be low."""
+    """Target and check of a figure that should be at most `most`."""
     return {"target": f"at most {most:g}", "met": lambda x, _: x <= most}
 
 
@@ -77,12 +77,12 @@ ROWS = (
 )
 EITHER = {"coverage_o": "coverage_set", "coverage_set": "coverage_o"}  # box, discrete
 SINGLE = ("skill", "value_equivalence", "uncertainty_spearman")  # errors of single futures
-CERTAIN = 0.95  # a model that expects less of its own odds meets chance, which nobody foresees
-ALARM = 0.25  # exploitation gap at which the dream return means nothing
+CERTAIN = 0.95  # below this expected probability, chance decides single futures
+ALARM = 0.25  # exploitation gap above which the dream return means nothing
 
 
 def lines_of(certificate: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(mark, label, value, target) of every row; the mark is met, missed, unknown or nothing."""
+    """(mark, label, value, target) of every row; the mark is met, missed, unknown or ''."""
     figures, missing = certificate.get("figures") or {}, certificate.get("missing") or {}
     known = {name: x for name, x in figures.items() if isinstance(x, int | float)}
     out = []
@@ -95,7 +95,7 @@ def lines_of(certificate: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             mark = "" if met is None else "met" if met(x, known) else "missed"
             out.append((mark, row.label, _value(row.figure, x, known), target))
         elif EITHER.get(row.figure) in known or row.figure == "chance_probability":
-            continue  # a figure of another kind of task
+            continue  # a figure for other kinds of tasks
         else:
             why = missing.get(row.figure, row.why)
             out.append(("unknown", row.label, f"none: {why}", row.target))
@@ -133,7 +133,7 @@ def text(certificate: Mapping[str, Any]) -> str:
 
 
 def section(certificate: Mapping[str, Any]) -> str:
-    """The section of a report; nothing without a certificate."""
+    """The section of a report; '' without a certificate."""
     if not certificate:
         return ""
     body = "".join(
@@ -175,7 +175,7 @@ def _policies(certificate: Mapping[str, Any]) -> str:
 
 
 def _rank_figure(certificate: Mapping[str, Any]) -> str:
-    """Dream against real return of every policy, where both are known."""
+    """The figure of dream against real returns, of policies for which both are known."""
     points = []
     for row in certificate.get("policies") or []:
         dream = row.get("judges") if row.get("judges") is not None else row.get("planner")

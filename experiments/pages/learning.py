@@ -1,4 +1,4 @@
-"""Learning curves of online runs: what episodes earned while it was learned, by real steps."""
+"""Learning curves of online runs: returns of the collected episodes, by real steps."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ import numpy as np
 
 from experiments.pages import page, plots
 
-BINS = 40  # of a curve, equally many real steps each
+BINS = 40  # number of bins of a curve, of equal numbers of real steps
 RETURN = "collect/return"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; a last line cut short by a kill is left out."""
+    """The objects in a JSONL file; lines that cannot be read are left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -27,7 +27,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def round_of(result: Mapping[str, Any]) -> str:
-    """Which round's student is deployed, and what each earned; "" where there are no rounds."""
+    """Which round's student is deployed, and what each earned; "" without rounds."""
     if not (earned := result.get("earned_by_round")):
         return ""
     told = ", ".join("–" if x is None else f"{x:.1f}" for x in earned)
@@ -35,7 +35,7 @@ def round_of(result: Mapping[str, Any]) -> str:
 
 
 def is_online(result: Mapping[str, Any]) -> bool:
-    """Whether a result is of a run that learned while it collected."""
+    """Whether a result is of an online run."""
     return "rounds" in result and "verdict" not in result
 
 
@@ -47,7 +47,7 @@ def returns_by_step(metrics: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, n
 
 
 def binned(x: np.ndarray, y: np.ndarray, end: float) -> tuple[list[float], list[float]]:
-    """(last step of each bin that has returns, their mean there)."""
+    """(last step of each bin that is not empty, mean of `y` in it)."""
     edges = np.linspace(0, end, BINS + 1)
     number = np.clip(np.searchsorted(edges, x), 1, BINS)
     there = np.unique(number)
@@ -55,7 +55,7 @@ def binned(x: np.ndarray, y: np.ndarray, end: float) -> tuple[list[float], list[
 
 
 def section(result: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The curve of one run and what it earns in the end; nothing for other runs."""
+    """The section with the curve of an online run and its final return; '' for other runs."""
     x, y = returns_by_step(metrics)
     if not is_online(result) or not x.size:
         return ""

@@ -1,4 +1,4 @@
-"""The page of a report: its style, and the few pieces of HTML it is made of."""
+"""The HTML page of a report: its style and its building blocks."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +89,7 @@ font-size:12.5px;overflow-wrap:anywhere}
 
 
 def page(title: str, body: str) -> str:
-    """A whole document that needs nothing else: no script, no network."""
+    """A self-contained document, without scripts or network access."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
@@ -100,7 +100,7 @@ def page(title: str, body: str) -> str:
 
 
 def section(title: str, note: str, *parts: str) -> str:
-    """A section, or nothing when all its parts are empty."""
+    """A section; '' if all its parts are empty."""
     inside = "\n".join(part for part in parts if part)
     if not inside:
         return ""
@@ -109,14 +109,14 @@ def section(title: str, note: str, *parts: str) -> str:
 
 
 def figure(svg: str, caption: str, aside: str = "", keys: Mapping[str, str] | None = None) -> str:
-    """A figure with its name above it, and beside that a word or the keys of its lines."""
+    """A figure below its caption, with `aside` or the keys of its lines beside the caption."""
     marks = (f'<i class="key {kind}"></i>{word}' for kind, word in (keys or {}).items())
     right = f"<span>{html.escape(aside)}{''.join(marks)}</span>"
     return f"<figure><figcaption>{html.escape(caption)}{right}</figcaption>{svg}</figure>"
 
 
 def pictures(steps: Sequence[int], rows: Mapping[str, Sequence[str]]) -> str:
-    """Rows of pictures (PNG in base64) over the steps that they belong to, a row per name."""
+    """A table of frames (PNG in base64): a row per name, a column per step."""
     head = "".join(f"<th>{html.escape(number(k))}</th>" for k in steps)
     image = lambda name, k, x: (
         f'<td><img alt="{html.escape(name)}, step {k}" src="data:image/png;base64,{x}"></td>'
@@ -131,13 +131,13 @@ def pictures(steps: Sequence[int], rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def grid(parts: Iterable[str], kind: str = "") -> str:
-    """Parts side by side, as many as fit."""
+    """Parts side by side, in rows that fit the width."""
     inside = "\n".join(part for part in parts if part)
     return f'<div class="grid {kind}">\n{inside}\n</div>' if inside else ""
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
-    """A row of figures with their names."""
+    """A row of values with their names."""
     cells = [
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(number(value))}</dd></div>"
         for name, value in pairs
@@ -146,7 +146,7 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[tuple[Sequence[Any], bool]]) -> str:
-    """A table; rows marked true stand out. Numbers are written as a reader wants them."""
+    """A table; rows marked true are highlighted. Numbers are formatted by `number`."""
     cell = lambda x: (
         f"<td>{html.escape(number(x))}</td>"
         if isinstance(x, int | float)
@@ -184,10 +184,10 @@ def bars_table(title: str, values: Mapping[str, float], unit: str) -> str:
 
 
 def details(summary: str, inside: str) -> str:
-    """Something that opens on demand."""
+    """Content that opens on demand; '' if there is none."""
     return f"<details><summary>{html.escape(summary)}</summary>{inside}</details>" if inside else ""
 
 
 def code(text: str) -> str:
-    """Text as it is."""
+    """Preformatted text."""
     return f"<pre>{html.escape(text)}</pre>" if text.strip() else ""

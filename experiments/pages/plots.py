@@ -1,7 +1,7 @@
-"""The figures of a report, as SVG that takes its colours and its font from the page around it.
+"""The figures of a report, as SVG with the colours and the font of the page around it.
 
-Figures are drawn with Matplotlib in colours that stand for roles; `to_svg` replaces each by a CSS
-variable, so that one file is readable in light and in dark.
+Matplotlib draws in colours that stand for roles; `to_svg` replaces each by a CSS variable, so that
+the same file is readable in light and dark mode.
 """
 
 import io
@@ -14,13 +14,13 @@ import numpy as np
 
 INK, MUTED, RULE, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206", "#010207"
 ROLES = {INK: "ink", MUTED: "muted", RULE: "rule", ACCENT: "accent", PAPER: "paper"}
-PANEL = (3.6, 1.85)  # inches: one of several small figures side by side
-MAX_POINTS = 400  # per line or row of points; more cannot be told apart
-FEW_POINTS = 20  # each of so few, such as seeds, is to be seen by itself
+PANEL = (3.6, 1.85)  # inches, of small figures side by side
+MAX_POINTS = 400  # most points per line or row of points; more could not be distinguished
+FEW_POINTS = 20  # most points, such as those of seeds, that are drawn larger
 
 
 def before_after(rows: Sequence[Mapping[str, Any]], unit: str = "return per episode") -> str:
-    """One row per policy: every episode's point, the mean and its interval.
+    """One row per policy: a point per episode, the mean and its interval.
 
     A row has `name`, `mean`, `ci` (lo, hi), `points` (may be empty) and `is_new`.
     """
@@ -28,7 +28,7 @@ def before_after(rows: Sequence[Mapping[str, Any]], unit: str = "return per epis
     for at, row in enumerate(rows):
         colour = ACCENT if row["is_new"] else INK
         points = thin(np.asarray(row["points"], float))
-        # Golden-ratio steps spread the points evenly over the row, the same way every time.
+        # Golden-ratio steps spread the points evenly over the row, without randomness.
         spread = (np.arange(len(points)) * 0.618034 % 1 - 0.5) * 0.52
         few = len(points) <= FEW_POINTS
         style = {"ms": 3.6, "alpha": 0.7} if few else {"ms": 3, "alpha": 0.32}
@@ -48,7 +48,7 @@ def before_after(rows: Sequence[Mapping[str, Any]], unit: str = "return per epis
 
 
 def open_loop(k: Sequence[float], model: Sequence[float], persistence: Sequence[float]) -> str:
-    """Error of predictions k steps ahead, and that of predicting no change at all."""
+    """Errors after k steps: of the model, and of predicting no change."""
     figure, axes = _figure(*PANEL)
     for y, colour, style in ((persistence, MUTED, "--"), (model, ACCENT, "-")):
         axes.plot(k, y, style, marker="o", ms=3.2, lw=1.5, color=colour)
@@ -64,7 +64,7 @@ def open_loop(k: Sequence[float], model: Sequence[float], persistence: Sequence[
 
 
 def ranking(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One point per policy: its mean real return with interval, and its mean return in dreams.
+    """One point per policy: mean real return with interval, against mean dream return.
 
     A row has `name`, `real`, `interval` (lo, hi) and `dream`.
     """
@@ -87,7 +87,7 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _together(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
-    """(x, y, the numbers from 1 of the points that lie there): one label for those too near."""
+    """(x, y, label) of points; points too near each other share a label of their numbers from 1."""
     span = np.maximum(np.ptp(np.array(points), axis=0), 1e-9)
     groups: list[tuple[Any, list[int]]] = []
     for at, point in enumerate(np.array(points)):
@@ -106,7 +106,7 @@ def strip(name: str, real: Sequence[float], dream: Sequence[float]) -> str:
 
 
 def curve(name: str, x: Sequence[float], y: Sequence[float], *, is_loss: bool) -> str:
-    """One metric over the steps of its stage; a positive loss that falls far is shown in logs."""
+    """One metric over the steps of its stage; a loss that falls a lot has a log scale."""
     figure, axes = _figure(*PANEL)
     values = np.asarray(y, float)
     axes.plot(thin(np.asarray(x)), thin(values), color=ACCENT, lw=1.3)
@@ -122,7 +122,7 @@ def learning(
     ends: Sequence[tuple[float, float, float, float]],
     points: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> str:
-    """Returns by real steps: a line per run, single episodes, and (x, mean, lo, hi) at the end."""
+    """Returns by real steps: a line per run, points of episodes, and `ends` (x, mean, lo, hi)."""
     figure, axes = _figure(9, 2.9)
     if points is not None:
         x, y = map(np.asarray, points)
@@ -148,7 +148,7 @@ def thin(x: np.ndarray) -> np.ndarray:
 
 
 def number(x: Any) -> str:
-    """A number as a reader wants it: 1,234 or 487.3 or 0.0123."""
+    """A number as text, such as 1,234 or 487.3 or 0.0123."""
     if isinstance(x, bool) or not isinstance(x, int | float | np.number):
         return str(x)
     if not math.isfinite(x):
@@ -161,7 +161,7 @@ def number(x: Any) -> str:
 
 
 def to_svg(figure: Any, title: str) -> str:
-    """Inline SVG of a figure: no fixed size, roles for colours, no ids that nothing refers to."""
+    """Inline SVG of a figure: no fixed size, CSS variables for colours, no unused ids."""
     import matplotlib
 
     file = io.StringIO()

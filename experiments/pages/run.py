@@ -1,4 +1,4 @@
-"""The report of one run: report.html, drawn from what its directory holds."""
+"""The report of one run: report.html, from the files in its directory."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from experiments.pages import certificate, learning, page, plots
 from experiments.pages.plots import number
 from experiments.pages.words import duration, name_of
 
-SHOWN_CURVES = 9  # the rest opens on demand
-LOOP_KEYS = {"still": "no change", "model": "model"}  # style of the line -> word
+SHOWN_CURVES = 9  # the others open on demand
+LOOP_KEYS = {"still": "no change", "model": "model"}  # line style -> word
 STRIP_KEYS = {"real": "real", "dream": "dream"}
 
 
 def render(run_dir: str | Path) -> Path:
-    """Write report.html of a run directory; its path. Raises `UserError` without a result."""
+    """Write report.html of a run directory; returns its path. `UserError` without a result."""
     run_dir = Path(run_dir)
     result = _read_json(run_dir / "result.json")
     if not result:
@@ -51,7 +51,7 @@ def render(run_dir: str | Path) -> Path:
 
 
 def headline(result: Mapping[str, Any]) -> tuple[str, str]:
-    """The verdict in one sentence, and what it rests on in another."""
+    """(the verdict in one sentence, its evidence in another)."""
     task, reasons = _task(result), " ".join(result.get("reasons") or [])
     mean = lambda name: number((result.get(name) or {}).get("mean", float("nan")))
     deployed, behaviour = result.get("deployed_return"), result.get("behaviour_return")
@@ -111,7 +111,7 @@ def _head(result: Mapping[str, Any]) -> str:
 
 
 def _returns(result: Mapping[str, Any], points: Mapping[str, Any]) -> str:
-    """Before and after in the real task: the figure and the numbers behind it."""
+    """Returns before and after in the real task: the figure and its numbers."""
     online = learning.is_online(result)
     summaries = {"behaviour": result.get("behaviour_return"), **(result.get("baselines") or {})}
     incumbent, deployed = result.get("incumbent_return"), result.get("deployed_return")
@@ -159,7 +159,7 @@ def _summary_cells(name: str, summary: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _model(result: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:
-    """Fidelity of the dream: open-loop error, and a strip of dream against real."""
+    """Fidelity of the dream: open-loop error, and one episode, real and dreamed."""
     panels, loop = [], drawn.get("open_loop") or {}
     if loop.get("k"):
         svg = plots.open_loop(loop["k"], loop["model"], loop["persistence"])
@@ -189,11 +189,11 @@ def _rows(strip: Mapping[str, Any]) -> dict[str, Sequence[str]]:
 
 
 def _training(metrics: Sequence[Mapping[str, Any]], shown: set[str]) -> str:
-    """A small figure for each metric that was not `shown`, those that tell the story first."""
+    """A small figure for each metric that is not in `shown`, in the order of `_interest`."""
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for row in metrics:
         for name, value in row.items():
-            if row.get("stage") == "judge":  # a fit of its own
+            if row.get("stage") == "judge":  # the fits of the judges
                 name = name.replace("fit/", "judge/", 1)
             if "/" in name and name not in shown and _is_number(value) and np.isfinite(value):
                 x, y = curves.setdefault(name, ([], []))
@@ -201,7 +201,7 @@ def _training(metrics: Sequence[Mapping[str, Any]], shown: set[str]) -> str:
                 x.append(step if not x or step > x[-1] else x[-1] + 1)
                 y.append(value)
     curves = {name: xy for name, xy in curves.items() if len(xy[0]) > 1 and "second" not in name}
-    order = sorted(curves, key=_interest)  # stable: otherwise in the order of the run
+    order = sorted(curves, key=_interest)  # stable: ties stay in the order of the run
     panels = [
         page.figure(plots.curve(name, x, y, is_loss="loss" in name), name, number(y[-1]))
         for name in order
@@ -217,7 +217,7 @@ def _training(metrics: Sequence[Mapping[str, Any]], shown: set[str]) -> str:
 
 
 def _interest(name: str) -> int:
-    """What is drawn first: total losses, the value at the start, the gap to the teacher."""
+    """Rank of a metric: total losses; gains, gaps and returns; other losses; all others."""
     leaf = name.rpartition("/")[2]
     if leaf in ("loss", "total_loss"):
         return 0
@@ -267,7 +267,7 @@ def _is_number(x: Any) -> bool:
 
 
 def _by_dimension(rows: Any, dimensions: int) -> list[list[float]]:
-    """Rows per time step (or already per dimension) as one list per dimension."""
+    """One list per dimension, from rows per time step (or per dimension already)."""
     if not rows or not dimensions:
         return []
     x = np.array(rows, float)

@@ -1,4 +1,4 @@
-"""The common report of many runs: a table for the terminal, a page that stands on its own."""
+"""The common report of many runs: a table for the terminal, and a self-contained page."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from experiments.pages.words import duration, name_of, to_json
 
 
 def write_report(root: Path) -> dict[str, Any]:
-    """Write summary.json and report.html of all runs below `root`; the summary."""
+    """Write summary.json and report.html of all runs below `root`; returns the summary."""
     summary = summarise(root)
     atomic_write(root / "summary.json", to_json(summary))
     atomic_write(root / "report.html", page.page(f"Runs below {root} – dreaming", body(summary)))
@@ -21,7 +21,7 @@ def write_report(root: Path) -> dict[str, Any]:
 
 
 def text(summary: dict[str, Any]) -> str:
-    """What the verb prints."""
+    """The text that the verb prints."""
     lines = []
     for group in summary["groups"]:
         lines += ["", title(group), *(f"  {line}" for line in _group_lines(group))]
@@ -34,13 +34,13 @@ def text(summary: dict[str, Any]) -> str:
 
 
 def title(group: dict[str, Any]) -> str:
-    """What was run: the task, the experiment, and what sets it apart."""
+    """The title of a group: task, experiment, and the options in which it differs."""
     variant = [f"{name}={value}" for name, value in group["variant"].items()]
     return " ".join([group["env"], f"({group['experiment']})", *variant])
 
 
 def across(figure: dict[str, Any]) -> str:
-    """One sentence over several tasks."""
+    """One sentence on the scores across tasks."""
     variant = " ".join(f"{name}={value}" for name, value in figure["variant"].items())
     what = f"{figure['experiment']} {variant}".strip()
     out = f"; without {', '.join(figure['left_out'])}" if figure["left_out"] else ""
@@ -83,7 +83,7 @@ def _rows(group: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def _real(group: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Returns in the real task, behaviour first and the deployed policy last."""
+    """(name, returns) in the real task, behaviour first and the deployed policy last."""
     order = ["behaviour", "baselines", "candidate", "deployed"]
     place = lambda item: order.index(item[0].partition("/")[0])
     known = [item for item in group["returns"].items() if item[0].partition("/")[0] in order]
@@ -103,7 +103,7 @@ def _counts(group: dict[str, Any]) -> str:
 
 
 def body(summary: dict[str, Any]) -> str:
-    """The page."""
+    """The body of the page."""
     groups = summary["groups"]
     runs = sum(len(group["seeds"]) for group in groups)
     verdicts = sum(group["verdicts"].get("accept", 0) for group in groups)

@@ -1,4 +1,4 @@
-"""A real episode beside the dream of it, for the report: lines of vectors, or pictures."""
+"""A real episode beside its dream, for the report: lines of dimensions, or frames."""
 
 import base64
 import io
@@ -12,14 +12,14 @@ from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from envs.frames import frame_shape
 
-MOST_STEPS, LINES = 60, 4  # of the episode, and dimensions that are shown of it
-PICTURES = (0, 1, 2, 3, 5, 8, 15, 30, 50)  # steps, as long as the episode lasts
+MOST_STEPS, LINES = 60, 4  # most steps of the episode and dimensions that are shown
+PICTURES = (0, 1, 2, 3, 5, 8, 15, 30, 50)  # steps whose frames are shown
 
 
 def dream_strip(world: Any, log: Log) -> dict[str, Any]:
-    """The longest logged episode, and the dream of it from its first observation, same actions.
+    """The longest logged episode, and its dream from the first observation by the same actions.
 
-    `real` and `dream` are rows of the dimensions `names`, or of frames PNGs of the steps `k`.
+    `real` and `dream` are rows of the dimensions `names`; for frames, PNGs of the steps `k`.
     """
     longest = max(range(len(log.traces)), key=lambda i: len(log.traces[i]))
     trace = log.traces[longest]
@@ -38,7 +38,7 @@ def dream_strip(world: Any, log: Log) -> dict[str, Any]:
 
 
 def _dreamed(world: Any, start: Any, actions: Any) -> np.ndarray:
-    """What the world decodes after each action, by its mean member and its likeliest codes."""
+    """The decoded observation after each action, by the mean member and the likeliest codes."""
     model, params = world.model, world.params
 
     @jax.jit
@@ -54,7 +54,7 @@ def _dreamed(world: Any, start: Any, actions: Any) -> np.ndarray:
 
 
 def _png(frame: np.ndarray) -> str:
-    """A frame of bytes [H, V, F] as PNG in base64: in colour where it has three channels."""
+    """A uint8 frame [H, V, F] as PNG in base64: in colour if it has three channels."""
     from matplotlib.image import imsave
 
     file, picture = io.BytesIO(), frame if frame.shape[-1] == 3 else frame[..., 0]

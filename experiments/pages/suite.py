@@ -1,7 +1,7 @@
-"""Many runs side by side: what was found below a directory, grouped by what was run.
+"""Many runs side by side: the results below a directory, grouped by task and options.
 
-Scores of a group are the mean returns of its runs, one per seed; between tasks they are compared
-on the scale from the log's behaviour (0) to the task's own reward threshold (1), where it has one.
+The scores of a group are the mean returns of its runs, one per seed. Across tasks they are scaled
+so that the log's behaviour is 0 and the task's reward threshold is 1, if it has one.
 """
 
 import json
@@ -19,8 +19,8 @@ from dreaming.errors import UserError
 from dreaming.statistics import iqm, stratified_interval
 from experiments.pages import learning
 
-SCHEMA_VERSION = 1  # of results that can be read, and of summary.json
-# Options that do not say what was run: they name it, say where, or follow from another one.
+SCHEMA_VERSION = 1  # of the results that can be read, and of summary.json
+# Options that do not separate groups: names, places, and those that follow from others.
 ASIDE = ("seed", "experiment", "env.id", "devices", "tracker", "search.teacher")
 ASIDE += ("budget_minutes", "platform")
 POLICIES = ("behaviour", "incumbent", "candidate", "deployed", "dream")
@@ -41,7 +41,7 @@ class FinishedRun:
 
 
 def summarise(root: Path) -> dict[str, Any]:
-    """The content of summary.json. Raises `UserError` where there is no run to speak of."""
+    """The content of summary.json. Raises `UserError` if there is no finished run."""
     runs, skipped = read_runs(root)
     if not runs:
         why = f" ({skipped[0]['path']}: {skipped[0]['why']})" if skipped else ""
@@ -56,7 +56,7 @@ def summarise(root: Path) -> dict[str, Any]:
 
 
 def read_runs(root: Path) -> tuple[list[FinishedRun], list[dict[str, str]]]:
-    """(runs that count, [{"path", "why"}] of those that do not). Raises `UserError`."""
+    """(usable runs, [{"path", "why"}] of all others). Raises `UserError`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such directory; name one with runs below it, such as runs")
     if (root / "result.json").exists():
@@ -80,7 +80,7 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[dict[str, str]]]:
 
 
 def run_dirs(root: Path) -> list[Path]:
-    """Directories that a run wrote to, finished or not."""
+    """All run directories below `root`, of finished and unfinished runs."""
     found = []
     for directory, folders, files in os.walk(root):
         if {"result.json", "config.yaml", "metrics.jsonl"} & set(files):
@@ -91,7 +91,7 @@ def run_dirs(root: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> FinishedRun | str:
-    """The run in a directory, or why it does not count."""
+    """The run in a directory, or the reason why it cannot be used."""
     file = path / "result.json"
     if not file.exists():
         return "unfinished; start it again with the same command, and it goes on"
@@ -112,7 +112,7 @@ def read_run(path: Path) -> FinishedRun | str:
 
 
 def _flat(config: dict[str, Any], prefix: str, seed: str) -> Any:
-    """(dotted name, value); a path that names the seed is the same for all seeds."""
+    """(dotted name, value) of all options; `seed` in texts becomes seed*, equal for all seeds."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{name}.", seed)
@@ -124,7 +124,7 @@ def _flat(config: dict[str, Any], prefix: str, seed: str) -> Any:
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[tuple[list[FinishedRun], dict[str, Any]]]:
-    """(runs, the options that set them apart from other runs of the same task)."""
+    """(runs, options in which they differ from other runs of the same task) of each group."""
     groups: dict[tuple, tuple[list[FinishedRun], dict[str, Any]]] = {}
     for run in runs:
         siblings = [other for other in runs if other.task == run.task]
@@ -135,14 +135,14 @@ def grouped(runs: Sequence[FinishedRun]) -> list[tuple[list[FinishedRun], dict[s
 
 
 def differing(runs: Sequence[FinishedRun]) -> list[str]:
-    """Options that have more than one value in these runs, where they are set at all."""
+    """Options that have more than one value in the runs that set them."""
     names = sorted({name for run in runs for name in run.config} - set(ASIDE))
     values = lambda name: {str(run.config[name]) for run in runs if name in run.config}
     return [name for name in names if len(values(name)) > 1]
 
 
 def group_figures(runs: Sequence[FinishedRun], variant: dict[str, Any]) -> dict[str, Any]:
-    """What the seeds of one task, run in one way, have in common."""
+    """The figures of one group: runs of one task and variant with different seeds."""
     seeds = [run.result.get("seed") for run in runs]
     results = [run.result for run in runs]
     named = {name: [result.get(f"{name}_return") for result in results] for name in POLICIES}
@@ -167,14 +167,14 @@ def group_figures(runs: Sequence[FinishedRun], variant: dict[str, Any]) -> dict[
 
 
 def curve(run: FinishedRun) -> dict[str, Any]:
-    """What the episodes of an online run earned on the way, by real steps."""
+    """The learning curve of an online run: returns by real steps."""
     x, y = learning.returns_by_step(learning.read_lines(run.path / "metrics.jsonl"))
     real_steps, returns = learning.binned(x, y, run.result["real_steps"])
     return {"seed": run.result.get("seed"), "real_steps": real_steps, "returns": returns}
 
 
 def over_seeds(seeds: Sequence[Any], returns: Sequence[Any]) -> dict[str, Any] | None:
-    """IQM of the runs' mean returns, with its interval over seeds; None where none was scored."""
+    """IQM of the runs' mean returns, with its interval over seeds; None without scores."""
     points = [(seed, x["mean"]) for seed, x in zip(seeds, returns, strict=True) if x]
     if not points:
         return None
@@ -190,7 +190,7 @@ def over_seeds(seeds: Sequence[Any], returns: Sequence[Any]) -> dict[str, Any] |
 
 
 def across_tasks(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Normalised scores of all tasks that were run in the same way, where there are several."""
+    """Normalised scores over tasks, for every variant that was run on several tasks."""
     alike: dict[tuple, list[dict[str, Any]]] = {}
     for group in groups:
         alike.setdefault((group["experiment"], str(group["variant"])), []).append(group)
@@ -223,7 +223,7 @@ def normalised(group: dict[str, Any]) -> np.ndarray | None:
 
 
 def threshold(env: str) -> float | None:
-    """The return from which Gymnasium counts a task as solved, if it says."""
+    """The return at which Gymnasium regards a task as solved; None if not defined."""
     import gymnasium
 
     try:

@@ -1,4 +1,4 @@
-"""Words and numbers for readers: names of policies, durations, JSON."""
+"""Text for readers: names of policies, durations, JSON."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def to_json(content: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a reader: `8 s`, `2 min 05 s`, `1 h 10 min`."""
+    """Seconds as text: `8 s`, `2 min 05 s`, `1 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 
 def name_of(policy: str, online: bool = False) -> str:
-    """A policy for readers: `candidate_uniform_0.3` is "candidate, 30% uniform"."""
+    """The name of a policy in words: `candidate_uniform_0.3` is "candidate, 30% uniform"."""
     who, _, share = policy.partition("_uniform_")
     known = NAMES | ONLINE_NAMES if online else NAMES
     name = known.get(who, who.replace("_", " "))

@@ -1,1 +1,1 @@
-"""What verbs do, and the directory that they do it in."""
+"""The work of the verbs, and the run directory that they write."""

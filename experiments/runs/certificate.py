@@ -1,4 +1,4 @@
-"""The certificate of a world: its figures, its policies tried in dreams and in reality."""
+"""The certificate of a world: its figures, and policies tried in dreams and in reality."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +30,9 @@ def ranking_stage(
     key: jax.Array,
     once: Callable,
 ) -> dict[str, np.ndarray]:
-    """The fixed set of policies tried in `world`, by `judges`, and in reality; {} if it is off.
+    """Returns of the fixed set of policies in `world`, in the judges and in reality; {} if off.
 
-    `real(student, seeds, update)` scores a student; `once` is that of a round.
+    `real(student, seeds, update)` scores a student; `once` is that of `one_round`.
     """
     if not config.episodes:
         return {}
@@ -56,7 +56,7 @@ def make_certificate(
     tried: Mapping[str, np.ndarray],
     why: str = OFF,
 ) -> dict[str, Any]:
-    """The content of certificate.json; `why` no policies were tried, where none were."""
+    """The content of certificate.json; `why` explains why no policies were tried, if none were."""
     named = ("rank_correlation", "rank_correlation_planner", "exploitation_gap")
     ranked, missing, policies = {}, dict.fromkeys((*named, "candidate_coverage"), why), []
     if tried:

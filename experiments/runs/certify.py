@@ -24,11 +24,11 @@ from experiments.runs.offline import certify_run, play_round, stage_fields
 from experiments.runs.once import Finished, kept_nowhere
 from experiments.runs.scoring import scorer
 
-FEW = 100  # held-out steps: with fewer the figures say little
+FEW = 100  # with fewer held-out steps the figures say little
 
 
 def certify_finished(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any]:
-    """The certificate of a run of `dream`, whose stages are loaded and not worked out again."""
+    """The certificate of a finished run of `dream`; its stages are loaded, not repeated."""
     assert config.run is not None
     run_dir = Path(config.run)
     wanted: DreamConfig = read_config(run_dir, DreamConfig)
@@ -60,7 +60,7 @@ def certify_file(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any
 
 
 def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
-    """The log to test on. Raises `UserError` where it is not one of the world's spaces."""
+    """The log to test on. Raises `UserError` if its spaces differ from the world's."""
     as_run = DreamConfig(env=config.env, traces=config.traces, source=config.source)
     source, spaces = log_source(as_run, lambda n: None)
     name = config.traces or config.source.uri
@@ -84,7 +84,7 @@ def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
 def try_policy(
     config: CertifyVerbConfig, world: Any, log: Any, key: Any, progress: Progress
 ) -> tuple[dict[str, Any], str]:
-    """(what trying the named policy and its fixed set gave, why there is nothing)."""
+    """(returns of the named policy and its fixed set, reason if there are none)."""
 
     if config.policy is None:
         return {}, "no policy was named with policy="
@@ -123,7 +123,7 @@ def try_policy(
 
 
 def seen_before(world: Any, log: Any) -> list[str]:
-    """A note where the world seems to know the log: exact starts of vectors do not come twice."""
+    """A note if the world seems to be fitted on the log: exact vectors do not occur twice."""
     if log.observation.kind in ("discrete", "frames"):
         return []
     first = [log.observation.flatten(trace.observations[:1])[0] for trace in log.traces]

@@ -1,4 +1,4 @@
-"""A run directory: begun, finished, and its configuration read again.
+"""A run directory: beginning it, finishing it, and reading its configuration.
 
 config.yaml       the options; from the start
 metrics.jsonl     a line per progress update
@@ -23,7 +23,7 @@ CONFIG, RESULT = "config.yaml", "result.json"
 
 
 def begin(run_dir: Path, config: Any) -> None:
-    """Keep the options of a run that starts; a file that exists belongs to it until it finishes."""
+    """Write config.yaml of a starting run; an existing file belongs to it until it finishes."""
     if not (run_dir / CONFIG).exists():
         atomic_write(run_dir / CONFIG, config_yaml(config))
 
@@ -35,7 +35,7 @@ def finish(
     figures: dict[str, Any],
     certificate: dict[str, Any] | None = None,
 ) -> None:
-    """Write what a run found, result.json after all that it speaks of, and draw the report."""
+    """Write the results of a run, result.json last, and the report."""
     atomic_write(run_dir / CONFIG, config_yaml(config))
     atomic_write(run_dir / "figures.json", to_json(figures))
     if certificate is not None:
@@ -45,7 +45,7 @@ def finish(
 
 
 def read_config(run_dir: Path, schema: type) -> Any:
-    """The configuration that a run was made with, as `schema`. Raises `ConfigError`."""
+    """The configuration of a run, as an instance of `schema`. Raises `ConfigError`."""
     path = run_dir / CONFIG
     if not path.is_file():
         raise ConfigError(f"{run_dir} holds no {CONFIG}; name the directory of a run")
@@ -53,7 +53,7 @@ def read_config(run_dir: Path, schema: type) -> Any:
 
 
 def parse_config(text: str, schema: type, where: str) -> Any:
-    """A configuration as `schema`, from YAML found at `where`. Raises `ConfigError`."""
+    """A configuration as an instance of `schema`, from YAML. Raises `ConfigError` with `where`."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text))
         return OmegaConf.to_object(merged)
@@ -66,6 +66,6 @@ def parse_config(text: str, schema: type, where: str) -> Any:
 
 
 def check_new(target: Path) -> None:
-    """Raise `ConfigError` for a directory that something lies in."""
+    """Raise `ConfigError` unless `target` is missing or an empty directory."""
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"to={target} exists already; choose another path, or remove it")

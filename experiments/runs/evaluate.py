@@ -21,7 +21,7 @@ from experiments.runs.scoring import real_scorer, task_limit
 
 
 def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
-    """Summaries of the returns. Raises `UserError` where policy, task and world do not agree."""
+    """Summaries of the returns. Raises `UserError` if policy, task and world do not match."""
     if config.env.id == "none" and config.world is None:
         raise ConfigError(
             "nothing to score the policy in; name the task with env=cartpole or env=gym "
@@ -80,7 +80,7 @@ def agent_returns(
 
 
 def check_world(config: EvaluateConfig, world: Any, policy: Any) -> None:
-    """Raise `ConfigError` when the policy cannot live in the world."""
+    """Raise `ConfigError` if the policy's spaces or window differ from the world's."""
     for name in ("observation_space", "action_space"):
         theirs, ours = getattr(world, name), getattr(policy, name)
         if theirs != ours:

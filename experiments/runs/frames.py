@@ -1,4 +1,4 @@
-"""Online learning from images: turns of the agent and its environments, saved on the way."""
+"""Online learning from frames: turns of the agent and its environments, with checkpoints."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,8 +28,8 @@ from experiments.runs.memory import agent_knobs, out_of_memory_told
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, common, root_key
 
-NAME = "learn"  # of the stage whose state is saved on the way
-STATE_VERSION = 2  # of what is saved of an agent and its environments
+NAME = "learn"  # of the stage whose state is saved repeatedly
+STATE_VERSION = 2  # version of the saved state of agent and environments
 KNOBS = {x: f"agent.{x}" for x in ("replay.capacity", "replay.batch", "refresh_batch", "size")}
 
 
@@ -38,7 +38,7 @@ def learn_from_frames(
 ) -> dict[str, Any]:
     """Everything `dreaming online` does where observations are frames; the content of result.json.
 
-    Raises `UserError` for what the user can mend, and `Stopped` when `stop` does, with all saved.
+    Raises `UserError` for errors that a user can fix, and `Stopped` from `stop`, after saving.
     """
     once = Once(run_dir, stage_fields(config), progress)
     begin(run_dir, config)
@@ -64,7 +64,7 @@ def learn_from_frames(
 
 
 def make_actors(config: OnlineConfig, make_env: Callable) -> Actors:
-    """The environments of a run; they remember what the ring shows."""
+    """The environments of a run; they remember the episodes whose frames are in the ring."""
     agent = config.agent
     keep = agent.replay.capacity // agent.envs
     record = config.collect.traces
@@ -72,7 +72,7 @@ def make_actors(config: OnlineConfig, make_env: Callable) -> Actors:
 
 
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
-    """The fields that each stage depends on; a run of other fields is another run."""
+    """The options that each stage depends on; with other values it is another run."""
     every = dataclasses.asdict(config)
     learned = {name: every[name] for name in ("seed", "env", "agent")}
     learned |= {"ticks": config.collect.ticks, "state": STATE_VERSION}
@@ -80,7 +80,7 @@ def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
 
 
 class AgentRun:
-    """A run: the agent's state, its environments, and what was saved of both."""
+    """A running job: the agent's state, its environments, and their checkpoints."""
 
     def __init__(
         self, config: OnlineConfig, agent: Agent, actors: Actors, once: Once, run_dir: Path
@@ -88,10 +88,10 @@ class AgentRun:
         self.config, self.agent, self.actors, self.once = config, agent, actors, once
         self.folder, self.traces = run_dir / "traces", list[Trace]()
         self.state: AgentState
-        self.seconds = 0.0  # of the attempts before this one
+        self.seconds = 0.0  # of earlier attempts
 
     def resume(self) -> None:
-        """Begin, or go on from the newest state that was saved."""
+        """Begin, or continue from the newest checkpoint."""
         stages, key = self.once.stages, root_key(self.config)
         if not stages.done(NAME):
             self.state = self.agent.init(key)
@@ -106,7 +106,7 @@ class AgentRun:
         self.once.progress.log(f"{NAME}: goes on after {int(self.state.real_steps)} real steps")
 
     def learn(self, stop: Callable) -> None:
-        """Turns until the real steps are used up, and the updates that are due then."""
+        """Take turns until the real steps are used up, then do the remaining updates."""
         config, start = self.config.agent, int(self.state.real_steps)
         ticks, every = self.config.collect.ticks, self.config.collect.save_every
         progress = self.once.progress
@@ -122,7 +122,7 @@ class AgentRun:
                 self.traces += [x for each in self.actors.recordings for x in each.take()]
                 if collected.returns:
                     metrics["collect/return"] = float(np.mean(collected.returns))
-                if collected.real_steps:  # a resumed run tells lines by their step
+                if collected.real_steps:  # lines are identified by their step
                     shown.update(collected.real_steps, **metrics)
                 if (before + collected.real_steps) // every > before // every:
                     self.save(shown)
@@ -138,14 +138,14 @@ class AgentRun:
         self.once.seconds[NAME] = self.once.stages.info(NAME)["seconds"]
 
     def save(self, shown: Stage) -> None:
-        """Commit everything that the rest of the run depends on, and the episodes before it."""
+        """Save a checkpoint, and before it the finished episodes."""
         self.record()
         seconds = round(self.seconds + shown.elapsed, 3)
         info = {"actors": self.actors.saved(), "seconds": seconds}
         self.once.stages.commit(NAME, jax.device_get(self.state), info)
 
     def record(self) -> None:
-        """Add what was played to the log; in the end episodes that were cut, too."""
+        """Add finished episodes to the log in traces/; at the end also the running ones."""
         recordings = self.actors.recordings
         if not recordings:
             return
@@ -155,7 +155,7 @@ class AgentRun:
         self.traces = []
 
     def policy(self, make_env: Callable) -> AgentPolicy:
-        """What was learned, to act with."""
+        """The learned policy."""
         env, config, state = make_env(), self.config, self.state
         env.close()
         card = {
@@ -170,7 +170,7 @@ class AgentRun:
     def evaluate(
         self, policy: AgentPolicy, make_env: Callable, stop: Callable
     ) -> dict[str, np.ndarray]:
-        """Returns of fresh episodes, acting by search without noise."""
+        """Returns of new episodes, acting by search without noise."""
         count = self.config.evaluation.episodes
 
         def work(update: Callable) -> dict[str, np.ndarray]:
@@ -189,7 +189,7 @@ class AgentRun:
         return self.once("evaluate", count, like, work)
 
     def result(self, returns: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The flat object of result.json."""
+        """The content of result.json."""
         config, state = self.config, self.state
         updates, simulations = int(state.updates), config.agent.search.num_simulations
         searches = int(state.searches) + int(state.ring.added)

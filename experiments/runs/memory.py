@@ -1,4 +1,4 @@
-"""Running out of memory, told in one line: which knob lowers it, to what, and what that frees.
+"""Out-of-memory errors in one line: which setting to lower, to what, and what that frees.
 
 with out_of_memory_told(lambda: agent_knobs(config, frame, num_actions)):
     state, metrics = agent.learn(state)
@@ -24,12 +24,12 @@ from worldmodels.frames.networks import SIZES
 from worldmodels.frames.types import FrameWindows
 
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-COPIES = 4  # of params: themselves, two moments, gradient
+COPIES = 4  # of the params: themselves, two moments, gradient
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A setting, about how many bytes its arrays take on a device, and lower settings of it."""
+    """A setting, the approximate bytes of its arrays on a device, and its lower values."""
 
     name: str
     value: int | str
@@ -39,9 +39,9 @@ class Knob:
 
 @contextmanager
 def out_of_memory_told(knobs: Callable[[], Sequence[Knob]]) -> Iterator[None]:
-    """`ConfigError` with advice where the body runs out of memory; other errors pass.
+    """Raise `ConfigError` with advice if the body runs out of memory; other errors pass.
 
-    `knobs()` is asked for only then.
+    `knobs()` is only called in that case.
     """
     try:
         yield
@@ -52,12 +52,12 @@ def out_of_memory_told(knobs: Callable[[], Sequence[Knob]]) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a device or of the host."""
+    """Whether a device or the host ran out of memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def advice(message: str, knobs: Sequence[Knob]) -> str:
-    """One line: the knob that takes most, the first lower setting that frees what was missing."""
+    """One line: the knob that takes most, and its highest value that frees what was missing."""
     found = re.search(r"allocat\w+ ([\d.]+) ?([bKMGT])", message)
     missing = float(found[1]) * UNITS[found[2].lower()] if found else 0.0
     wanted = f" ({_size(missing)} more did not fit)" if found else ""
@@ -72,7 +72,7 @@ def advice(message: str, knobs: Sequence[Knob]) -> str:
 
 
 def halves(name: str, value: int, per_unit: float, multiple: int = 1) -> Knob:
-    """A whole number whose arrays grow with it, and its halves, all multiples of `multiple`."""
+    """The knob of a number whose arrays are proportional to it, to be halved repeatedly."""
     values = []
     n = value // 2 // multiple * multiple
     while n >= multiple:
@@ -84,9 +84,9 @@ def halves(name: str, value: int, per_unit: float, multiple: int = 1) -> Knob:
 def agent_knobs(
     config: AgentConfig, frame: tuple[int, int, int], num_actions: int, names: dict | None = None
 ) -> list[Knob]:
-    """What the arrays of an online agent take; nothing is allocated.
+    """The knobs of an online agent's memory; nothing is allocated.
 
-    `names` says what a knob is called on the command line, where that is not its dotted name.
+    `names` maps dotted names to names on the command line, where they differ.
     """
     called = lambda name: (names or {}).get(name, name)
     replay = config.replay
@@ -110,16 +110,16 @@ def agent_knobs(
 
 
 def params_bytes(config: AgentConfig, frame, num_actions: int, size: str) -> int:
-    """One copy of the params of networks of another size."""
+    """Bytes of one copy of the params of networks of `size`."""
     model = make_agent_model(dataclasses.replace(config, size=size), frame, num_actions)
     return nbytes(jax.eval_shape(model.init, jax.random.key(0)))
 
 
 def window_bytes(config: AgentConfig, frame, num_actions: int) -> float:
-    """What one window of a batch takes: its frames, what is kept for the gradient, and the widest
-    layers of the states it is compared with.
+    """Bytes of one window of a batch: its frames, the values kept for the gradient, and the widest
+    layers of the frames that consistency encodes.
 
-    What the compiler computes again rather than keeping is not known here.
+    An estimate: the compiler may recompute values rather than keep them.
     """
     model = make_agent_model(config, frame, num_actions)
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -132,7 +132,7 @@ def window_bytes(config: AgentConfig, frame, num_actions: int) -> float:
 
 
 def root_bytes(config: AgentConfig, frame, num_actions: int) -> float:
-    """What one searched state takes: its frames, the widest layers, and its tree's latents."""
+    """Bytes of one searched state: its frames, the widest layers, and its tree's latents."""
     model = make_agent_model(config, frame, num_actions)
     params = jax.eval_shape(model.init, jax.random.key(0))
     frames = jax.ShapeDtypeStruct((1, config.window, *frame), jnp.float32)
@@ -141,7 +141,7 @@ def root_bytes(config: AgentConfig, frame, num_actions: int) -> float:
 
 
 def window_shapes(config: AgentConfig, frame, num_actions: int, batch: int) -> FrameWindows:
-    """Shapes of a batch of windows with augmented frames, as long as they get in a run."""
+    """Shapes of a batch of the longest windows of a run, with augmented frames."""
     K = config.most_unroll_steps
     flags = lambda rows: jnp.zeros((batch, rows), bool)
     numbers = lambda *sizes: jnp.zeros((batch, *sizes))
@@ -161,12 +161,12 @@ def window_shapes(config: AgentConfig, frame, num_actions: int, batch: int) -> F
 
 
 def nbytes(tree: Any) -> int:
-    """Bytes of all arrays, or shapes, of a tree."""
+    """Bytes of all arrays (or shapes) in a pytree."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _widest(config: AgentConfig, frame) -> float:
-    """Input, sum and output of a first layer of the encoder: float32, half the frame's height."""
+    """Bytes of input, sum and output of a first layer of the encoder, at half the frame's size."""
     first, features = SIZES[config.size][:2]
     return 3 * 4 * math.prod(frame[:2]) / 4 * max(first, features / 4)
 

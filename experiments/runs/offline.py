@@ -134,7 +134,7 @@ def certify_run(
     tried = ranking_stage(
         config.certify,
         report.world,
-        report.judges,
+        report.fitted.judges,
         clone=report.baselines["behaviour_cloning"],
         candidate=report.rehearsed.student,
         real=scorer(config, log),

@@ -1,4 +1,4 @@
-"""Stages of a run that are done once: shown while they work, committed when they are done."""
+"""Stages of a run that run once: with progress while they run, committed at their end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from experiments.command.progress import Progress
 
 
 class Once:
-    """`once("fit", total, like, work)` is the state of stage "fit", worked out or loaded.
+    """`once("fit", total, like, work)` is the state of stage "fit", computed or loaded.
 
-    `configs[stage]` are the fields the stage depends on. Seconds of a stage are kept with it, so
-    that a resumed run reports the time it really took.
+    `configs[stage]` are the options that the stage depends on. The seconds of a stage are saved
+    with it, so that a resumed run reports the time it really took.
     """
 
     def __init__(self, run_dir: Path, configs: dict[str, dict], progress: Progress):
@@ -24,9 +24,9 @@ class Once:
     def __call__(
         self, stage: str, total: int | None, like: Any, work: Callable, start: int = 0
     ) -> Any:
-        """The state of `stage`; `work(update)` makes it, `like` has its structure.
+        """The state of `stage`; `work(update)` computes it, `like` has its structure.
 
-        Its steps are counted from `start` to `total`.
+        Progress counts its steps from `start` to `total`.
         """
         if self.stages.done(stage):
             self.progress.log(f"{stage}: done before")
@@ -36,17 +36,17 @@ class Once:
             state = work(shown.update)
         self.seconds[stage] = round(self.progress.seconds[stage], 3)
         self.stages.commit(stage, state, {"seconds": self.seconds[stage]})
-        # Loaded rather than handed on: a resumed run and an undisturbed one see the same thing.
+        # Loaded again, so that a resumed and an undisturbed run use exactly the same state.
         return self.stages.load(stage, like)
 
 
 class Finished(Once):
-    """The stages of a run that is over: `ConfigError` for one that was never finished."""
+    """The stages of a finished run: raises `ConfigError` for a stage that is not finished."""
 
     def __call__(
         self, stage: str, total: int | None, like: Any, work: Callable, start: int = 0
     ) -> Any:
-        """The state of `stage`, loaded; nothing is worked out."""
+        """The saved state of `stage`; `work` is never called."""
         if not self.stages.done(stage):
             raise ConfigError(
                 f"{self.run_dir}: stage {stage} is not finished; finish the run with `dreaming "
@@ -56,7 +56,7 @@ class Finished(Once):
 
 
 def kept_nowhere(progress: Progress) -> Callable:
-    """A `once` that works every time and commits nothing."""
+    """A `once` that always computes and saves nothing."""
 
     def work_out(stage: str, total: int | None, like: Any, work: Callable) -> Any:
         with progress.stage(stage, total=total) as shown:

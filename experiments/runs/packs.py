@@ -1,4 +1,4 @@
-"""A run of the online agent packed for another machine, and unpacked there."""
+"""Packing a run of the online agent for another machine, and unpacking it there."""
 
 import shutil
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from experiments.runs.directory import CONFIG, check_new, parse_config, read_con
 from experiments.runs.frames import NAME, make_actors, stage_fields
 from experiments.runs.results import VERSIONS, root_key
 
-CARRIED = "metrics.jsonl"  # of the run directory; the state and config.yaml come anyway
+CARRIED = "metrics.jsonl"  # packed as a file, besides the state and config.yaml
 
 
 def pack_run(source: Path, target: Path, optimiser: str) -> dict[str, int]:
-    """Pack the newest checkpoint of a run; bytes by group. Raises `UserError`."""
+    """Pack the newest checkpoint of a run; returns bytes by group. Raises `UserError`."""
     check_new(target)
     if not (source / CONFIG).is_file():
         raise nothing_to_pack(source)
@@ -43,7 +43,7 @@ def pack_run(source: Path, target: Path, optimiser: str) -> dict[str, int]:
 
 
 def nothing_to_pack(source: Path) -> Exception:
-    """What is said of a directory that holds no state of an agent."""
+    """The error for a directory without a checkpoint of an agent."""
     return ConfigError(
         f"run={source} holds no checkpoint of an agent; name the directory of a run of "
         "`dreaming online` on a task that shows frames"
@@ -51,14 +51,14 @@ def nothing_to_pack(source: Path) -> Exception:
 
 
 def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
-    """(real steps so far, the manifest) of what `target` goes on with. Raises `UserError`."""
+    """Unpack into `target`: (real steps so far, the manifest). Raises `UserError`."""
     packed = read_pack(source)
     config = parse_config(packed.manifest["config"], OnlineConfig, f"{source}: its config")
     frames, num_actions = rebuild(config, packed)
     agent = make_agent(config.agent, frames.shape[1:], num_actions)
     state = decode(with_frames(packed, frames), jax.eval_shape(agent.init, root_key(config)))
     draft = target.parent / f"{target.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was cut
+    shutil.rmtree(draft, ignore_errors=True)  # of an interrupted attempt
     try:
         for name, data in files_of(packed).items():
             atomic_write(draft / name, data)
@@ -74,7 +74,7 @@ def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
 
 
 def rebuild(config: Any, packed: Any) -> tuple[Any, int]:
-    """(the frames of the ring, how many actions the task has). Raises `EnvError`."""
+    """(the frames of the ring, number of actions), by repeating episodes. Raises `EnvError`."""
     env, shape = config.env, tuple(packed.manifest["frames"]["shape"])
     pi_search, added = packed.arrays[".ring.pi_search"], int(packed.arrays[".ring.added"])
     actors = make_actors(config, lambda: make_real(env.id, **env.options))
@@ -93,6 +93,6 @@ def rebuild(config: Any, packed: Any) -> tuple[Any, int]:
 
 
 def other_versions(packed: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(name, version there, version here) of the packages that differ."""
+    """(name, packed version, version here) of the packages whose versions differ."""
     here = {name: version(name) for name in packed}
     return [(name, packed[name], here[name]) for name in packed if packed[name] != here[name]]

@@ -15,7 +15,7 @@ from dreaming.observe.log import Log
 from dreaming.round import Report
 from dreaming.search.teachers import model_steps
 from dreaming.student.student import act
-from dreaming.world.fitting import Fitted
+from dreaming.world.physics import Fitted
 from envs import tabular
 from envs.real import make_real
 from experiments.config import DreamConfig, OnlineConfig, WorldConfig

@@ -22,7 +22,7 @@ def dream_horizon(config: WorldConfig, log: Log) -> int:
 
 
 def task_limit(env: EnvConfig) -> int | None:
-    """The step limit of the real task; None where it has none, or where there is no task."""
+    """The step limit of the real task; None if it has none, or if there is no task."""
     if env.id == "none":
         return None
     task = make_real(env.id, **env.options)
@@ -42,7 +42,7 @@ def scorer(config: DreamConfig, log: Log) -> Callable | None:
 def real_scorer(
     env: EnvConfig, observation: Features, action: Features, window: int, limit: int
 ) -> Callable:
-    """`real(student, seeds, update) -> (returns, lengths)`; `limit` ends tasks that never do."""
+    """`real(student, seeds, update) -> (returns, lengths)`; episodes end after `limit` steps."""
     make = lambda: make_real(env.id, **env.options)
     head = make_head(action.factors, action.size)
     compiled = jax.jit(

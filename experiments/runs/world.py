@@ -5,7 +5,6 @@ from typing import Any
 
 from dreaming.config import SearchConfig
 from dreaming.errors import ConfigError
-from dreaming.world.fitting import fit_world
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
 from experiments.command.progress import Progress
@@ -27,9 +26,9 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
-    # As a round does, with the same keys: a dream that goes on from here finds it all done.
+    # With the keys of a round, so that `dream` can continue from these stages.
     horizon, key = dream_horizon(config, log), root_key(config)
-    fitted = fit_world(log, physics, SearchConfig(), horizon, key, once)
+    fitted = physics.fitted(log, SearchConfig(), horizon, key, once)
     write_dream(run_dir / "world.dream", fitted.world)
     result = world_result(config, log, fitted, once)
     figures = {"open_loop": fitted.skill, "strip": dream_strip(fitted.world, log)}

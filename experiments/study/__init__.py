@@ -1,1 +1,1 @@
-"""How often the gate is fooled: its cases and judges."""
+"""The gate study: its cases and judges."""

@@ -1,7 +1,7 @@
 """The CartPole cases of the gate's study, fixed before the gate was tuned.
 
-Real episodes are cheap here: a true effect is the mean of EPISODES of them, whose standard error
-is about 1 % of the return range. Policies are mixtures of linear controllers.
+Real episodes are cheap here: a true effect is measured by EPISODES of them, with a standard error
+of about 1 % of the return range. Policies are mixtures of linear controllers.
 """
 
 import functools
@@ -17,7 +17,7 @@ CONTROLLERS = {
     "best": np.array([1.0, 3.0, 10.0, 10.0]),
     "flipped": -np.array([1.0, 3.0, 10.0, 10.0]),
     "random": np.zeros(4),
-    "stale": np.array([-6.0, -5.0, 15.0, 10.0]),  # balances, and runs off the track
+    "stale": np.array([-6.0, -5.0, 15.0, 10.0]),  # balances, but runs off the track
 }
 HARMS = ("random", "flipped", "stale")
 Mixed = tuple[tuple[float, str], ...]  # (share, controller), shares add up to 1
@@ -30,7 +30,7 @@ def right(mixed: Mixed, o: np.ndarray) -> np.ndarray:
 
 
 def mix(start: Mixed, end: Mixed, share: float) -> Mixed:
-    """`start` with so much of `end`."""
+    """The mixture (1 - `share`) * `start` + `share` * `end`."""
     parts = {name: (1 - share) * p for p, name in start}
     for p, name in end:
         parts[name] = parts.get(name, 0.0) + share * p
@@ -72,7 +72,7 @@ def value_range() -> tuple[float, float]:
 
 @functools.cache
 def incumbent_of(effect: float) -> Mixed:
-    """The best controller with noise: at 60 % of the range, or at 40 % for known good."""
+    """The best controller with noise: its value is at 60 % of the range (40 % for gains)."""
     low, high = value_range()
     target = low + (0.4 if effect > 0 else 0.6) * (high - low)
     return blend(((1.0, "best"),), ((1.0, "random"),), target)
@@ -80,19 +80,19 @@ def incumbent_of(effect: float) -> Mixed:
 
 @functools.cache
 def policies_of(kind: str, effect: float) -> tuple[Mixed, Mixed, float]:
-    """(candidate, incumbent, true effect measured on other seeds than it was blended on)."""
+    """(candidate, incumbent, true effect), measured on other seeds than those of `blend`."""
     incumbent, (low, high) = incumbent_of(effect), value_range()
     target = value(incumbent) + effect * (high - low)
     best, end = ((1.0, "best"),), ((1.0, "best" if kind == "good" else kind),)
     start = incumbent
-    if effect == 0:  # half-way to harm, and as much better in other states
+    if effect == 0:  # worse in some states, as much better in others
         start, end = mix(incumbent, end, 0.5), best
     candidate = blend(start, end, target)
     return candidate, incumbent, value(candidate, 1) - value(incumbent, 1)
 
 
 def behaviour_of(case: Case) -> Mixed:
-    """What recorded the log."""
+    """The behaviour that records the log."""
     uniform: Mixed = ((1.0, "random"),)
     return (
         uniform
@@ -103,7 +103,7 @@ def behaviour_of(case: Case) -> Mixed:
 
 @functools.cache
 def record(mixed: Mixed, seed: int) -> list[Trace]:
-    """Episodes of a policy in the real task, with propensities, LOG_STEPS steps."""
+    """A log of LOG_STEPS steps of a policy in the real task, with propensities."""
     env, random = gymnasium.make("CartPole-v1"), np.random.default_rng(seed)
     traces, steps = [], 0
     while steps < LOG_STEPS:

@@ -1,8 +1,8 @@
 """The cases of the gate's study: tasks, logs and policies, fixed before the gate was tuned.
 
-A case asks whether a candidate may replace an incumbent, on a log that somebody else recorded. Its
-true effect is known: it is blended until the exact return differs from the incumbent's by a
-given share of the task's return range (best minus worst policy).
+A case asks whether a candidate may replace an incumbent, on a log of another behaviour. Its true
+effect is known: policies are mixed until the candidate's exact return differs from the incumbent's
+by a given share of the task's return range (best minus worst policy).
 """
 
 import functools
@@ -24,11 +24,11 @@ POWER = (-0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 @dataclass(frozen=True)
 class Task:
-    """A table, the step limit that scores it, and how long its logs are."""
+    """A tabular task: its table, its step limit, and the length of its logs."""
 
     name: str
     table: tabular.Table
-    drifted: tabular.Table  # what the task was when a stale policy was made for it
+    drifted: tabular.Table  # the changed task for which the stale policy is optimal
     horizon: int
     log_steps: int
     discount: float = 0.99
@@ -40,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Case:
-    """One question to the gate. `effect` is a share of the return range."""
+    """One question to the gate. `effect` is the wanted effect, as a share of the return range."""
 
     task: str
     seed: int
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Policies:
-    """Tables [S, A] of probabilities, and the true effect in raw returns."""
+    """Candidate and incumbent as probabilities [S, A], and the true effect in raw returns."""
 
     candidate: np.ndarray
     incumbent: np.ndarray
@@ -94,7 +94,7 @@ def lake(rows: list[str]) -> tabular.Table:
 
 
 def mirrored(table: tabular.Table) -> tabular.Table:
-    """The same task when every action did what the last-numbered one counted from it does."""
+    """The same task with the order of its actions reversed."""
     return tabular.Table(table.p[:, ::-1], table.r[:, ::-1], table.terminated[:, ::-1], table.start)
 
 
@@ -134,7 +134,7 @@ def blend(
 ) -> np.ndarray:
     """The mixture of `start` and `end` whose value is `target`, by bisection.
 
-    `ValueError` when the target does not lie between their values.
+    Raises `ValueError` if `target` is not between their values.
     """
     ends = value(start), value(end)
     if not min(ends) <= target <= max(ends):
@@ -155,9 +155,9 @@ def value_range(task: Task) -> tuple[float, float]:
 
 @functools.cache
 def incumbent_of(name: str, effect: float) -> np.ndarray:
-    """An incumbent with room for the effect: at 60 % of the range, or at 40 % for known good.
+    """An incumbent with room for the effect: its value is at 60 % of the range (40 % for gains).
 
-    It is the best policy made worse by noise, or by mistakes where noise alone is not bad enough.
+    The best policy is mixed with uniform noise or, where that is not bad enough, with the worst.
     """
     task, known = tasks()[name], landmarks(name)
     low, high = value_range(task)
@@ -167,7 +167,7 @@ def incumbent_of(name: str, effect: float) -> np.ndarray:
 
 
 def behaviour_of(case: Case) -> np.ndarray:
-    """What recorded the log."""
+    """The behaviour that records the log."""
     uniform = landmarks(case.task)["random"]
     if case.behaviour == "uniform":
         return uniform
@@ -175,7 +175,7 @@ def behaviour_of(case: Case) -> np.ndarray:
 
 
 def policies_of(case: Case, traces: list[Trace]) -> Policies:
-    """Candidate and incumbent of a tabular case; only an "overrated" candidate looks at the log."""
+    """Candidate and incumbent of a tabular case; only "overrated" candidates depend on the log."""
     task, known = tasks()[case.task], landmarks(case.task)
     low, high = value_range(task)
     incumbent = incumbent_of(case.task, case.effect)
@@ -184,9 +184,9 @@ def policies_of(case: Case, traces: list[Trace]) -> Policies:
     ends = [known["best"]] if case.kind == "good" else [known.get(case.kind), known["flipped"]]
     if case.kind == "overrated":
         ends[0] = overrated(task, traces)
-    # Some harm is not bad enough for a large effect; the rest of it is then made by mistakes.
+    # Where this harm is too small for the effect, the worst policy is mixed in instead.
     end = ends[0] if case.kind == "good" or task.value(ends[0]) <= target else ends[1]
-    if case.effect == 0:  # half-way to harm, and as much better in other states
+    if case.effect == 0:  # worse in some states, as much better in others
         candidate = blend(task.value, (incumbent + end) / 2, known["best"], target)
     else:
         candidate = blend(task.value, incumbent, end, target)
@@ -194,8 +194,8 @@ def policies_of(case: Case, traces: list[Trace]) -> Policies:
 
 
 def overrated(task: Task, traces: list[Trace]) -> np.ndarray:
-    """In each state the action whose value this very log's count model overrates most: what a
-    search finds that exploits its model."""
+    """In each state, the action whose value the log's count model overrates most: the policy of a
+    search that exploits errors of its model."""
     counts = tabular.from_traces(traces, task.table.num_states, task.table.num_actions)
     believed, real = (tabular.solve(x, task.discount)[1] for x in (counts, task.table))
     return np.eye(task.table.num_actions)[(believed - real).argmax(-1)]

@@ -1,8 +1,8 @@
-"""What the gate's study shows the gate: logs, students and judges of its cases.
+"""The inputs of the gate in its study: logs, students and judges of the cases.
 
 In the tabular tasks a judge is a pair of count models, one per half of the log, instead of the
-fitted networks that a round has: two hundred logs would need four hundred fits. In CartPole it is
-what a round has.
+fitted networks of a round: two hundred logs would need four hundred fits. In CartPole judges are
+fitted as in a round.
 """
 
 import functools
@@ -16,11 +16,12 @@ import numpy as np
 
 from dreaming.config import BaselineConfig, GateConfig, JudgeConfig
 from dreaming.gate.evidence import Evidence
-from dreaming.observe.log import Log, split_log
+from dreaming.observe.log import Log
+from dreaming.observe.split import split_log
 from dreaming.student.baselines import fit_baselines
 from dreaming.student.student import mixture
 from dreaming.world.judge import Judge
-from dreaming.world.physics import LearnedPhysics
+from dreaming.world.physics import LearnedPhysics, learn_each, second_opinions
 from envs import tabular
 from envs.dream import World, start_context
 from envs.types import Features, Trace, action_features
@@ -32,21 +33,21 @@ DISCOUNT = 0.99
 
 @dataclass(frozen=True)
 class Question:
-    """A case ready to be asked: the evidence against its incumbent, its candidate, the truth."""
+    """A case ready for the gate: evidence, candidate, incumbent and true effect."""
 
     evidence: Evidence
     candidate: Any
     incumbent: Any
-    effect: float  # true, as a share of the return range
+    effect: float  # the true effect, as a share of the return range
 
 
 def ask(case: Case, config: GateConfig) -> Question:
-    """The question of a case."""
+    """Make the log, judges and policies of a case."""
     return _cartpole(case, config) if case.task == "cartpole" else _tabular(case, config)
 
 
 def linear_student(w: np.ndarray) -> dict:
-    """A student with logits o @ w, that draws its actions."""
+    """A student with logits o @ w that draws its actions."""
     weights = jnp.asarray(w, jnp.float32)
     scale = {"o_mean": jnp.zeros(len(w)), "o_std": jnp.ones(len(w))}
     layers = [{"w": weights, "b": jnp.zeros(weights.shape[1])}]
@@ -59,7 +60,7 @@ def tabular_student(policy: np.ndarray) -> dict:
 
 
 def tabular_log(traces: list[Trace], table: tabular.Table) -> Log:
-    """A log of a table."""
+    """A log of traces in a tabular task."""
     discrete = gymnasium.spaces.Discrete
     spaces = Features(discrete(table.num_states)), action_features(discrete(table.num_actions))
     return Log(traces, *spaces)
@@ -112,7 +113,7 @@ def _tabular(case: Case, config: GateConfig) -> Question:
 
 
 def _frequencies(traces: list[Trace], table: tabular.Table) -> np.ndarray:
-    """How often each action was taken in each state; uniform where nobody was."""
+    """Frequency [S, A] of each action in each state; uniform in states that were not visited."""
     counts = np.full((table.num_states, table.num_actions), 1e-6)
     for trace in traces:
         np.add.at(counts, (trace.observations[:-1], trace.actions), 1)
@@ -157,9 +158,10 @@ def _cartpole_judge(behaviour: cartpole.Mixed, seed: int) -> tuple[Log, Judge]:
     split_key, fit_key, clone_key, key = jax.random.split(jax.random.key(seed), 4)
     physics, quiet = LearnedPhysics(), lambda *_, **__: None
     seen, judged = split_log(log, JudgeConfig(), split_key)
-    judges = physics.learn_judges(judged, fit_key, quiet)
-    limit = cartpole.LIMIT
-    world = physics.make_judge(judges, judged, seen, None, limit, key).worlds[0]
+    judges = [physics.second(log) for log, _ in judged]
+    states = learn_each(judges, fit_key, quiet)
+    opinions = second_opinions(seen, judged, judges, states, cartpole.LIMIT)
+    worlds, held = zip(*opinions, strict=True)
     baselines = BaselineConfig().sized(log.observation.kind)
-    clone = fit_baselines(log, world, baselines, clone_key, quiet)["behaviour_cloning"]
-    return log, physics.make_judge(judges, judged, seen, clone, limit, key)
+    clone = fit_baselines(log, worlds[0], baselines, clone_key, quiet)["behaviour_cloning"]
+    return log, Judge(worlds, held, clone, key)

@@ -24,7 +24,7 @@ from dreaming.student.context import ContextBuffer
 from dreaming.student.distill import first_student
 from dreaming.student.policy import Policy, load_policy, save_policy
 from dreaming.student.student import fresh_student, student_logits
-from dreaming.world.physics import LearnedPhysics
+from dreaming.world.physics import LearnedPhysics, world_of
 from envs.dreamfile import load_world, write_dream
 from envs.shells import DreamEnv, DreamVectorEnv
 from envs.traces import TraceStore
@@ -57,9 +57,9 @@ def physics():
 @pytest.fixture(scope="module")
 def world(log, physics):
     """The dream of a model that has learned nothing yet."""
-    model, scale = physics._shape(log)
-    learned = init_fit(model, physics.fit, scale, jax.random.key(0))
-    return physics.world(log, learned, 9, SearchConfig(), {})
+    fit = physics.planner(log)
+    learned = init_fit(fit.model, fit.config, fit.scale, jax.random.key(0))
+    return world_of(fit, learned, 9, SearchConfig(), {})
 
 
 def test_frames_stay_bytes_from_the_log_to_the_dream(log, world):
@@ -161,13 +161,13 @@ def test_what_the_model_of_frames_cannot_learn_is_refused(log, physics):
         for mask in [np.ones((len(t) + 1, 3), bool)]
     ]
     with pytest.raises(UserError, match="action masks"):
-        physics._shape(log_of(log.observation.space, log.action.space, masked))
+        physics.planner(log_of(log.observation.space, log.action.space, masked))
     rich = [
         Trace(t.observations, t.actions, t.rewards * 1e4, t.terminated, t.truncated)
         for t in log.traces
     ]
     with pytest.raises(UserError, match="images.bins=21 is too few"):
-        physics._shape(log_of(log.observation.space, log.action.space, rich))
+        physics.planner(log_of(log.observation.space, log.action.space, rich))
     with pytest.raises(UserError, match="pessimism"):
         physics.check(log, SearchConfig(pessimism=1.0))
     physics.check(log, SearchConfig())
@@ -248,8 +248,9 @@ def test_a_dream_moves_what_the_action_moves():
     traces = list(record("dreaming/Catch-v0", "random", 6000, 0))
     log, unseen = log_of(*spaces, traces[:-60]), log_of(*spaces, traces[-60:])
     physics = LearnedPhysics(fit=FitConfig(steps=1000), imitates=False)
-    learned = physics.learn(log, jax.random.key(1), lambda *_, **__: None)
-    world = physics.world(log, learned, 9, SearchConfig(), {})
+    fit = physics.planner(log)
+    learned = fit.learn(jax.random.key(1), lambda *_, **__: None)
+    world = world_of(fit, learned, 9, SearchConfig(), {})
     model, params, replay = world.model, world.params, unseen.replay()
     rows = np.asarray(replay.starts)[: int(replay.num_starts)]
     z = model.root(params, contexts(replay, jnp.asarray(rows), 1))

@@ -88,7 +88,7 @@ def test_what_cannot_be_certified_is_one_line(tiny_run, run_dir, log, fails, ver
     fails("certify", world, f"run={run_dir}", words=("either run=",), code=(2,))
     fails("certify", world, words=("traces=",), code=(2,))
     fails("certify", f"run={run_dir}", f"traces={log}", words=("traces= belongs to world=",))
-    fails("certify", f"run={tmp_path}/nothing", words=(tmp_path / "nothing", "finished run"))
+    fails("certify", f"run={tmp_path}/nothing", words=(tmp_path / "nothing", "directory of a run"))
     fails("certify", f"world={tmp_path}/no.dream", f"traces={log}", words=("no.dream",))
     fails("certify", world, f"traces={tmp_path}/nothing", words=("does not exist",))
     lake = tmp_path / "lake"
@@ -156,7 +156,7 @@ def test_the_rank_is_shown_with_its_interval_and_its_reasons():
     missing = certified() | {"missing": {"rank_correlation": "nothing is real"}}
     assert "none: nothing is real" in text(missing)
     names = ("behaviour", "candidate_uniform_0.3", "conservative_q")
-    written = ["behaviour in the log", "candidate, 30% uniform", "conservative q"]
+    written = ["behaviour in the log", "candidate, 30% uniform", "conservative Q"]
     assert [name_of(name) for name in names] == written
 
 

@@ -18,7 +18,7 @@ from dreaming.checkpoint import state_sha256
 from dreaming.config import GateConfig, SearchConfig
 from dreaming.observe.collect import record
 from dreaming.observe.log import Log
-from dreaming.world.physics import LearnedPhysics
+from dreaming.world.physics import LearnedPhysics, world_of
 from envs.traces import TraceStore
 from envs.types import Features, action_features
 from experiments.command.cli import main
@@ -234,9 +234,9 @@ def test_the_strip_of_a_report_begins_at_the_real_start(window):
     spaces = Features(task.observation_space), action_features(task.action_space)
     log = Log(list(record("CartPole-v1", "random", 60, 0)), *spaces)
     physics = LearnedPhysics(ModelConfig(latent=4, width=4, members=2, window=window))
-    model, scale = physics._shape(log)
-    learned = init_fit(model, FitConfig(steps=1), scale, jax.random.key(0))
-    world = physics.world(log, learned, 500, SearchConfig(), {})
+    fit = physics.planner(log)
+    learned = init_fit(fit.model, FitConfig(steps=1), fit.scale, jax.random.key(0))
+    world = world_of(fit, learned, 500, SearchConfig(), {})
     strip = dream_strip(world, log)
     longest = max(log.traces, key=len)
     assert len(strip["dream"]) == len(strip["real"]) == min(len(longest), 60) + 1

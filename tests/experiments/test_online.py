@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreaming.student.policy import load_policy
-from dreaming.world.physics import compiled_fit
+from dreaming.world.fitting import compiled_fit
 from envs.traces import TraceStore
 from envs.types import Trace
 from experiments import online

@@ -220,7 +220,7 @@ def test_what_is_no_run_of_an_agent_is_told(runs, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     for source, words in (
         (tmp_path / "nothing", "holds no checkpoint of an agent"),
-        (tmp_path, "not the configuration of an online run"),
+        (tmp_path, "is of another kind of run, or of another version"),
     ):
         assert pack.main([f"run={source}", f"to={tmp_path / 'packed'}"]) == 2
         assert words in told(capsys)

@@ -10,8 +10,8 @@ import pytest
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.types import Windows
+from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_scale
-from worldmodels.vectors.model import make_model
 
 SIZE = {"box": 2, "discrete": 3}  # of an observation
 
@@ -43,7 +43,7 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **m
     rules = {"config": config, "discount": 0.9, "is_number": is_number}
     scale = measure_scale(o, np.diff(o, axis=0), r, ends, **rules)
     parts = (({"box": "box", "discrete": "categorical"}[kind], SIZE[kind]),)
-    model = make_model(config, parts, make_head((2,), 2), scale)
+    model = make_mlp(config, parts, make_head((2,), 2), scale)
     net = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))["net"]
     draw = lambda x: random.normal(size=x.shape) * 0.8 / np.sqrt(x.shape[-2] if x.ndim > 1 else 9)
     net = jax.tree.map(lambda x: jnp.asarray(draw(x), jnp.float32), net)

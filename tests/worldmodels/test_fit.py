@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ from envs.types import Features, Trace
 from worldmodels.actions import make_head
 from worldmodels.config import FitConfig, LossWeights, ModelConfig
 from worldmodels.fit import fit_optimiser, init_fit, make_fit
+from worldmodels.protocol import RowChunk
+from worldmodels.types import Windows
+from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_latents, measure_scale
-from worldmodels.vectors.model import make_model
 
 CONFIG = FitConfig(steps=20, batch=3, unroll_steps=1, td_steps=1, target_decay=0.75)
 
@@ -125,11 +128,21 @@ def test_the_scales_of_a_log_by_hand():
         np.testing.assert_array_equal(one_hot[name], [value] * 3)
 
 
+def chunks(o, a, valid, size):
+    """Contexts as the first rows of windows, so many at a time; the last chunk is padded."""
+    for first in range(0, len(o), size):
+        at = np.minimum(np.arange(first, first + size), len(o) - 1)
+        rows = {"o": o[at][:, None], "a_past": a[at][:, None], "valid": valid[at][:, None]}
+        others: dict[str, Any] = dict.fromkeys(x.name for x in dataclasses.fields(Windows))
+        yield RowChunk(Windows(**others | rows), min(size, len(o) - first))
+
+
 def test_the_range_of_the_latents_is_that_of_the_log(tiny):
     model, params = tiny()
     o = np.random.default_rng(0).normal(size=(5000, 1, 2)).astype(np.float32)
     a, valid = np.zeros((5000, 0, 2), np.float32), np.ones((5000, 1), bool)
-    measured = measure_latents(model, params, o, a, valid, margin=0.5)
+    params["scale"]["margin"] = jnp.float32(0.5)
+    measured = measure_latents(model, params, chunks(o, a, valid, 4096))
     z = np.asarray(model.encode(params, o, a, valid))
     scale = measured["scale"]
     np.testing.assert_allclose(scale["z_std"], z.std(0), rtol=1e-3)
@@ -195,7 +208,7 @@ def fitted(traces, observation, action, config, fit_config):
     change = np.concatenate([np.diff(x, axis=0) for x in o])
     rules = {"config": config, "discount": 0.99, "is_number": observation.is_box}
     scale = measure_scale(np.concatenate(o), change, r, ends, **rules)
-    model = make_model(config, observation.parts, head, scale)
+    model = make_mlp(config, observation.parts, head, scale)
     state = init_fit(model, fit_config, scale, jax.random.key(0))
     sample = functools.partial(sample_windows, head=head)
     fit = make_fit(model, fit_config, sample, chunk=200)
@@ -203,7 +216,7 @@ def fitted(traces, observation, action, config, fit_config):
         state, _ = fit(state, replay)
     every = contexts(replay, jnp.arange(replay.o.shape[0]), 1)
     o, a, valid = (np.asarray(x) for x in (every.o, every.a, every.valid))
-    return model, measure_latents(model, state.params, o, a, valid, config.clip_margin)
+    return model, measure_latents(model, state.params, chunks(o, a, valid, len(o)))
 
 
 def outcomes(model, params, context, a):

@@ -1,12 +1,12 @@
-"""EfficientZero's loss, with the two terms of our own that make a dream of the model.
+"""EfficientZero's loss, with two terms of our own for dreams: decode and continuation.
 
 L = 1/K sum_k [c_v value + c_pi policy + c_d decode]
   + 1/K sum_{k>=1} [c_vp value prefix + c_c consistency + c_g continuation],
 
-where decode, which is dear, is estimated: each row by a share of the windows alone. All is
-unrolled K steps from the encoded root, times the importance weight of the draw, averaged over the
-batch. Where an episode terminated, value and reward are 0 ever after and it does not go on; where
-it was cut, nothing is known.
+where the expensive decode term of each row is estimated on a part of the windows. The model is
+unrolled K steps from the encoded root; losses are weighted by the importance weight of the draw and
+averaged over the batch. After a termination the targets of value, reward and continuation are 0;
+after a truncation nothing is known and nothing is learned.
 """
 
 import jax
@@ -24,7 +24,7 @@ from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import n_step_targets, value_prefixes
 from worldmodels.types import Windows
 
-LEAST_PRIORITY = 1e-6  # a window that is foreseen exactly can still be drawn
+LEAST_PRIORITY = 1e-6  # so that a window without error can still be drawn
 cross_entropy = optax.losses.softmax_cross_entropy
 binary_cross_entropy = optax.losses.sigmoid_binary_cross_entropy
 
@@ -32,8 +32,8 @@ binary_cross_entropy = optax.losses.sigmoid_binary_cross_entropy
 def unroll(model: FrameModel, params, latent, a: Float[Array, "B K A"], gradient_scale: float):
     """(latents [B, K, h, w, C], logits of the value prefix [B, K, S]) after each action.
 
-    The gradient of all that reaches a latent through its step is scaled, heads included. The
-    memory of the value prefix restarts every `prefix_horizon` steps.
+    The gradient into each latent is multiplied by `gradient_scale`, also that of the heads. The
+    memory of the value prefix is reset every `prefix_horizon` steps.
     """
 
     def step(carry, x):
@@ -45,13 +45,13 @@ def unroll(model: FrameModel, params, latent, a: Float[Array, "B K A"], gradient
 
     restarts = jnp.arange(a.shape[1]) % model.prefix_horizon == 0
     start = latent, model.begin(latent).memory
-    # Unrolled: gradients of convolutions inside of a loop take a slow path on CPUs.
+    # unroll=True: gradients of convolutions inside a loop are slow on CPUs.
     _, unrolled = jax.lax.scan(step, start, (jnp.moveaxis(a, 1, 0), restarts), unroll=True)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), unrolled)
 
 
 def over_rows(model: FrameModel, params, method: str, x: Float[Array, "B R ..."]):
-    """A method of the networks at every one of R rows."""
+    """A method of the networks applied to each of R rows."""
     B, R = x.shape[:2]
     out = model.apply(params, method, x.reshape(B * R, *x.shape[2:]))
     return jax.tree.map(lambda y: y.reshape(B, R, *y.shape[1:]), out)
@@ -60,7 +60,7 @@ def over_rows(model: FrameModel, params, method: str, x: Float[Array, "B R ..."]
 def scalar_loss(
     model: FrameModel, logits: Float[Array, "B R S"], x: Float[Array, "B R"], hl_gauss: bool
 ) -> Float[Array, "B R"]:
-    """Cross-entropy against squashed scalars as Gaussian histograms or as two-hot weights."""
+    """Cross-entropy against squashed scalars `x`, as Gaussian histograms or two-hot weights."""
     spread = scalar_to_histogram if hl_gauss else scalar_to_support
     return cross_entropy(logits, spread(squash(x), model.support))
 
@@ -71,8 +71,8 @@ def consistency_loss(
     """1 - cos(P2(P1(latent)), stop_gradient(standardised P1(encoder of the real frames))).
 
     Standardised over the real rows of the batch, as by the BatchNorm that ends EfficientZero's
-    projection: what all frames have in common would else make up nearly all of a cosine, and what
-    moved nothing (see docs/results.md).
+    projection. Otherwise the features that all frames share dominate the cosine, and moving parts
+    hardly count (see docs/results.md).
     """
     ours = over_rows(model, params, "project", latents)
     ours = over_rows(model, params, "predict_projection", ours)
@@ -82,7 +82,7 @@ def consistency_loss(
 
 
 def standardised(x: Float[Array, "B K P"], counts: Bool[Array, "B K"]) -> Float[Array, "B K P"]:
-    """`x` with mean 0 and deviation 1 in every column, over the rows that count."""
+    """`x` with mean 0 and deviation 1 in every column, over the rows where `counts`."""
     counts = counts[..., None]
     mean = lambda x: jnp.sum(counts * x, axis=(0, 1)) / jnp.maximum(jnp.sum(counts), 1)
     x = x - mean(x)
@@ -90,16 +90,16 @@ def standardised(x: Float[Array, "B K P"], counts: Bool[Array, "B K"]) -> Float[
 
 
 def decoded_rows(windows: int, rows: int):
-    """((window [N], row [N]) of what is decoded, how many windows show the row of each [N]).
+    """((window [N], row [N]) of the states to decode, number of states with that row [N]).
 
-    Of every window one row, each in turn, or as many as it takes to have every row.
+    Windows take turns through the rows, one row each, or more where `rows` > `windows`.
     """
     i = np.arange(-(-rows // windows) * windows)
     return (i % windows, i % rows), np.bincount(i % rows)[i % rows]
 
 
 def decode_loss(model: FrameModel, params, latents, frames) -> Float[Array, " B"]:
-    """Cross-entropy per pixel of decoded frames, 0 to 255; the latents learn nothing from it."""
+    """Mean cross-entropy per pixel of decoded frames, 0 to 255; without gradient to the latents."""
     logits = model.apply(params, "decode", jax.lax.stop_gradient(latents))
     return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(1, 2, 3))
 
@@ -118,7 +118,7 @@ def frame_loss(
     """(loss, (metrics, priorities [B])): priorities are |v - target| of the roots, in reward units.
 
     With `hl_gauss` scalars are learned as Gaussian histograms, else as two-hot weights. `key` draws
-    augmentations, None = none. `real` are latents of the frames of rows 1..K, if they are known.
+    augmentations, None = no augmentation. `real` are latents of the frames of rows 1..K, if known.
     Raises `ValueError` for frames of another shape, and for `real` of windows that share frames.
     """
     (B, K), G = batch.r.shape, batch.o.shape[0]
@@ -173,8 +173,8 @@ def imagined_loss(
     params, model: FrameModel, batch: ImaginedWindows, weights: FrameLossWeights, hl_gauss: bool
 ):
     """(loss, metrics): 1/D sum_d weight [c_v value + c_pi policy] at imagined states, averaged over
-    the batch. The heads alone learn from it, so that targets of the model's own making change
-    nothing in what it foresees."""
+    the batch. Only trunk and heads of value and policy get a gradient: targets that the model made
+    itself must not change its dynamics."""
     still = jax.lax.stop_gradient(params)
     latents, _ = unroll(model, still, model.encode(still, batch.o), batch.a, 1.0)
     v_logits, pi_logits = over_rows(model, params, "predict", latents)
@@ -189,8 +189,8 @@ def imagined_loss(
 def encodings(model: FrameModel, params, o: Num[Array, "G Q W H V F"], batch: FrameWindows):
     """Latents [B, h, w, C] of the roots, and [B, K, h, w, C] of the real frames of rows 1..K.
 
-    In a sequence the roots of later windows are real frames of earlier ones, encoded once. The
-    gradient of the roots alone reaches the encoder.
+    In a sequence the roots of later windows are real frames of earlier ones and are encoded once.
+    Only the roots have a gradient to the encoder.
     """
     T = batch.r.shape[0] // o.shape[0]
     roots = encode_rows(model, params, o[:, :T])
@@ -209,7 +209,7 @@ def encode_rows(model: FrameModel, params, o: Num[Array, "G R W H V F"]):
 
 
 def of_windows(x: Num[Array, "G Q ..."], batch: FrameWindows) -> Num[Array, "B K1 ..."]:
-    """What sequences hold, for every row of every window."""
+    """Items of sequences, gathered for every row of every window."""
     if batch.shown is None:
         return x
     sequence = jnp.arange(len(batch.shown)) // (len(batch.shown) // len(x))
@@ -226,10 +226,10 @@ def log_loss(
     *,
     weights: FrameLossWeights,
 ):
-    """`frame_loss` of windows of a log; the arguments are those of `losses.model_loss`.
+    """`frame_loss` of windows of a log, with the arguments of `vectors.losses.model_loss`.
 
-    Values are fitted to n-step returns on what the params say of the real frames, whose encodings
-    consistency needs anyway; neither a slow copy nor noise in pixels is needed.
+    Value targets bootstrap on the current params' values of the real frames, whose encodings the
+    consistency loss needs anyway; `target_params` and `config.noise` are not used.
     """
     B, L = batch.a.shape[0], batch.o.shape[1]
     rows, steps = slice(0, config.unroll_steps + 1), slice(0, config.unroll_steps)
@@ -237,7 +237,7 @@ def log_loss(
     still = jax.lax.stop_gradient(params)
     real = encode_rows(model, still, frames[:, 1:])
     v_logits, _ = over_rows(model, still, "predict", real)
-    v = jnp.pad(model.scalar(v_logits), ((0, 0), (1, 0)))  # no target rests on the first row's
+    v = jnp.pad(model.scalar(v_logits), ((0, 0), (1, 0)))  # no target bootstraps on row 0
     windows = FrameWindows(
         o=frames[:, rows],
         a=batch.a[:, steps],

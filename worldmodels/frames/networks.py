@@ -1,7 +1,7 @@
-"""The networks of EfficientZero for images (flax linen), NHWC.
+"""The networks of EfficientZero for frames (flax linen), NHWC.
 
 The layers are those of Ye et al. (2021), appendix A, with LayerNorm in place of BatchNorm, a bias
-for every action in place of one plane that all share, and two parts of our own: the probability
+per action in place of one plane that all actions share, and two parts of our own: the probability
 that the task goes on, and a decoder. MuZero's h, g, f are represent, step and predict.
 Latent states are [B, h, w, C]; the memory of the value prefix is an LSTM's pair [B, M].
 """
@@ -12,27 +12,27 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# name -> width of the first stage (0: patches in its place), C, M, width of the heads, P
-# (projection) and its predictor
+# name -> channels of the first stage (0: patches instead), C, M, width of the heads, size of the
+# projection P, width of its predictor
 SIZES = {
     "nano": (0, 16, 32, 32, 64, 32),
     "small": (16, 32, 128, 32, 256, 128),
     "base": (32, 64, 512, 32, 1024, 512),
 }
 PATCH = 4  # rows and columns of pixels
-REDUCED = 16  # channels that a head flattens
-LATENT = 6  # rows and columns that a latent has at most
-SIDES = {"nano": 48, "small": 64}  # pixels up to which a size is chosen where none is named
+REDUCED = 16  # channels of a latent that a head flattens
+LATENT = 6  # most rows and columns of a latent
+SIDES = {"nano": 48, "small": 64}  # longest side in pixels up to which "auto" chooses this size
 
 
 def usual_size(height: int, width: int) -> str:
-    """The name of the size for frames of so many pixels."""
+    """The default network size for frames of `height` x `width` pixels."""
     fits = [size for size, side in SIDES.items() if max(height, width) <= side]
     return [*fits, "base"][0]
 
 
 class Norm(nn.Module):
-    """LayerNorm over a whole image or vector, scale and bias per channel; float32 inside."""
+    """LayerNorm over a whole feature map or vector, scale and bias per channel; float32 inside."""
 
     @nn.compact
     def __call__(self, x):
@@ -42,21 +42,21 @@ class Norm(nn.Module):
 
 
 def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> nn.Conv:
-    """A convolution that keeps the image size, or halves it."""
+    """A convolution that keeps height and width (stride 1), or halves them (stride 2)."""
     pad = (size // 2, size // 2)
     kernel, strides = (size, size), (stride, stride)
     return nn.Conv(features, kernel, strides, (pad, pad), use_bias=bias)
 
 
 def patches(features: int, size: tuple[int, int]) -> nn.Conv:
-    """A layer over patches of 4 x 4 pixels, the last ones filled up with 0."""
+    """A layer over patches of PATCH x PATCH pixels; `size` (height, width) is padded with 0."""
     pad = [(0, -x % PATCH) for x in size]
     square = (PATCH, PATCH)
     return nn.Conv(features, square, square, pad, use_bias=False)
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a skip, activated after the sum; with a stride the skip is one."""
+    """Two convolutions plus a skip, then ReLU; with a stride the skip is a convolution."""
 
     features: int
     stride: int = 1
@@ -76,7 +76,7 @@ def halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 
 
 def latent_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """What an encoder halves frames to, from a quarter of their size on; last that of latents."""
+    """Sizes (h, w) inside an encoder, from a quarter of the frame to the latent."""
     sizes = [(-(-height // 4), -(-width // 4))]
     while max(sizes[-1]) > LATENT:
         height, width = sizes[-1]
@@ -85,10 +85,10 @@ def latent_sizes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 class Encoder(nn.Module):
-    """Frames in [0, 1] to a latent of at most 6 x 6, a sixteenth of 96 x 96.
+    """Frames in [0, 1] to latents of at most LATENT x LATENT (6 x 6 for 96 x 96 pixels).
 
-    Without a first stage, what two strided layers would do is one layer of 4 x 4 patches: far
-    cheaper on a CPU, and enough for simple pictures.
+    With `first` 0, one layer of 4 x 4 patches replaces the two strided stages: far cheaper on a
+    CPU, and enough for simple frames.
     """
 
     first: int
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 
 
 def encoder_of(params: Any) -> Encoder:
-    """The encoder that has such parameters."""
+    """The encoder to which parameters belong, from the shapes of their kernels."""
     side, _, _, width = params["Conv_0"]["kernel"].shape
     if side == PATCH:
         return Encoder(0, width)
@@ -117,10 +117,10 @@ def encoder_of(params: Any) -> Encoder:
 
 
 class Dynamics(nn.Module):
-    """The next latent; what is added to the last one keeps the gradient alive over an unroll.
+    """The next latent; the residual connection keeps the gradient alive over an unroll.
 
-    An action speaks to every place alike, as constant planes do that are its own: a bias of the
-    first layer. From planes that differ from place to place what moves is hardly learned.
+    An action adds a bias to the first layer, the same at every place (like one constant plane per
+    action). With planes that vary between places, movement is hardly learned.
     """
 
     features: int
@@ -134,7 +134,7 @@ class Dynamics(nn.Module):
 
 
 class Flat(nn.Module):
-    """A latent as a vector of REDUCED channels."""
+    """A latent reduced to REDUCED channels and flattened to a vector."""
 
     @nn.compact
     def __call__(self, z):
@@ -143,7 +143,7 @@ class Flat(nn.Module):
 
 
 class Head(nn.Module):
-    """A hidden layer and the output, which starts at zero: value and reward 0, policy uniform."""
+    """A hidden layer and an output that starts at zero: value and reward 0, uniform policy."""
 
     width: int
     size: int
@@ -156,9 +156,9 @@ class Head(nn.Module):
 
 
 class ValuePrefix(nn.Module):
-    """Logits of the rewards since the last reset, read by an LSTM from latent to latent.
+    """Logits of the sum of rewards since the last reset, by an LSTM over the latents.
 
-    Without memory, of the last reward alone.
+    With `memory` 0, without the LSTM: logits of the last reward.
     """
 
     memory: int
@@ -175,7 +175,7 @@ class ValuePrefix(nn.Module):
 
 
 class Project(nn.Module):
-    """What consistency compares."""
+    """The projection that the consistency loss compares (SimSiam's projector)."""
 
     size: int
 
@@ -188,7 +188,7 @@ class Project(nn.Module):
 
 
 class PredictProjection(nn.Module):
-    """The predictor on top of a projection: what keeps it from collapsing."""
+    """The predictor on top of a projection; it keeps the projection from collapsing."""
 
     width: int
     size: int
@@ -199,8 +199,8 @@ class PredictProjection(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The newest frame of a latent, logits of [0, 1]: each place makes a patch of it (sub-pixel
-    convolution; Shi et al., 2016), as nothing else has to be as large as a frame."""
+    """Logits of the newest frame in [0, 1]: each place of the latent gives one patch of the frame
+    (sub-pixel convolution; Shi et al., 2016), so that no hidden layer is as large as a frame."""
 
     features: int
     shape: tuple[int, int, int]
@@ -208,7 +208,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z):
         (B, h, w, _), (height, width, channels) = z.shape, self.shape
-        side = PATCH * 2 ** (len(latent_sizes(height, width)) - 1)  # of what a place encodes
+        side = PATCH * 2 ** (len(latent_sizes(height, width)) - 1)  # of a place's patch
         x = nn.relu(Norm()(conv(self.features)(z)))
         x = conv(side * side * channels, size=1, bias=True)(x)
         x = x.reshape(B, h, w, side, side, channels).swapaxes(2, 3)
@@ -216,7 +216,7 @@ class Decoder(nn.Module):
 
 
 class FrameNetworks(nn.Module):
-    """Everything learned, behind methods that take and return arrays."""
+    """All networks of a frame model, behind methods that take and return arrays."""
 
     size: str
     num_actions: int
@@ -275,7 +275,7 @@ class FrameNetworks(nn.Module):
         return self.predictor(p)
 
     def decode(self, z):
-        """Logits of the newest frame [B, H, W, F / stack]."""
+        """Logits of the newest frame, in the shape [B, *frame]."""
         return self.decoder(z)
 
     def __call__(self, x, a, h: Any):

@@ -1,1 +1,1 @@
-"""The model of vector observations: an ensemble, grounded in what it decodes."""
+"""The model of vector observations: an ensemble that re-encodes the observations it decodes."""

@@ -1,10 +1,10 @@
-"""The loss of the world model: one term per thing that a dream must get right.
+"""The loss of the vector model: one term for each part of a dream.
 
 L = sum_k [value + policy + legality + decode] + sum_{k>=1} [reward + continuation + consistency],
 per member, weighted by its bootstrap, unrolled K steps from the encoded root. With C > 1 codes:
 for discrete observations the code is the next observation, learned by cross-entropy. Otherwise
 the terms that depend on the outcome become -log sum_c p(c | y) exp(-terms_c), by expectation
-maximisation; the members share the responsibilities, so a code means the same to all of them.
+maximisation; all members share the responsibilities, so a code means the same to each of them.
 """
 
 import functools
@@ -20,15 +20,15 @@ from worldmodels.loops import scale_gradient
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.targets import n_step_targets
 from worldmodels.types import Windows
-from worldmodels.vectors.model import WorldModel
+from worldmodels.vectors.model import VectorModel
 
 cross_entropy = optax.losses.softmax_cross_entropy
 
 
 def value_targets(
-    model: WorldModel, target_params, batch: Windows, config: FitConfig
+    model: VectorModel, target_params, batch: Windows, config: FitConfig
 ) -> Float[Array, "E B K1"]:
-    """Per member: n-step returns on its own slow value, or the search value where there is one."""
+    """Value targets per member: n-step returns on its slow values, or search values if known."""
     z = model.encode(target_params, batch.o, batch.a_past, batch.valid)
     zs = jnp.broadcast_to(z, (model.num_members, *z.shape))
     logits = model.apply(target_params, "value", zs)
@@ -36,8 +36,8 @@ def value_targets(
     return jax.vmap(lambda v: n_step_targets(v, batch, config))(v)
 
 
-def decode_loss(model: WorldModel, out, o, scale) -> Float[Array, "*B"]:
-    """How far decoded observations `out` are from `o`, summed over the kinds of parts.
+def decode_loss(model: VectorModel, out, o, scale) -> Float[Array, "*B"]:
+    """Loss of decoded observations `out` against `o`, summed over numbers, categories and bits.
 
     Numbers: mean Huber loss in units of the typical one-step change, so that slow coordinates count
     as much as fast ones. Categories and bits: cross-entropy, summed.
@@ -60,7 +60,7 @@ def decode_loss(model: WorldModel, out, o, scale) -> Float[Array, "*B"]:
     return total + jnp.mean(optax.losses.huber_loss(jnp.concatenate(numbers, -1)), axis=-1)
 
 
-def consistency_loss(model: WorldModel, params, z, z_real) -> Float[Array, "*B"]:
+def consistency_loss(model: VectorModel, params, z, z_real) -> Float[Array, "*B"]:
     """1 - cos(predictor(projector(z)), stop_gradient(projector(z_real))) (SimSiam)."""
     ours = model.apply(params, "predict_projection", model.apply(params, "project", z))
     theirs = jax.lax.stop_gradient(model.apply(params, "project", z_real))
@@ -69,8 +69,8 @@ def consistency_loss(model: WorldModel, params, z, z_real) -> Float[Array, "*B"]
     )
 
 
-def outcome_terms(model: WorldModel, params, zs, hidden, code, step, *, weights):
-    """Terms [E, B] of one outcome, for chance code one-hots [B, C], and the latents it leads to."""
+def outcome_terms(model: VectorModel, params, zs, hidden, code, step, *, weights):
+    """(terms [E, B], next latents [E, B, D]) of one step, given chance codes as one-hots [B, C]."""
     scale = params["scale"]
     latents, r_logits, goes_on = model.apply(params, "outcome", zs, hidden, code)
     r_target = scalar_to_support(step["r"], scale["reward_support"])
@@ -91,8 +91,8 @@ def outcome_terms(model: WorldModel, params, zs, hidden, code, step, *, weights)
     return terms, latents
 
 
-def chance_terms(model: WorldModel, params, zs, step, weights):
-    """Terms [E, B] of one step, and the latents [E, B, D] to go on from."""
+def chance_terms(model: VectorModel, params, zs, step, weights):
+    """(terms [E, B], next latents [E, B, D]) of one step, over its chance codes."""
     hidden, code_logits = model.apply(params, "afterstate", zs, step["a"])
     outcome = lambda code: outcome_terms(model, params, zs, hidden, code, step, weights=weights)
     if model.codes_are_observed:
@@ -100,7 +100,7 @@ def chance_terms(model: WorldModel, params, zs, step, weights):
         terms = {name: terms[name] for name in ("reward", "continuation")}
         code = jnp.broadcast_to(step["o"], code_logits.shape)
         terms["chance"] = step["o_known"] * cross_entropy(code_logits, code)
-        return terms, jnp.broadcast_to(step["z_real"], zs.shape)  # where such a code leads
+        return terms, jnp.broadcast_to(step["z_real"], zs.shape)  # the code is the next observation
     rows, count = zs.shape[1], model.num_codes
     codes = jnp.broadcast_to(jnp.eye(count)[:, None], (count, rows, count))
     terms, latents = jax.vmap(outcome)(codes)  # [C, E, B], [C, E, B, D]
@@ -118,12 +118,12 @@ def chance_terms(model: WorldModel, params, zs, step, weights):
 def responsibilities(
     log_p: Float[Array, "C E B"], cost: Float[Array, "C E B"]
 ) -> Float[Array, "C B"]:
-    """p(c | what happened) under the members' mean: all of them mean the same by a code."""
+    """Posterior p(c | outcome) by the members' mean log likelihood, shared by all members."""
     return jax.lax.stop_gradient(jax.nn.softmax(jnp.mean(log_p - cost, axis=1), axis=0))
 
 
-def state_terms(model: WorldModel, params, zs, row, weights):
-    """Terms [E, B] of being somewhere: value, policy, legality."""
+def state_terms(model: VectorModel, params, zs, row, weights):
+    """Terms [E, B] of a state: value, policy, legality."""
     v_target = scalar_to_support(row["v"], params["scale"]["value_support"])  # [E, B, S]
     value = cross_entropy(model.apply(params, "value", zs), v_target)
     pi = jnp.broadcast_to(row["pi"], (*zs.shape[:2], row["pi"].shape[-1]))
@@ -139,12 +139,12 @@ def state_terms(model: WorldModel, params, zs, row, weights):
     }
 
 
-def disturbed(model: WorldModel, o, step, noise: float, key) -> Float[Array, "B L W O"]:
-    """Windows whose numbers are off by `noise` typical one-step changes (deviation).
+def disturbed(model: VectorModel, o, step, noise: float, key) -> Float[Array, "B L W O"]:
+    """Windows with Gaussian noise on their numbers, of `noise` typical one-step changes.
 
-    In a dream a window shows what was decoded, and every error of that comes back as a wrong
-    velocity; who learned from windows that were a little wrong does not build on it
-    (Sanchez-Gonzalez et al., 2020). With W = 1 there is no velocity: nothing is changed.
+    In a dream a window shows decoded observations, whose errors look like wrong velocities; a model
+    fitted on noisy windows relies less on them (Sanchez-Gonzalez et al., 2020). With W = 1 there is
+    no velocity, and nothing is changed.
     """
     if model.window == 1 or noise == 0:
         return o
@@ -154,10 +154,10 @@ def disturbed(model: WorldModel, o, step, noise: float, key) -> Float[Array, "B 
 
 
 def model_loss(
-    params, target_params, model: WorldModel, batch: Windows, config: FitConfig, key: jax.Array
+    params, target_params, model: VectorModel, batch: Windows, config: FitConfig, key: jax.Array
 ):
-    """Loss of windows [B] and its terms, unrolled K = `config.unroll_steps` steps; `key` draws
-    what windows are disturbed by."""
+    """(loss, terms) of windows [B], unrolled K = `config.unroll_steps` steps; `key` draws the noise
+    of `disturbed`."""
     K, weights = config.unroll_steps, config.weights
     rows, steps = slice(0, K + 1), slice(0, K)
     seen = disturbed(model, batch.o[:, rows], params["scale"]["o_step"], config.noise, key)
@@ -202,4 +202,5 @@ def model_loss(
     total = {name: jnp.mean(per_member * jnp.sum(term, axis=0)) / K for name, term in later.items()}
     for name, term in first.items():
         total[name] = total.get(name, 0.0) + jnp.mean(per_member * term)
-    return sum(total.values()), {f"fit/{name}_loss": term for name, term in total.items()}
+    loss = functools.reduce(jnp.add, total.values())
+    return loss, {f"fit/{name}_loss": term for name, term in total.items()}

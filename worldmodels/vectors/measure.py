@@ -1,5 +1,6 @@
 """What is measured on a log: normalisers before a fit, the range of latents after it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 
 from worldmodels.config import ModelConfig
 from worldmodels.contexts import observation_scale
+from worldmodels.protocol import RowChunk
 from worldmodels.support import reward_support, value_bounds, value_support
-from worldmodels.vectors.model import WorldModel
+from worldmodels.vectors.model import VectorModel
 
 
 def measure_scale(
@@ -39,15 +41,14 @@ def measure_scale(
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale)
 
 
-CHUNK = 4096  # observations encoded per call
-
-
-def measure_latents(model: WorldModel, params, o, a, valid, margin: float):
+def measure_latents(model: VectorModel, params, every: Iterable[RowChunk]):
     """`params` with the range and spread of the log's latents, so that dreams stay inside it."""
     encode = jax.jit(model.encode)
-    at = lambda first: np.minimum(np.arange(first, first + CHUNK), len(o) - 1)  # one shape
-    z = [encode(params, o[at(k)], a[at(k)], valid[at(k)]) for k in range(0, len(o), CHUNK)]
-    z = np.concatenate(z)[: len(o)]
+    z = [
+        np.asarray(encode(params, rows.o[:, 0], rows.a_past[:, 0], rows.valid[:, 0]))[:count]
+        for rows, count in every
+    ]
+    z, margin = np.concatenate(z), float(params["scale"]["margin"])
     std = z.std(0) + 1e-6
     measured = {"z_low": z.min(0) - margin * std, "z_high": z.max(0) + margin * std, "z_std": std}
     return {"net": params["net"], "scale": params["scale"] | jax.tree.map(jnp.asarray, measured)}

@@ -15,7 +15,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from worldmodels.actions import ActionHead
-from worldmodels.config import ModelConfig
 from worldmodels.contexts import context_rows, row_size
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.types import HeadTargets, Prediction
@@ -24,7 +23,7 @@ from worldmodels.vectors.types import Afterstate, History, LatentState
 
 
 @dataclass(frozen=True)
-class WorldModel:
+class VectorModel:
     """Static shape of a model; every function takes params first and rows [B] after.
 
     `num_codes` outcomes of an afterstate are told apart. For a discrete observation a code names
@@ -309,23 +308,3 @@ def _clipped(out, scale: dict, part: slice):
     margin = scale["margin"] * std
     outside = jnp.max(jnp.clip(excess, 0.0, scale["margin"]), axis=-1)
     return jnp.clip(o, low - margin, high + margin), outside
-
-
-def make_model(
-    config: ModelConfig, parts: tuple[tuple[str, int], ...], head: ActionHead, scale: dict
-) -> WorldModel:
-    """The model of `config` for observations of `parts`, actions of `head`, normalisers `scale`."""
-    return WorldModel(
-        parts=tuple(parts),
-        head=head,
-        latent=config.latent,
-        width=config.width,
-        num_members=config.members,
-        num_codes=max(1, config.chance_codes),  # 0: nobody counted
-        window=config.window,
-        reward_bins=scale["reward_support"].size,
-        value_bins=scale["value_support"].size,
-        projection=config.projection,
-        recurrent=config.recurrent,
-        grounded=config.grounded,
-    )

@@ -28,7 +28,7 @@ class Mlp(nn.Module):
 
 
 class Residual(nn.Module):
-    """A linear map plus a small network: starts as a faithful linear embedding."""
+    """A linear map plus a small network that starts near zero: at first a linear embedding."""
 
     width: int
     size: int
@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A GRU over the rows of a context, oldest first; its last word is embedded."""
+    """A GRU over the rows of a context, oldest first; embeds its last state and the newest row."""
 
     width: int
     size: int
@@ -53,10 +53,10 @@ class Recurrent(nn.Module):
 
 
 class Member(nn.Module):
-    """The physics of one member.
+    """The networks of one member.
 
-    What changes is a linear map of latent and action plus what a small network adds: much of
-    physics is nearly linear, and a log of a few hundred steps does not say so twice.
+    The change of the latent is a linear map of latent and action plus a small network: much of
+    physics is nearly linear, which a log of a few hundred steps alone would hardly teach.
     """
 
     width: int
@@ -109,7 +109,7 @@ Members = nn.vmap(
 
 
 class Networks(nn.Module):
-    """Everything learned, behind methods that take and return arrays."""
+    """All networks of a vector model, behind methods that take and return arrays."""
 
     width: int
     latent: int
@@ -167,7 +167,7 @@ class Networks(nn.Module):
         return self.projector(z)
 
     def predict_projection(self, p):
-        """The predictor on top of a projection: what keeps the embedding from collapsing."""
+        """The predictor on top of a projection; it keeps the embedding from collapsing."""
         return self.predictor(p)
 
     def _each(self, x):

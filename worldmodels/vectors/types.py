@@ -1,11 +1,11 @@
-"""Containers of the model of vectors: what each field holds, axis by axis."""
+"""Containers of the vector model: what each field holds, axis by axis."""
 
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 
 class History(struct.PyTreeNode):
-    """What of a context stays when its oldest observation leaves; V = W - 1."""
+    """The newest V = W - 1 observations of a context, to encode the next root with."""
 
     o: Float[Array, "*B V O"]
     a: Float[Array, "*B U A"]  # U = V - 1 actions between them; V once the newest was chosen
@@ -13,7 +13,7 @@ class History(struct.PyTreeNode):
 
 
 class LatentState(struct.PyTreeNode):
-    """Where a model is: one latent, and the member whose physics carries it on."""
+    """State of a vector model: a latent, and the member that predicts the next step."""
 
     latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]  # -1 = the mean of the members
@@ -22,11 +22,11 @@ class LatentState(struct.PyTreeNode):
 
 
 class Afterstate(struct.PyTreeNode):
-    """A latent and an action, seen by every member, before chance has spoken."""
+    """The state after an action, before its chance outcome, by every member."""
 
     latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]
     hidden: Float[Array, "*B E H"]  # rows first, as a search tree stores them
     codes: Int[Array, "*B C"]  # the codes on offer, the likeliest first
-    disagreement: Float[Array, " *B"]  # of the members about the codes
+    disagreement: Float[Array, " *B"]  # of the members about the codes' probabilities
     history: History | None = None

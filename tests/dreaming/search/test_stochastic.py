@@ -7,7 +7,7 @@ import numpy as np
 from dreaming.config import SearchConfig
 from dreaming.observe.collect import record
 from dreaming.observe.log import Log
-from dreaming.world.physics import LearnedPhysics
+from dreaming.world.physics import LearnedPhysics, world_of
 from envs import tabular
 from envs.dream import start_context
 from envs.real import make_real
@@ -22,9 +22,10 @@ def test_dreamed_transitions_are_as_frequent_as_logged_ones():
     traces = list(record("FrozenLake-v1", "random", 5000, seed=3))
     log = Log(traces, Features(task.observation_space), action_features(task.action_space))
     physics = LearnedPhysics(ModelConfig(members=3), FitConfig(steps=1500, learning_rate=3e-3))
-    assert log.branches() == 3  # where the floor may carry one
-    learned = physics.learn(log, jax.random.key(0), lambda *_, **__: None)
-    world = physics.world(log, learned, 100, SearchConfig(), {})
+    fit = physics.planner(log)
+    assert fit.model.num_codes == 3  # where the floor may carry one
+    learned = fit.learn(jax.random.key(0), lambda *_, **__: None)
+    world = world_of(fit, learned, 100, SearchConfig(), {})
 
     logged = tabular.from_traces(traces, STATES, ACTIONS)
     taken = np.zeros((STATES, ACTIONS))

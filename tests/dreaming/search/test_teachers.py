@@ -24,8 +24,8 @@ from envs.tabular import (
 from envs.types import Prediction
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
+from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_scale
-from worldmodels.vectors.model import make_model
 from worldmodels.vectors.types import LatentState
 
 S, A, DISCOUNT = 16, 4, 0.9  # of every task here, so that each teacher compiles once
@@ -289,7 +289,7 @@ def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
     o, r = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9.0)
     rules = {"config": config, "discount": 0.9, "is_number": np.ones(2, bool)}
     scale = measure_scale(o, np.diff(o, axis=0), [r], [True], **rules)
-    model = make_model(config, (("box", 2),), make_head((3,), 3), scale)
+    model = make_mlp(config, (("box", 2),), make_head((3,), 3), scale)
     teach = make_teacher(model, model.head, SearchConfig(teacher=teacher, num_simulations=4), 0.9)
 
     def run(key):

@@ -30,8 +30,8 @@ from envs.types import Context, Features, Trace, action_features
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.types import HeadTargets
+from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_scale
-from worldmodels.vectors.model import make_model
 from worldmodels.vectors.types import LatentState
 
 SIZE, DISCOUNT = 5, 0.9
@@ -90,7 +90,7 @@ def learned():
     o, r = np.random.default_rng(0).normal(size=(9, SIZE)), np.arange(9.0)
     rules = {"config": config, "discount": DISCOUNT, "is_number": np.ones(SIZE, bool)}
     scale = measure_scale(o, np.diff(o, axis=0), [r], [True], **rules)
-    model = make_model(config, (("box", SIZE),), HEAD, scale)
+    model = make_mlp(config, (("box", SIZE),), HEAD, scale)
     shapes = jax.eval_shape(lambda: model.init(KEY, scale))["net"]
     random = np.random.default_rng(1)
     draw = lambda x: jnp.asarray(random.normal(size=x.shape) * 0.7, jnp.float32)

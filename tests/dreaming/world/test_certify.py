@@ -60,7 +60,7 @@ def make_lake(slippery):
     table = tabular.from_gym(env)
     model = tabular.TabularModel(table, DISCOUNT)
     oracle = OraclePhysics(model, model.params, DISCOUNT)
-    world = oracle.world(log, {}, HORIZON, SearchConfig(), {})
+    world = oracle.world(log, SearchConfig(), HORIZON)
     return Lake(log, table, model, world, slippery)
 
 

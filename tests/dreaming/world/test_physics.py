@@ -8,7 +8,8 @@ from gymnasium.spaces import Box, Discrete
 
 from dreaming.observe.log import Log
 from dreaming.world.certify import foreseen
-from dreaming.world.physics import LearnedPhysics, imitate
+from dreaming.world.fitting import imitate
+from dreaming.world.physics import LearnedPhysics
 from envs.types import Features, Trace, action_features
 from worldmodels.config import ModelConfig
 
@@ -32,8 +33,9 @@ def log_of(seed: int, purpose: float) -> Log:
 def test_the_policy_head_clones_the_behaviour_and_nothing_else_changes(purpose):
     log, unseen = log_of(0, purpose), log_of(1, purpose)
     physics = LearnedPhysics(ModelConfig(latent=4, width=16, members=1))
-    model, scale = physics._shape(log)
-    params = model.init(jax.random.key(0), scale)
+    fit = physics.planner(log)
+    model = fit.model
+    params = model.init(jax.random.key(0), fit.scale)
     cloned = imitate(model, params, log.replay(), jax.random.key(1))
     p = purpose + (1 - purpose) / 2
     entropy = -sum(x * np.log(x) for x in (p, 1 - p))
