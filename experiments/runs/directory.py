@@ -7,6 +7,7 @@ state/            finished stages, each a commit unit
 world.dream, policy/, figures.json, certificate.json, result.json, report.html: at the end
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,21 @@ from dreaming.errors import ConfigError
 from experiments.command.options import config_yaml
 from experiments.pages.run import render
 from experiments.pages.words import to_json
+from worldmodels.config import ModelConfig
 
+ADDED = ("name", "options")  # to `model`, after the first version
 CONFIG, RESULT = "config.yaml", "result.json"
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """What the state of a run depends on, by name. Options that came later count only where they
+    are used, so that a run of an earlier version goes on."""
+    values = dataclasses.asdict(config)
+    if "model" in values:
+        added = ModelConfig()
+        kept = values["model"].items()
+        values["model"] = {k: x for k, x in kept if k not in ADDED or x != getattr(added, k)}
+    return values
 
 
 def begin(run_dir: Path, config: Any) -> None:

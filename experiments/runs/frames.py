@@ -1,6 +1,5 @@
 """Online learning from frames: turns of the agent and its environments, with checkpoints."""
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ from envs.types import Trace
 from experiments.command.progress import Progress, Stage
 from experiments.command.stopping import Stopped, stopping
 from experiments.config import OnlineConfig
-from experiments.runs.directory import begin, finish
+from experiments.runs.directory import begin, finish, values_of
 from experiments.runs.memory import agent_knobs, out_of_memory_told
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, common, root_key
@@ -73,7 +72,7 @@ def make_actors(config: OnlineConfig, make_env: Callable) -> Actors:
 
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
     """The options that each stage depends on; with other values it is another run."""
-    every = dataclasses.asdict(config)
+    every = values_of(config)
     learned = {name: every[name] for name in ("seed", "env", "agent")}
     learned |= {"ticks": config.collect.ticks, "state": STATE_VERSION}
     return {NAME: learned, "evaluate": learned | {"evaluation": every["evaluation"]}}

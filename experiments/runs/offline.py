@@ -14,6 +14,7 @@ from dreaming.observe.log import Log
 from dreaming.round import Report, RoundState, one_round, stage_key
 from dreaming.student.dreams import dream_returns
 from dreaming.student.policy import Policy, save_policy
+from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
 from experiments.command.progress import Progress
@@ -21,7 +22,7 @@ from experiments.config import DreamConfig, WorldConfig
 from experiments.logs.reading import read_log
 from experiments.pages.strip import dream_strip
 from experiments.runs.certificate import make_certificate, ranking_stage
-from experiments.runs.directory import begin, finish
+from experiments.runs.directory import begin, finish, values_of
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, make_result, root_key
 from experiments.runs.scoring import dream_horizon, scorer
@@ -34,6 +35,7 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 
     Raises `UserError` for what the user can mend.
     """
+    check_name(config.model.name)
     once = Once(run_dir, stage_fields(config), progress)
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
@@ -96,7 +98,7 @@ def world_fields(config: WorldConfig) -> dict[str, dict[str, Any]]:
 
 
 def _fields(config: Any, *names: str) -> dict[str, Any]:
-    every = dataclasses.asdict(config)
+    every = values_of(config)
     return {name: every[name] for name in names}
 
 

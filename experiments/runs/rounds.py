@@ -24,6 +24,7 @@ from dreaming.round import Report, RoundState, one_round
 from dreaming.search.teachers import model_steps
 from dreaming.student.policy import Policy
 from dreaming.student.student import network, with_uniform
+from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.real import make_real
 from envs.traces import TraceStore
@@ -32,7 +33,7 @@ from experiments.command.progress import Progress
 from experiments.command.stopping import stopping
 from experiments.config import OnlineConfig
 from experiments.logs.reading import check_window
-from experiments.runs.directory import begin, finish
+from experiments.runs.directory import begin, finish, values_of
 from experiments.runs.offline import save_artifacts
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, common, root_key
@@ -47,6 +48,7 @@ def learn_online(
     `stop` is called where the run could be interrupted. Raises `UserError` for what the user can
     mend.
     """
+    check_name(config.model.name)
     stages = Once(run_dir, stage_fields(config), progress)
     begin(run_dir, config)
     collector, state, students = Collector(config, run_dir), RoundState(), []
@@ -95,7 +97,7 @@ def best(earned: Sequence[float | None]) -> int:
 
 def stage_fields(config: OnlineConfig) -> dict[str, dict[str, Any]]:
     """The fields that each stage depends on; a run of other fields is another run."""
-    every = dataclasses.asdict(config)
+    every = values_of(config)
     for name in ("experiment", "budget_minutes", "devices", "tracker"):
         every.pop(name)
     learned = {name: value for name, value in every.items() if name != "evaluation"}

@@ -5,6 +5,7 @@ from typing import Any
 
 from dreaming.config import SearchConfig
 from dreaming.errors import ConfigError
+from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
 from experiments.command.progress import Progress
@@ -22,6 +23,7 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     """Everything `dreaming fit` does; the content of result.json."""
     if (run_dir / "policy").exists():
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
+    check_name(config.model.name)
     once = Once(run_dir, world_fields(config), progress)
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
