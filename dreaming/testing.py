@@ -14,7 +14,7 @@ from worldmodels.protocol import ModelError, RowChunk, is_trainable, missing
 from worldmodels.types import HeadTargets, Windows
 
 ROWS = 4
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def check_world_model(model: Any, params: Any, o: Num[np.ndarray, "N O"]) -> None:
@@ -40,10 +40,10 @@ def check_world_model(model: Any, params: Any, o: Num[np.ndarray, "N O"]) -> Non
 
 def contexts_of(model: Any, o: np.ndarray) -> Context:
     """ROWS contexts of these observations, the oldest ones not valid."""
-    rows = np.resize(o, (ROWS, model.window, o.shape[1]))
-    valid = np.broadcast_to(np.arange(model.window) >= model.window // 2, rows.shape[:2])
-    a = np.zeros((ROWS, model.window - 1, model.action_size), np.float32)
-    elapsed = np.maximum(np.arange(model.window) - model.window // 2, 0)
+    rows: Any = np.resize(o, (ROWS, model.window, o.shape[1]))
+    valid: Any = np.broadcast_to(np.arange(model.window) >= model.window // 2, rows.shape[:2])
+    a: Any = np.zeros((ROWS, model.window - 1, model.action_size), np.float32)
+    elapsed: Any = np.maximum(np.arange(model.window) - model.window // 2, 0)
     elapsed = np.broadcast_to(elapsed, rows.shape[:2]).astype(np.int32)
     return jax.tree.map(jnp.asarray, Context(o=rows, a=a, elapsed=elapsed, valid=valid))
 
@@ -61,7 +61,8 @@ def advance(model: Any, params: Any, z: Any, c: int = 0) -> tuple[Any, Any, Any]
 
 def check_states(model: Any, params: Any, z: Any, size: int) -> None:
     """Shapes, ranges, and that a state after a step can be stepped again in a loop."""
-    assert dataclasses.is_dataclass(z), "root must return a dataclass that is a pytree"
+    fields = getattr(type(z), "__dataclass_fields__", {})
+    assert "member" in fields, "root must return a dataclass that is a pytree, with a field member"
     _shaped("root(...).member", z.member, (ROWS,))
     assert z.member.dtype == jnp.int32, f"member is {z.member.dtype}, expected int32"
     assert (z.member == -1).all(), "root must return member -1, the mean of all"

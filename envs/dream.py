@@ -78,6 +78,13 @@ class Dream:
         draw = lambda k: jax.random.randint(k, (), 0, self.model.num_members, jnp.int32)
         return jax.vmap(draw)(key)
 
+    def _happens(self, params: Any, y: Any, c: Int[Array, " B"], key: Any) -> tuple[Any, Any]:
+        """Where code `c` leads; a model that can `sample` draws what is left open within it."""
+        if not hasattr(self.model, "sample"):
+            return self.model.outcome(params, y, c)
+        apart = jax.vmap(lambda k: jax.random.key_data(jax.random.fold_in(k, 1)))(key)
+        return self.model.sample(params, y, c, apart)
+
     def initial(
         self, params: Any, context: Context, key: UInt32[Array, "B 2"]
     ) -> tuple[DreamState, DreamStep]:
@@ -109,7 +116,7 @@ class Dream:
             z = dataclasses.replace(z, member=self._draw_member(member_key))
         chance_logits, y = self.model.afterstate(params, z, a)
         c = jax.vmap(jax.random.categorical)(chance_key, chance_logits).astype(jnp.int32)
-        z, prediction = self.model.outcome(params, y, c)
+        z, prediction = self._happens(params, y, c, chance_key)
         o = self.model.decode(params, z)
         u = jax.vmap(jax.random.uniform)(end_key)  # in [0, 1): continuation 1 never ends
         context = roll_context(state.context, a, o)

@@ -20,11 +20,13 @@ from typing import Any
 
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
+from experiments.command.unread import benchmark_rules, refuse
 from experiments.config import BenchmarkConfig
 
 
 def run(config: BenchmarkConfig, run_dir: Path) -> int:
     """Measure, print a table, and write the figures to `config.path` if it is given."""
+    refuse(benchmark_rules(config))
     with Progress() as progress:
         progress.log(f"measuring on {platform.machine()}; this takes a few minutes")
         from experiments.command import runtime

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
+from experiments.command.unread import certify_rules, refuse
 from experiments.config import CertifyVerbConfig
 from experiments.pages.certificate import text
 
@@ -29,6 +30,7 @@ def run(config: CertifyVerbConfig, run_dir: Path) -> int:
         from experiments.pages.words import to_json
 
         _check(config)
+        refuse(certify_rules(config))
         runtime.configure(devices=config.devices)
         from experiments.runs.certify import certify_file, certify_finished
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command.cli import run_verb
+from experiments.command.unread import inspect_rules, refuse
 from experiments.config import InspectConfig
 from experiments.pages.plots import number
 
@@ -35,6 +36,7 @@ def run(config: InspectConfig, run_dir: Path) -> int:
     from experiments.logs.source import named_log
     from experiments.pages.words import to_json
 
+    refuse(inspect_rules(config))
     source = named_log(config.path, config.source, option="path")
     if source is None:
         raise ConfigError(

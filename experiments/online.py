@@ -22,6 +22,7 @@ from typing import Any
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
 from experiments.command.stopping import Stopped, Stopping
+from experiments.command.unread import online_rules, refuse
 from experiments.config import OnlineConfig
 
 
@@ -56,7 +57,9 @@ def chosen(config: OnlineConfig) -> Callable:
     task = make_real(config.env.id, **config.env.options)
     space = task.observation_space
     task.close()
-    if is_frame(space):
+    kind = "frames" if is_frame(space) else "vectors"
+    refuse(online_rules(config, kind))
+    if kind == "frames":
         from experiments.runs.frames import learn_from_frames
 
         return learn_from_frames

@@ -16,11 +16,13 @@ from typing import Any
 
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
+from experiments.command.unread import behaviour_rules, refuse
 from experiments.config import RecordConfig
 
 
 def run(config: RecordConfig, run_dir: Path) -> int:
     """Record into the trace store at `config.path`."""
+    refuse(behaviour_rules(config))
     path, env = Path(config.path), config.env
     with Progress() as progress:
         from envs.traces import TraceStore

@@ -55,6 +55,7 @@ class Policy:
         sizes = self.window, self._observation.size, self._action.size
         self._buffer = ContextBuffer(1, *sizes, self._observation.dtype)
         self._last: Any = None
+        self._latent: Any = None  # what a search remembers of the episode
 
     def act(
         self,
@@ -77,6 +78,7 @@ class Policy:
             self._last = self._search(world, random)
         else:
             self._last, _ = self._draw(random, action_mask)
+            self._latent = None
         return self._action.row(self._action.unflatten(self._last), 0)
 
     def behaviour(self) -> Callable:
@@ -131,11 +133,19 @@ class Policy:
             discount = float(world.card.get("discount", 0.99))
             config = SearchConfig(**world.card.get("search", {}))
             teach = make_teacher(world.model, self._head, config, discount, gumbel_scale=0.0)
-            self._teach = world, jax.jit(teach)
+            self._teach, self._latent = (world, jax.jit(teach)), None
         key = jax.random.key(int(random.integers(2**31)))
-        z = world.model.root(world.params, self._buffer.context())
+        z = self._latent = self._looked(world)
         span = float(world.card.get("value_span", 1.0))
         return np.asarray(self._teach[1](world.params, z, key, span).a)
+
+    def _looked(self, world: Any) -> Any:
+        """The state that a search begins from. A model that can `observe` keeps its own, which may
+        remember more than a context shows."""
+        context = self._buffer.context()
+        if self._latent is None or not hasattr(world.model, "observe"):
+            return world.model.root(world.params, context)
+        return world.model.observe(world.params, self._latent, self._last, context.o[:, -1])
 
 
 def save_policy(directory: Any, policy: Policy) -> None:

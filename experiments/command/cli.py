@@ -123,7 +123,7 @@ def run_verb(
         if len(jobs) > 1:
             print(f"[{index + 1}/{len(jobs)}] {' '.join(sweep[index])}", flush=True)
         # A failing job does not stop the others.
-        last = run_one(run, config, run_dir)
+        last = run_one(run, config, run_dir, sweep[index])
         if last == 130:
             return last
         code = max(code, last)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command.unread import given
+
 
 class UsageError(ValueError):
     """An invalid command line: one line, exit code 2."""
@@ -47,9 +49,18 @@ def fail(error: BaseException) -> int:
     return code
 
 
-def run_one(run: Callable[[Any, Path], int | None], config: Any, run_dir: Path) -> int:
-    """Run one job; returns its exit code, after printing errors on stderr."""
+def run_one(
+    run: Callable[[Any, Path], int | None],
+    config: Any,
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Run one job; returns its exit code, after printing errors on stderr.
+
+    `overrides` are what the command line sets: what of them the run does not read, it refuses.
+    """
     try:
-        return run(config, run_dir) or 0
+        with given(overrides):
+            return run(config, run_dir) or 0
     except (Exception, KeyboardInterrupt) as error:
         return fail(error)

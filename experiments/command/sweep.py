@@ -29,6 +29,7 @@ class Job:
 
     run: Callable[[Any, Path], int | None]
     names: Sequence[str]  # of all jobs
+    overrides: Sequence[Sequence[str]]  # of all jobs
 
     def __call__(self, config: DictConfig) -> int:
         hydra = HydraConfig.get()
@@ -38,7 +39,7 @@ class Job:
         print(f"{words}: started, see {log}", flush=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file, contextlib.redirect_stdout(file):
-            code = run_one(self.run, OmegaConf.to_object(config), run_dir)
+            code = run_one(self.run, OmegaConf.to_object(config), run_dir, self.overrides[number])
         print(f"{words}: {'failed' if code else 'done'}", flush=True)
         return code
 
@@ -64,7 +65,7 @@ def launch(
         try:
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
-                task_function=Job(run, names),
+                task_function=Job(run, names, jobs),
                 config=config,
             )
             ends = launcher.launch([task(words) for words in jobs], initial_job_idx=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from dreaming.errors import ConfigError, TraceError
 from dreaming.observe.log import Log
+from envs.frames import is_frame
 from envs.real import make_real
 from envs.traces import TraceStore
 from envs.types import Features, action_features
@@ -46,6 +47,12 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
     if hint := factors_hint(log):
         once.progress.log(hint)
     return log
+
+
+def kind_of(config: WorldConfig) -> str:
+    """Whether observations are "frames" or "vectors"; nothing is recorded to find out."""
+    _, spaces = log_source(config, lambda n: None)
+    return "frames" if is_frame(spaces["observation_space"]) else "vectors"
 
 
 def check_window(window: int, log: Log) -> None:

@@ -14,6 +14,7 @@ from envs.dreamfile import load_world
 from envs.real import make_real
 from envs.types import Features, action_features
 from experiments.command.progress import Progress
+from experiments.command.unread import evaluate_rules, refuse
 from experiments.config import EvaluateConfig
 from experiments.logs.reading import check_spaces
 from experiments.runs.results import REPORT_SEED
@@ -28,14 +29,16 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
             "env.id=..., or a dream with world=path/to/world.dream"
         )
     policy = load_policy(config.policy)
+    refuse(evaluate_rules(config, isinstance(policy, AgentPolicy)))
     world = None if config.world is None else load_world(config.world, trust=config.trust)
     spaces = Features(policy.observation_space), action_features(policy.action_space)
     if world is not None:
         if isinstance(policy, AgentPolicy):
             raise ConfigError(f"{config.policy} is an agent with its own model; leave world= out")
         check_world(config, world, policy)
-    episodes, result = config.evaluation.episodes, {"policy": config.policy, "seed": config.seed}
+    result: dict[str, Any] = {"policy": config.policy, "seed": config.seed}
     if config.env.id != "none":
+        episodes = config.evaluation.episodes
         advice = "evaluate it in the task it was made for"
         check_spaces(config.env, *spaces, "the policy", advice)
         limit = task_limit(config.env) or policy.card.get("horizon")

@@ -18,8 +18,9 @@ from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
 from experiments.command.progress import Progress
+from experiments.command.unread import dream_rules, refuse
 from experiments.config import DreamConfig, WorldConfig
-from experiments.logs.reading import read_log
+from experiments.logs.reading import kind_of, read_log
 from experiments.pages.strip import dream_strip
 from experiments.runs.certificate import make_certificate, ranking_stage
 from experiments.runs.directory import begin, finish, values_of
@@ -36,6 +37,7 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     Raises `UserError` for what the user can mend.
     """
     check_name(config.model.name)
+    refuse(dream_rules(config, kind_of(config)))
     once = Once(run_dir, stage_fields(config), progress)
     log = read_log(config, run_dir, once)
     begin(run_dir, config)

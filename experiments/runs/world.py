@@ -9,8 +9,9 @@ from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
 from experiments.command.progress import Progress
+from experiments.command.unread import fit_rules, refuse
 from experiments.config import WorldConfig
-from experiments.logs.reading import read_log
+from experiments.logs.reading import kind_of, read_log
 from experiments.pages.strip import dream_strip
 from experiments.runs.directory import begin, finish
 from experiments.runs.offline import world_fields
@@ -24,6 +25,7 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     if (run_dir / "policy").exists():
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
     check_name(config.model.name)
+    refuse(fit_rules(config, kind_of(config)))
     once = Once(run_dir, world_fields(config), progress)
     log = read_log(config, run_dir, once)
     begin(run_dir, config)

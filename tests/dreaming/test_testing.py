@@ -1,6 +1,7 @@
 """Every model passes what any model is put through, and faults are found."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ SMALL = ModelConfig(latent=4, width=8, members=2, projection=8, reward_bins=5, v
 def log_of(observation, action, seed=0):
     """Three episodes of noise in these spaces."""
     random = np.random.default_rng(seed)
-    observation.seed(seed), action.seed(seed)
+    observation.seed(seed)
+    action.seed(seed)
     traces = [
         Trace(
             np.stack([observation.sample() for _ in range(9)]),
@@ -124,7 +126,7 @@ class Lossy(counts.Counts):
 class Headless(counts.Counts):
     """Cannot begin anew."""
 
-    fresh_heads = None
+    fresh_heads: Any = None
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,7 @@ class Headless(counts.Counts):
 )
 def test_a_fault_is_found(kind, told):
     model, params, o = CASES["counts"]()
+    assert isinstance(model, counts.Counts)
     faulty = kind(**{x.name: getattr(model, x.name) for x in dataclasses.fields(model)})
     with pytest.raises(AssertionError, match=told):
         check_world_model(faulty, params, o)

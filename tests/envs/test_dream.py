@@ -1,5 +1,6 @@
 """The dream keeps the contract of an environment and, with true dynamics, is the real one."""
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs.dream import Dream, start_context
 from envs.shells import DreamEnv, DreamVectorEnv
+from envs.tabular import TabularModel, corridor
 from envs.tasks import register_tasks
 from envs.types import DreamFileError, EnvError, SpaceError
 
@@ -142,6 +144,30 @@ def test_termination_is_drawn_as_often_as_the_model_says(cart):
     expected = 1 - np.asarray(step.continuation).mean()
     assert 0.02 < expected < 0.9
     assert np.asarray(step.terminated).mean() == pytest.approx(expected, abs=0.015)
+
+
+class Noisy(TabularModel):
+    """Pays a little more or less each time: within a code, a reward is drawn."""
+
+    def sample(self, params, y, c, key):
+        z, prediction = self.outcome(params, y, c)
+        draw = lambda k: jax.random.normal(jax.random.wrap_key_data(k))
+        return z, dataclasses.replace(prediction, r=prediction.r + jax.vmap(draw)(key))
+
+
+def test_a_model_that_samples_is_asked_to_and_by_the_row_s_own_key():
+    model = Noisy(corridor(5), 0.9)
+    context = start_context(one_hot(np.zeros(64, int), 5), 2)
+
+    def step(rows):
+        part = jax.tree.map(lambda x: x[rows], context)
+        dream, a = Dream(model), one_hot(np.zeros(len(rows), int), 2)
+        state, _ = dream.initial(model.params, part, keys(64)[rows])
+        return np.asarray(dream.step(model.params, state, a)[1].r)
+
+    every = step(np.arange(64))
+    assert np.unique(every).size == 64 and 0.5 < every.std() < 1.5  # else a reward would be 0
+    np.testing.assert_array_equal(every[7:9], step(np.array([7, 8])))
 
 
 def test_who_dreams(cart):

@@ -1,5 +1,6 @@
 """The main job as small as it can be, and one such run for every test that only looks at it."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from experiments import dream, fit
 from experiments.command.cli import main
+from experiments.command.unread import dream_rules, fit_rules
+from tests.experiments.reading import reading
 
 TINY = {
     "fit.steps": 20,
@@ -40,8 +43,29 @@ TAKES = {
     "record": "env.",
     "fit": ("env.", "model.", "fit.", "judge."),
     "evaluate": "evaluation.",
-    "online": ("env.", "model.", "fit.", "search.", "rehearse.", "distill.", "evaluation."),
+    "online": ("env.", "model.", "fit.", "search.", "rehearse.", "distill.", "evaluation.episodes"),
 }
+# What of these has no effect beside a word of the command line, and would be refused.
+IDLE = {
+    "env=none": ("gate.episodes", "certify.", "evaluation.episodes", "env.real_steps"),
+    "env=catch": ("model.",),
+    "model.name=counts": ("model.width", "model.latent", "fit.steps", "fit.batch", "judge.steps"),
+}
+
+
+def fill(tiny: Sequence[str], verb: str, argv: Sequence[str]) -> list[str]:
+    """The words of a tiny run that the command line does not set, and that have an effect on it."""
+    given = {word.partition("=")[0].lstrip("+") for word in argv}
+    idle = [name for word, names in IDLE.items() if word in argv for name in names]
+    if {"traces", "source.name"} & given:
+        idle.append("env.real_steps")
+    if verb == "evaluate" and "world" not in given:
+        idle.append("evaluation.dreams")
+    if verb == "evaluate" and "env" not in given:
+        idle.append("evaluation.episodes")
+    words = [word for word in tiny if word.partition("=")[0] not in given]
+    words = [word for word in words if word.startswith(TAKES[verb])] if verb in TAKES else []
+    return [word for word in words if not word.startswith(tuple(idle))]
 
 
 @contextmanager
@@ -81,8 +105,9 @@ def tiny() -> list[str]:
 def tiny_run(tiny, tmp_path_factory) -> Path:
     """The directory of a finished run. Copy it before you change anything in it."""
     run_dir = tmp_path_factory.mktemp("tiny") / "run"
-    with as_users_run():
+    with as_users_run(), reading(lambda config: dream_rules(config, "vectors")) as reads:
         assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
+    reads.save(run_dir.parent / "reads.json")
     return run_dir
 
 
@@ -90,9 +115,10 @@ def tiny_run(tiny, tmp_path_factory) -> Path:
 def tiny_fit(tiny, tmp_path_factory) -> Path:
     """The directory of a finished fit. Copy it before you change anything in it."""
     run_dir = tmp_path_factory.mktemp("tiny") / "fit"
-    with as_users_run():
-        words = [word for word in tiny if word.startswith(TAKES["fit"])]
+    words = [word for word in tiny if word.startswith(TAKES["fit"])]
+    with as_users_run(), reading(lambda config: fit_rules(config, "vectors")) as reads:
         assert fit.main([*words, f"hydra.run.dir={run_dir}"]) == 0
+    reads.save(run_dir.parent / "reads.json")
     return run_dir
 
 
@@ -102,11 +128,9 @@ def verb(tiny, capsys, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def call(name, *argv):
-        given = {word.partition("=")[0].lstrip("+") for word in argv}
-        fill = [word for word in tiny if word.partition("=")[0] not in given]
-        fill = [word for word in fill if name in TAKES and word.startswith(TAKES[name])]
+        words = list(map(str, argv))
         capsys.readouterr()
-        code = main([name, *fill, *map(str, argv)])
+        code = main([name, *fill(tiny, name, words), *words])
         out, err = capsys.readouterr()
         return code, out, err.splitlines()
 

@@ -14,9 +14,11 @@ from dreaming.world.fitting import compiled_fit
 from envs.traces import TraceStore
 from envs.types import Trace
 from experiments import online
+from experiments.command.unread import online_rules
 from experiments.config import OnlineConfig
 from experiments.runs import rounds
 from tests.experiments.conftest import TAKES, as_users_run
+from tests.experiments.reading import Reads, reading
 
 SHORT = ("distill.minibatches=4", "env.real_steps=250", "collect.first=100", "collect.steps=60")
 STAGES = [f"{stage}-{n}" for n in range(3) for stage in ("collect", "fit", "rehearse")]
@@ -35,10 +37,17 @@ def finished(short, tmp_path_factory) -> Path:
     """A finished run. Copy it before you change anything in it."""
     run_dir = tmp_path_factory.mktemp("online") / "run"
     compiled_fit.cache_clear()
-    with as_users_run():
+    with as_users_run(), reading(lambda config: online_rules(config, "vectors")) as reads:
         assert online.main([*short, f"hydra.run.dir={run_dir}"]) == 0
+    reads.save(run_dir.parent / "reads.json")
     assert compiled_fit.cache_info().misses == 1  # one program for all rounds
     return run_dir
+
+
+def test_every_option_is_read_or_refused(finished):
+    reads = Reads.load(finished.parent / "reads.json")
+    assert "search.num_simulations" in reads.read
+    assert (reads.silent, reads.wronged) == (set(), set())
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def make(facts: LogFacts, settings: ModelSettings):
 class Handless(Linear):
     """Has nothing that a rehearsal could improve."""
 
-    heads = None
+    heads: Any = None
 
 
 def make_handless(facts: LogFacts, settings: ModelSettings):

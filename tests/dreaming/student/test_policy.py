@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import gymnasium
 import jax
@@ -17,7 +18,7 @@ from dreaming.student.student import act, head_of, init_student, student_logits
 from envs.dream import World, start_context
 from envs.dreamfile import write_dream
 from envs.tabular import TabularModel, from_gym, solve
-from envs.types import UserError
+from envs.types import Prediction, UserError, container
 from worldmodels.contexts import row_size
 
 CART = Box(-5, 5, (2,), np.float32)
@@ -360,3 +361,58 @@ def test_a_policy_over_numbers_acts_inside_the_box():
     assert space.contains(a) and a.dtype == np.float32
     np.testing.assert_allclose(a, [1.0, 0.0], atol=0.05)  # half way up; below the lowest
     assert policy.behaviour()(observations(1)[0], None, np.random.default_rng(0))[1] is None
+
+
+@container
+class Counted:
+    """A state that remembers how many observations there were."""
+
+    seen: Any
+    member: Any
+
+
+class Remembering:
+    """Pays 1 for the action that is the number of observations, modulo 3."""
+
+    window = num_codes = num_members = 1
+    num_actions = action_size = 3
+
+    def root(self, params, context):
+        zero = jnp.zeros(context.o.shape[0], jnp.int32)
+        return Counted(zero, zero - 1)
+
+    def observe(self, params, z, a, o):
+        return dataclasses.replace(z, seen=z.seen + 1)
+
+    def afterstate(self, params, z, a):
+        return jnp.zeros((a.shape[0], 1)), (z, a)
+
+    def outcome(self, params, y, c):
+        z, a = y
+        r = (jnp.argmax(a, -1) == z.seen % 3).astype(jnp.float32)
+        zero = jnp.zeros_like(r)
+        v, pi, legal = self.predict(params, z)
+        said = Prediction(
+            r=r, continuation=zero, v=v, pi_logits=pi, legal_logits=legal, uncertainty=zero
+        )
+        return z, said
+
+    def predict(self, params, z):
+        rows = z.seen.shape[0]
+        return jnp.zeros(rows), jnp.zeros((rows, 3)), jnp.ones((rows, 3))
+
+    def decode(self, params, z):
+        return jnp.zeros((z.seen.shape[0], 2))
+
+
+def test_a_model_with_memory_keeps_its_state_for_who_searches():
+    policy, model = make_policy(), Remembering()
+    starts = start_context(observations(1), 3)
+    card = {"discount": 0.9, "value_span": 1.0, "search": dataclasses.asdict(SearchConfig())}
+    world = World(model, {}, CART, Discrete(3), 9, starts, np.array([True]), card=card)
+    look = lambda o: policy.act(o, search=True, world=world, seed=0)
+    assert [look(o) for o in observations(7)] == [0, 1, 2, 0, 1, 2, 0]
+    policy.reset()
+    assert [look(o) for o in observations(2)] == [0, 1]
+    policy.act(observations(1)[0])  # without a search nothing is remembered
+    assert look(observations(1)[0]) == 0

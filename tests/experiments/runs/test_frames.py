@@ -19,8 +19,10 @@ from dreaming.efficientzero.actors import episode_seed
 from dreaming.stages import Stages
 from envs.traces import TraceStore
 from experiments import evaluate, inspect_traces, online
+from experiments.command.unread import online_rules
 from experiments.runs import frames
 from tests.experiments.conftest import as_users_run
+from tests.experiments.reading import Reads, reading
 
 ROOT = Path(__file__).parents[3]
 TINY = [
@@ -43,9 +45,16 @@ TINY = [
 def finished(tmp_path_factory) -> Path:
     """A finished run. Copy it before you change anything in it."""
     run_dir = tmp_path_factory.mktemp("images") / "run"
-    with as_users_run():
+    with as_users_run(), reading(lambda config: online_rules(config, "frames")) as reads:
         assert online.main([*TINY, f"hydra.run.dir={run_dir}"]) == 0
+    reads.save(run_dir.parent / "reads.json")
     return run_dir
+
+
+def test_every_option_is_read_or_refused(finished):
+    reads = Reads.load(finished.parent / "reads.json")
+    assert "agent.search.num_simulations" in reads.read
+    assert (reads.silent, reads.wronged) == (set(), set())
 
 
 def go_on(run_dir, *words):

@@ -1,0 +1,233 @@
+"""Options that a run does not read, and the refusal of those that were given all the same.
+
+One schema serves every kind of run of a verb, so some of its options have no effect on some of
+them. `tests/experiments/test_unread.py` holds this table against what runs really read.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+GIVEN: ContextVar[tuple[str, ...]] = ContextVar("given", default=())
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Options without effect; a name that ends in a dot stands for all that begin so."""
+
+    options: tuple[str, ...]
+    on: str  # on what run
+    instead: str  # what is read in their place
+
+    def covers(self, name: str) -> bool:
+        """Whether the option, or the whole group of options, is one of these."""
+        return any(
+            f"{name}.".startswith(each) if each.endswith(".") else name == each
+            for each in self.options
+        )
+
+
+@contextmanager
+def given(overrides: Sequence[str]) -> Iterator[None]:
+    """What the command line sets, for as long as the run lasts."""
+    token = GIVEN.set(tuple(names_of(overrides)))
+    try:
+        yield
+    finally:
+        GIVEN.reset(token)
+
+
+def names_of(overrides: Sequence[str]) -> Iterator[str]:
+    """The dotted names that overrides set; of `fit={steps:9}` it is `fit.steps`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
+        value = override.value()
+        inner = value if isinstance(value, dict) else {}
+        yield from [f"{override.key_or_group}.{key}" for key in inner] or [override.key_or_group]
+
+
+def refuse(rules: Iterable[Unread]) -> None:
+    """Raise `ConfigError` for the first option that was given and has no effect."""
+    from dreaming.errors import ConfigError
+
+    rules = list(rules)
+    for name in GIVEN.get():
+        for rule in rules:
+            if rule.covers(name):
+                raise ConfigError(f"{name} has no effect on {rule.on}; {rule.instead}")
+
+
+# What is not read, by verb. `kind` is that of the observations: "frames" or "vectors".
+
+NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "projection", "recurrent")
+SHAPE = tuple(f"model.{name}" for name in (*NAMES, "grounded", "clip_margin"))
+NAMES = ("num_simulations", "max_considered", "uniform_share", "c_visit", "c_scale")
+TREE = tuple(f"search.{name}" for name in NAMES)
+RECORDING = ("env.behaviour", "env.real_steps", "env.switch", "env.epsilon")
+IMAGES = ("size", "batch", "searches", "num_simulations", "refresh_batch", "capacity", "dreams")
+IMAGES += ("updates_per_call", "unroll_steps", "prefix_horizon", "envs", "frame", "window")
+IMAGES += ("num_actions", "bins", "compute", "real_steps")  # of the benchmark
+OWN = {
+    "mlp": "its options are model.*",
+    "efficientzero": "its options are images.* and model.window",
+    "counts": "its options are model.members and fit.discount",
+}
+VECTORS = "a run on vectors"
+FRAMES = "a run on frames"
+OF_THE_AGENT = {  # option -> what the agent for frames reads in its place
+    "teacher": "agent.search.teacher",
+    "search.": "agent.search.*",
+    "model.": "agent.size",
+    "context.": "agent.window",
+    "fit.": "agent.optimiser.*",
+    "rehearse.": "agent.imagine.*",
+    "distill.": "agent.optimiser.*",
+    "collect.first": "agent.learn_after",
+    "collect.steps": "collect.ticks",
+    "collect.epsilon": "agent.search.*",
+    "env.behaviour": "agent.search.*",
+    "env.switch": "agent.search.*",
+    "env.epsilon": "agent.search.*",
+}
+
+
+def model_rules(config: Any, kind: str) -> Iterator[Unread]:
+    """Of a fit of a world model."""
+    name = config.model.name
+    if name == "auto":
+        name = "efficientzero" if kind == "frames" else "mlp"
+    on = f"a run whose model is {name}"
+    if name in OWN:
+        yield Unread(("model.options.",), on, OWN[name])
+    if name != "efficientzero":
+        yield Unread(("images.",), on, OWN.get(name, "its options are model.options.*"))
+    if name == "efficientzero":
+        options = (*SHAPE, "model.members", "context.recurrent", "fit.noise", "fit.weights.")
+        yield Unread(options, on, OWN[name])
+    if name == "counts":
+        names = ("batch", "unroll_steps", "td_steps", "learning_rate", "weight_decay", "clip_norm")
+        names += ("target_decay", "noise", "gradient_scale", "steps", "weights.")
+        steps = tuple(f"fit.{each}" for each in names)
+        yield Unread((*SHAPE, "context.recurrent", "judge.steps", *steps), on, OWN[name])
+
+
+def log_rules(config: Any) -> Iterator[Unread]:
+    """Of a run that reads or records a log."""
+    if config.source.name is None:
+        options = ("source.uri", "source.mapping", "source.options.")
+        yield Unread(options, "a run without a source", "name one with source.name")
+    if config.traces is not None or config.source.name is not None:
+        on = "a run that records nothing"
+        yield Unread(RECORDING, on, "its log is that of traces or source.name")
+    else:
+        yield from behaviour_rules(config)
+
+
+def behaviour_rules(config: Any) -> Iterator[Unread]:
+    """Of a run that records."""
+    for option, behaviour in (("switch", "sticky_random"), ("epsilon", "half_random")):
+        if config.env.behaviour != behaviour:
+            on = f"env.behaviour={config.env.behaviour}"
+            yield Unread((f"env.{option}",), on, f"it is read with env.behaviour={behaviour}")
+
+
+def search_rules(config: Any) -> Iterator[Unread]:
+    """Of a run with a teacher."""
+    if config.teacher == "one_step":
+        yield Unread(TREE, "teacher=one_step", "it reads search.temperature")
+    else:
+        told = "it reads search.num_simulations and search.c_scale"
+        yield Unread(("search.temperature",), "teacher=search", told)
+
+
+def dream_rules(config: Any, kind: str) -> Iterator[Unread]:
+    """Of `dream`."""
+    yield from fit_rules(config, kind)
+    yield from search_rules(config)
+    if config.env.id == "none":
+        options = ("gate.episodes", "certify.", "evaluation.episodes", "env.options.")
+        yield Unread(options, "env=none", "without a real task the gate reads gate.members")
+    else:
+        options = ("gate.members", "gate.width", "gate.least_effective")
+        yield Unread(options, "a run with a real task", "its gate reads gate.episodes")
+
+
+def fit_rules(config: Any, kind: str) -> Iterator[Unread]:
+    """Of `fit`."""
+    yield from model_rules(config, kind)
+    yield from log_rules(config)
+
+
+def online_rules(config: Any, kind: str) -> Iterator[Unread]:
+    """Of `online`."""
+    yield Unread(("evaluation.dreams",), "an online run", "it reads evaluation.episodes")
+    if kind == "frames":
+        for option, instead in OF_THE_AGENT.items():
+            yield Unread((option,), FRAMES, f"its agent reads {instead}")
+        yield from agent_rules(config.agent)
+        return
+    told = "it reads model.*, fit.*, search.*, rehearse.* and distill.*"
+    yield Unread(("agent.", "collect.ticks", "collect.save_every", "collect.traces"), VECTORS, told)
+    yield from model_rules(config, kind)
+    yield from search_rules(config)
+    yield from behaviour_rules(config)
+
+
+def agent_rules(agent: Any) -> Iterator[Unread]:
+    """Of the agent for frames."""
+    told = "it reads agent.search.num_simulations and agent.search.max_considered"
+    yield Unread(("agent.search.pessimism", "agent.search.temperature"), FRAMES, told)
+    if agent.imagine.weight == 0:
+        options = tuple(f"agent.imagine.{name}" for name in ("batch", "roots", "steps"))
+        yield Unread(options, "agent.imagine.weight=0", "set agent.imagine.weight")
+    if agent.reset.every == 0:
+        options = tuple(f"agent.reset.{name}" for name in ("keep", "td_steps", "discount"))
+        yield Unread(options, "agent.reset.every=0", "set agent.reset.every")
+    if agent.target.kind != "td":
+        on = f"agent.target.kind={agent.target.kind}"
+        yield Unread(("agent.target.shorten",), on, "it is read with agent.target.kind=td")
+
+
+def evaluate_rules(config: Any, is_agent: bool) -> Iterator[Unread]:
+    """Of `evaluate`."""
+    yield Unread(RECORDING, "evaluate", "it reads env.id and env.options")
+    if not is_agent:
+        yield Unread(("search",), "a student", "give world= to score it in a dream")
+    if config.world is None:
+        told = "give world= to score the policy in a dream"
+        yield Unread(("evaluation.dreams", "trust"), "a run without a world", told)
+    if config.env.id == "none":
+        on = "env=none"
+        yield Unread(("evaluation.episodes", "env.options."), on, "it reads evaluation.dreams")
+
+
+def certify_rules(config: Any) -> Iterator[Unread]:
+    """Of `certify`."""
+    if config.run is not None:
+        told = "the run knows its own; it reads episodes and dreams"
+        options = (*RECORDING, "env.options.", "source.uri", "source.mapping", "source.options.")
+        yield Unread(("seed", "trust", *options), "run=", told)
+        return
+    yield Unread(RECORDING, "world=", "it reads env.id and env.options")
+    if config.source.name is None:
+        options = ("source.uri", "source.mapping", "source.options.")
+        yield Unread(options, "a log in traces=", "name a source with source.name")
+    if config.policy is None:
+        told = "name a candidate with policy="
+        yield Unread(("episodes", "dreams", "env.options."), "world= without policy=", told)
+
+
+def inspect_rules(config: Any) -> Iterator[Unread]:
+    """Of `inspect-traces`."""
+    if config.source.name is None:
+        options = ("source.uri", "source.mapping", "source.options.")
+        yield Unread(options, "a log in path=", "name a source with source.name")
+
+
+def benchmark_rules(config: Any) -> Iterator[Unread]:
+    """Of `benchmark`."""
+    if config.part == "vectors":
+        yield Unread(IMAGES, "part=vectors", "it reads repetitions and seed")
