@@ -26,7 +26,7 @@ def run(config: CertifyVerbConfig, run_dir: Path) -> int:
     with Progress() as progress:
         from dreaming.checkpoint import atomic_write
         from experiments.command import runtime
-        from experiments.pages.run import render
+        from experiments.pages.run_report import render
         from experiments.pages.words import to_json
 
         _check(config)

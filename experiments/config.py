@@ -119,7 +119,7 @@ class OnlineConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     rehearse: RehearseConfig = field(default_factory=RehearseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
-    agent: AgentConfig = field(default_factory=AgentConfig)  # images: the agent for frames
+    agent: AgentConfig = field(default_factory=AgentConfig)  # of frames: in place of the rest
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     budget_minutes: float = 0.0  # save and stop after so long, to go on later; 0 = no limit
     platform: str = "auto"  # cpu, gpu or tpu; auto = the best there is
@@ -162,7 +162,7 @@ class EvaluateConfig:
     """Returns of a saved policy."""
 
     policy: str = MISSING  # directory of a saved policy, such as runs/.../policy
-    search: bool = True  # an agent for images looks ahead; false = by its policy head alone
+    search: bool = True  # an agent for frames looks ahead; false = by its policy head alone
     seed: int = 0  # 0 = the very episodes of a run's report
     env: EnvConfig = field(default_factory=EnvConfig)
     world: str | None = None  # a .dream file to score it in, instead or as well
@@ -209,7 +209,7 @@ class ExportConfig:
 
 @dataclass
 class PackConfig:
-    """What of an online run on images goes to another machine."""
+    """What of an online run on frames goes to another machine."""
 
     run: str = MISSING  # a run directory of `online`, finished or not
     to: str = MISSING  # a new directory for the parts and their manifest
@@ -250,13 +250,13 @@ class BenchmarkConfig:
     repetitions: int = 5  # the median of so many is shown
     path: str | None = None  # JSON file to write the figures to
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
-    size: str | None = None  # networks for images: nano, small or base (small; base)
+    size: str | None = None  # networks for frames: nano, small or base (small; base)
     batch: int | None = None  # windows per update (32; 256)
     searches: int | None = None  # states searched at once (64; 2048)
     num_simulations: int = 16  # of each search
     refresh_batch: int | None = None  # states searched at once in a refresh (64; 2048)
     capacity: int | None = None  # observations in the ring (256; 100,000)
-    dreams: int | None = None  # image dreams stepped at once (64; 4096)
+    dreams: int | None = None  # dreams of frames stepped at once (64; 4096)
     updates_per_call: int | None = None  # updates in one program (2; 10)
     unroll_steps: int = 5  # of every window
     prefix_horizon: int = 5  # of the value prefix; 1 = rewards, no LSTM

@@ -32,7 +32,7 @@ def run(config: DreamConfig, run_dir: Path) -> int:
         from experiments.command import runtime
 
         runtime.configure(devices=config.devices)
-        from experiments.runs.offline import whole_loop
+        from experiments.runs.dream import whole_loop
 
         result = whole_loop(config, run_dir, progress)
         progress.finish(result["real_steps"], final_figures(result))

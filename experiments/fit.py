@@ -30,7 +30,7 @@ def run(config: WorldConfig, run_dir: Path) -> int:
 
         progress.track(open_tracker(config, run_dir))
         runtime.configure(devices=config.devices)
-        from experiments.runs.world import make_world
+        from experiments.runs.fit import make_world
 
         result = make_world(config, run_dir, progress)
         progress.finish(result["real_steps"], final_figures(result))

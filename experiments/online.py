@@ -60,10 +60,10 @@ def chosen(config: OnlineConfig) -> Callable:
     kind = "frames" if is_frame(space) else "vectors"
     refuse(online_rules(config, kind))
     if kind == "frames":
-        from experiments.runs.frames import learn_from_frames
+        from experiments.runs.online_frames import learn_from_frames
 
         return learn_from_frames
-    from experiments.runs.rounds import learn_online
+    from experiments.runs.online_rounds import learn_online
 
     return learn_online
 

@@ -24,7 +24,7 @@ def run(config: PackConfig, run_dir: Path) -> int:
     from experiments.command import runtime
 
     runtime.configure()
-    from experiments.runs.packs import pack_run
+    from experiments.runs.pack import pack_run
 
     target = Path(config.to)
     sizes = pack_run(Path(config.run), target, config.optimiser)

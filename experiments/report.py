@@ -24,11 +24,11 @@ def run(config: ReportConfig, run_dir: Path) -> int:
     if one is not None and config.runs is not None:
         raise UsageError("run= is one run and runs= all below a directory; give one of them")
     if one is not None:
-        from experiments.pages.run import render
+        from experiments.pages.run_report import render
 
         print(render(one))
         return 0
-    from experiments.pages.runs import text, write_report
+    from experiments.pages.suite_report import text, write_report
 
     root = Path(config.runs or "runs")
     print(text(write_report(root)))

@@ -22,7 +22,7 @@ def run(config: UnpackConfig, run_dir: Path) -> int:
 
     runtime.configure()
     from experiments.runs.directory import check_new
-    from experiments.runs.packs import other_versions, unpack_run
+    from experiments.runs.pack import other_versions, unpack_run
 
     target = Path(config.to)
     check_new(target)

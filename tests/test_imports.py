@@ -18,7 +18,7 @@ MAY_IMPORT = {
 RUNTIME = (
     "dreaming",
     "dreaming.student.policy",
-    "dreaming.student.student",
+    "dreaming.student.network",
     "envs.types",
     "envs.dream",
     "envs.dreamfile",

@@ -59,7 +59,7 @@ class FitConfig:
 
 @dataclass(unsafe_hash=True)
 class FrameLossWeights:
-    """Weights of the terms of the loss for images, as in EfficientZero; the last two are ours."""
+    """Weights of the terms of the loss for frames, as in EfficientZero; the last two are ours."""
 
     value_prefix: float = 1.0
     value: float = 0.25

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from dreaming.gate.steps import Asked, Steps, Valued, ask, episode_weights, sweeps
+from dreaming.gate.logged_steps import Asked, Steps, Valued, ask, episode_weights, sweeps
 from envs.types import Context
 
 DOUBT = 0.01  # weight of a member's prior belief, in logged steps

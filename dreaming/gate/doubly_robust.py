@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dreaming.gate.steps import Steps, Valued, ask
+from dreaming.gate.logged_steps import Steps, Valued, ask
 from dreaming.observe.log import Log
 
 SAME = 1e-5  # action features that differ by less belong to the same action

@@ -17,7 +17,7 @@ from scipy import stats
 from dreaming.config import GateConfig
 from dreaming.gate import doubly_robust
 from dreaming.gate.fitted_q import evaluate_fitted, make_members
-from dreaming.gate.steps import Evaluate, Steps, Valued, make_steps
+from dreaming.gate.logged_steps import Evaluate, Steps, Valued, make_steps
 from dreaming.observe.log import Log
 from dreaming.statistics import t_interval
 from dreaming.world.judge import Judge, systematic_error

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from dreaming.gate.steps import ROWS, Steps, Valued, ask, episode_weights, sweeps
+from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights, sweeps
 
 GAIN = 2.0  # scale of the hidden weights; at 3 networks generalise less far than CartPole drifts
 DOUBT = 0.3  # weight of a member's prior belief, in logged steps; with 0.01 the iteration diverges

@@ -19,7 +19,7 @@ from dreaming.config import GateConfig
 from dreaming.gate.evidence import Evidence
 from dreaming.gate.verdict import Verdict, improvable, no_evidence, number
 from dreaming.observe.log import Log
-from dreaming.student.student import mixture
+from dreaming.student.network import mixture
 from dreaming.world.judge import BLOCKS, Judge
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in its mixtures, tried in this order

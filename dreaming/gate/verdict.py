@@ -16,7 +16,7 @@ import numpy as np
 
 from dreaming.config import GateConfig
 from dreaming.statistics import studentised_interval, t_interval
-from dreaming.student.student import mixture
+from dreaming.student.network import mixture
 from envs.types import Trace
 
 

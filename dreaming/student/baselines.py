@@ -12,7 +12,7 @@ from dreaming.config import BaselineConfig
 from dreaming.metrics import finite
 from dreaming.observe.log import Log
 from dreaming.observe.replay import ReplayState, contexts
-from dreaming.student.student import learned_part, student_logits, student_of
+from dreaming.student.network import learned_part, student_logits, student_of
 from envs.dream import World
 from worldmodels.actions import ActionHead
 from worldmodels.loops import repeated

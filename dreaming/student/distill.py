@@ -16,8 +16,8 @@ from dreaming.metrics import in_chunks
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.search.teachers import make_teacher
+from dreaming.student.network import learned_part, network, student_logits, student_of
 from dreaming.student.rehearse import make_rehearse, rehearsal_mesh
-from dreaming.student.student import learned_part, network, student_logits, student_of
 from dreaming.types import DistillState, Minibatch, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead

@@ -14,7 +14,7 @@ import numpy as np
 
 from dreaming.observe.behaviours import legal_entries
 from dreaming.student.context import ContextBuffer
-from dreaming.student.student import MIXED, act, action_distribution, head_of
+from dreaming.student.network import MIXED, act, action_distribution, head_of
 from envs.atomic import sync_directory, write_file
 from envs.types import (
     Features,

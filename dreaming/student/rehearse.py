@@ -14,8 +14,8 @@ from dreaming.config import RehearseConfig
 from dreaming.devices import everywhere, make_mesh, share_out
 from dreaming.observe.replay import contexts
 from dreaming.search.teachers import penalised
-from dreaming.student.dreams import walk_dream
-from dreaming.student.student import student_logits
+from dreaming.student.network import student_logits
+from dreaming.student.walks import walk_dream
 from dreaming.types import Rehearsal, ReplayState, Walks
 from envs.dream import Dream
 from envs.types import Context

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.statistics import t_interval
-from dreaming.student.dreams import limited_dreams
+from dreaming.student.walks import limited_dreams
 from envs.dream import World
 
 SEGMENT = 50  # steps of a segment

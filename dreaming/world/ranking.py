@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from dreaming.statistics import bootstrap_interval
-from dreaming.student.dreams import dream_episodes
-from dreaming.student.student import with_uniform
+from dreaming.student.network import with_uniform
+from dreaming.student.walks import dream_episodes
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of uniform actions mixed into the candidate
 RESAMPLES = 1000

@@ -16,7 +16,7 @@ from dreaming.observe.log import Log
 from dreaming.search.teachers import make_teacher, model_steps
 from dreaming.student.distill import CHUNK as REHEARSALS
 from dreaming.student.distill import practise
-from dreaming.student.student import head_of
+from dreaming.student.network import head_of
 from dreaming.world.fitting import CHUNK as FIT_STEPS
 from dreaming.world.physics import LearnedPhysics, world_of
 from envs.real import make_real

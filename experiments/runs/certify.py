@@ -20,7 +20,7 @@ from experiments.config import CertifyVerbConfig, DreamConfig
 from experiments.logs.reading import check_task, log_source, read_log
 from experiments.runs.certificate import OFF, make_certificate, ranking_stage
 from experiments.runs.directory import read_config
-from experiments.runs.offline import certify_run, play_round, stage_fields
+from experiments.runs.dream import certify_run, play_round, stage_fields
 from experiments.runs.once import Finished, kept_nowhere
 from experiments.runs.scoring import scorer
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreaming.checkpoint import atomic_write
 from dreaming.errors import ConfigError
 from experiments.command.options import config_yaml
-from experiments.pages.run import render
+from experiments.pages.run_report import render
 from experiments.pages.words import to_json
 from worldmodels.config import ModelConfig
 

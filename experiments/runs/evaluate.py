@@ -8,8 +8,8 @@ import jax
 from dreaming import load_policy, statistics
 from dreaming.efficientzero.policy import AgentPolicy
 from dreaming.errors import ConfigError
-from dreaming.student.dreams import dream_returns
 from dreaming.student.evaluate import evaluate
+from dreaming.student.walks import dream_returns
 from envs.dreamfile import load_world
 from envs.real import make_real
 from envs.types import Features, action_features

@@ -14,7 +14,7 @@ from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
 from dreaming.round import Report
 from dreaming.search.teachers import model_steps
-from dreaming.student.student import act
+from dreaming.student.network import act
 from dreaming.world.physics import Fitted
 from envs import tabular
 from envs.real import make_real

@@ -8,7 +8,7 @@ import numpy as np
 
 from dreaming.observe.log import Log
 from dreaming.student.evaluate import evaluate
-from dreaming.student.student import act
+from dreaming.student.network import act
 from envs.real import horizon as step_limit
 from envs.real import make_real
 from envs.types import Features

@@ -19,7 +19,7 @@ from dreaming.gate.evidence import Evidence
 from dreaming.observe.log import Log
 from dreaming.observe.split import split_log
 from dreaming.student.baselines import fit_baselines
-from dreaming.student.student import mixture
+from dreaming.student.network import mixture
 from dreaming.world.judge import Judge
 from dreaming.world.physics import LearnedPhysics, learn_each, second_opinions
 from envs import tabular

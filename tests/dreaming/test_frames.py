@@ -16,14 +16,14 @@ import dreaming  # noqa: F401 (registers Catch)
 from dreaming.config import BaselineConfig, RehearseConfig, RoundConfig, SearchConfig
 from dreaming.errors import UserError
 from dreaming.gate.evidence import make_fitted_q
-from dreaming.gate.steps import make_shown
+from dreaming.gate.logged_steps import make_shown
 from dreaming.observe.collect import record
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.student.context import ContextBuffer
 from dreaming.student.distill import first_student
+from dreaming.student.network import fresh_student, student_logits
 from dreaming.student.policy import Policy, load_policy, save_policy
-from dreaming.student.student import fresh_student, student_logits
 from dreaming.world.physics import LearnedPhysics, world_of
 from envs.dreamfile import load_world, write_dream
 from envs.shells import DreamEnv, DreamVectorEnv

@@ -23,7 +23,7 @@ from dreaming.observe.collect import record
 from dreaming.observe.log import Log
 from dreaming.round import RoundState, one_round
 from dreaming.student.evaluate import evaluate
-from dreaming.student.student import act, mixture
+from dreaming.student.network import act, mixture
 from dreaming.world.fitting import fit_steps
 from dreaming.world.physics import LearnedPhysics, OraclePhysics
 from envs import tabular

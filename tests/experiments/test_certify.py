@@ -7,7 +7,7 @@ import pytest
 
 from experiments.pages import certificate
 from experiments.pages.certificate import lines_of, text
-from experiments.pages.run import render
+from experiments.pages.run_report import render
 from experiments.pages.words import name_of
 
 FIGURES = {"skill_1", "reward_mae", "termination_ece", "coverage_o", "value_equivalence"}
@@ -106,8 +106,8 @@ def test_a_policy_of_another_task_is_refused(tiny_run, log, fails, tmp_path):
     import jax
     import numpy as np
 
+    from dreaming.student.network import init_student
     from dreaming.student.policy import Policy, save_policy
-    from dreaming.student.student import init_student
 
     params = init_student(jax.random.key(0), 3, 2, 4, np.zeros(3), np.ones(3))
     spaces = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)

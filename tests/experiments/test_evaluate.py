@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 
+from dreaming.student.network import init_student
 from dreaming.student.policy import Policy, load_policy, save_policy
-from dreaming.student.student import init_student
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import dreaming
 from experiments import dream
 from experiments.config import DreamConfig, EnvConfig, WorldConfig
-from experiments.runs.offline import stage_fields, world_fields
+from experiments.runs.dream import stage_fields, world_fields
 from experiments.runs.once import Once
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import dreaming
 from experiments import dream, online, unpack
-from experiments.pages.run import render
+from experiments.pages.run_report import render
 from tests.experiments.conftest import as_users_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -16,7 +16,7 @@ from envs.types import Trace
 from experiments import online
 from experiments.command.unread import online_rules
 from experiments.config import OnlineConfig
-from experiments.runs import rounds
+from experiments.runs import online_rounds as rounds
 from tests.experiments.conftest import TAKES, as_users_run
 from tests.experiments.reading import Reads, reading
 

@@ -14,9 +14,15 @@ from dreaming.checkpoint import seal, unseal
 from dreaming.efficientzero import packing
 from envs.real import make_real
 from experiments import online, pack, unpack
-from experiments.runs import packs
+from experiments.runs import pack as packs
 from tests.experiments.conftest import as_users_run
-from tests.experiments.runs.test_frames import TINY, assert_same_end, metrics, stop_after, units
+from tests.experiments.runs.test_online_frames import (
+    TINY,
+    assert_same_end,
+    metrics,
+    stop_after,
+    units,
+)
 
 TURNS = 8  # of four decisions: a ring of 20 rows has gone round, in the midst of an episode
 

@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
+from dreaming.student.network import init_student
 from dreaming.student.policy import Policy, load_policy, save_policy
-from dreaming.student.student import init_student
 from envs.traces import TraceStore
 from experiments.command.cli import main
 

@@ -11,7 +11,7 @@ import pytest
 from dreaming.statistics import summary
 from envs.types import UserError
 from experiments.pages.plots import MAX_POINTS, number, thin
-from experiments.pages.run import headline, render
+from experiments.pages.run_report import headline, render
 from experiments.pages.words import duration
 
 

@@ -13,9 +13,9 @@ from dreaming.gate.doubly_robust import (
     weighted_doubly_robust,
 )
 from dreaming.gate.evidence import make_fitted_q
-from dreaming.gate.steps import Valued, make_steps
+from dreaming.gate.logged_steps import Valued, make_steps
 from dreaming.observe.log import Log
-from dreaming.student.student import mixture
+from dreaming.student.network import mixture
 from envs import tabular
 from envs.types import Features, Trace, action_features
 from experiments.study.cases import Task, record

@@ -11,7 +11,7 @@ import pytest
 from dreaming.gate import fitted_q
 from dreaming.gate.evidence import make_fitted_q
 from dreaming.gate.fitted_q import make_members
-from dreaming.gate.steps import make_steps, returns_to_go
+from dreaming.gate.logged_steps import make_steps, returns_to_go
 from dreaming.observe.log import Log
 from envs import tabular
 from envs.types import Features, Trace

@@ -8,7 +8,7 @@ from gymnasium.spaces import Discrete
 
 from dreaming.config import SearchConfig
 from dreaming.search.teachers import make_teacher
-from dreaming.student.student import act, head_of, init_student, with_uniform
+from dreaming.student.network import act, head_of, init_student, with_uniform
 from envs.dream import Dream, start_context
 from envs.tabular import Table, TabularModel
 from worldmodels.actions import make_head

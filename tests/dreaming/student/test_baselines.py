@@ -15,7 +15,7 @@ from dreaming.student.baselines import (
     soft_best_value,
     value_of,
 )
-from dreaming.student.student import student_logits
+from dreaming.student.network import student_logits
 from envs.dream import World, start_context
 from envs.tabular import TabularModel, corridor
 from envs.types import Features, Trace, action_features

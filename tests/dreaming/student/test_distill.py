@@ -21,8 +21,8 @@ from dreaming.student.distill import (
     minibatches,
     no_walks,
 )
+from dreaming.student.network import init_student, student_logits
 from dreaming.student.rehearse import Rehearsal, make_rehearse
-from dreaming.student.student import init_student, student_logits
 from dreaming.types import Minibatch, Walks
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 
+from dreaming.student.network import act, action_distribution, mixture, network, student_logits
 from dreaming.student.policy import Policy, load_policy, save_policy
-from dreaming.student.student import act, action_distribution, mixture, network, student_logits
 from envs.dream import start_context
 from experiments.study.judges import tabular_student
 from worldmodels.actions import make_head

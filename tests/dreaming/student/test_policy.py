@@ -13,8 +13,8 @@ from gymnasium.spaces import Box, Discrete
 
 import dreaming
 from dreaming.config import SearchConfig
+from dreaming.student.network import act, head_of, init_student, student_logits
 from dreaming.student.policy import CARD, WEIGHTS, Policy, load_policy, save_policy
-from dreaming.student.student import act, head_of, init_student, student_logits
 from envs.dream import World, start_context
 from envs.dreamfile import write_dream
 from envs.tabular import TabularModel, from_gym, solve

@@ -16,9 +16,9 @@ from scipy import stats
 from dreaming.config import SearchConfig
 from dreaming.observe.collect import behaviour_return, record
 from dreaming.observe.log import Log
-from dreaming.student.dreams import dream_episodes, dream_returns
 from dreaming.student.evaluate import evaluate
-from dreaming.student.student import act, action_distribution, head_of, init_student, with_uniform
+from dreaming.student.network import act, action_distribution, head_of, init_student, with_uniform
+from dreaming.student.walks import dream_episodes, dream_returns
 from dreaming.world import ranking
 from dreaming.world.certify import (
     foreseen,

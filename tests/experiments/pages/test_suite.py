@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.pages.runs import text
 from experiments.pages.suite import across_tasks, differing, read_runs, summarise
+from experiments.pages.suite_report import text
 
 
 def write_run(root, env="CartPole-v1", seed=0, deployed=100.0, verdict="accept", **options):

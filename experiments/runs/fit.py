@@ -14,7 +14,7 @@ from experiments.config import WorldConfig
 from experiments.logs.reading import kind_of, read_log
 from experiments.pages.strip import dream_strip
 from experiments.runs.directory import begin, finish
-from experiments.runs.offline import world_fields
+from experiments.runs.dream import world_fields
 from experiments.runs.once import Once
 from experiments.runs.results import root_key, world_result
 from experiments.runs.scoring import dream_horizon

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dreaming.student.student import act, action_distribution, head_of
+from dreaming.student.network import act, action_distribution, head_of
 from envs.dream import DreamState, DreamStep, World
 from worldmodels.actions import ActionHead
 

@@ -22,8 +22,8 @@ from dreaming.observe.collect import behaviour_return, record
 from dreaming.observe.log import MULTIPLE, Log
 from dreaming.round import Report, RoundState, one_round
 from dreaming.search.teachers import model_steps
+from dreaming.student.network import network, with_uniform
 from dreaming.student.policy import Policy
-from dreaming.student.student import network, with_uniform
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.real import make_real
@@ -34,7 +34,7 @@ from experiments.command.stopping import stopping
 from experiments.config import OnlineConfig
 from experiments.logs.reading import check_window
 from experiments.runs.directory import begin, finish, values_of
-from experiments.runs.offline import save_artifacts
+from experiments.runs.dream import save_artifacts
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, common, root_key
 from experiments.runs.scoring import real_scorer, task_limit

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
-from dreaming.student.student import action_distribution, fresh_student
+from dreaming.student.network import action_distribution, fresh_student
 from envs.frames import frame_shape
 from envs.types import Context
 from worldmodels.actions import ActionHead

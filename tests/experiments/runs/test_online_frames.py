@@ -20,7 +20,7 @@ from dreaming.stages import Stages
 from envs.traces import TraceStore
 from experiments import evaluate, inspect_traces, online
 from experiments.command.unread import online_rules
-from experiments.runs import frames
+from experiments.runs import online_frames as frames
 from tests.experiments.conftest import as_users_run
 from tests.experiments.reading import Reads, reading
 

@@ -17,7 +17,7 @@ from envs.atomic import sync_directory
 from envs.real import make_real
 from experiments.config import OnlineConfig
 from experiments.runs.directory import CONFIG, check_new, parse_config, read_config
-from experiments.runs.frames import NAME, make_actors, stage_fields
+from experiments.runs.online_frames import NAME, make_actors, stage_fields
 from experiments.runs.results import VERSIONS, root_key
 
 CARRIED = "metrics.jsonl"  # packed as a file, besides the state and config.yaml

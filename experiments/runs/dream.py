@@ -12,8 +12,8 @@ from dreaming.config import RoundConfig
 from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
 from dreaming.round import Report, RoundState, one_round, stage_key
-from dreaming.student.dreams import dream_returns
 from dreaming.student.policy import Policy, save_policy
+from dreaming.student.walks import dream_returns
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
