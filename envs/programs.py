@@ -145,6 +145,7 @@ class ExportedModel:
     def __init__(
         self,
         programs: dict[str, bytes],
+        *,
         num_codes: int,
         num_members: int,
         num_actions: int,

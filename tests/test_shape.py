@@ -1,0 +1,52 @@
+"""How the product may look: few positional parameters, flat searches, a round on one page."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("dreaming", "envs", "worldmodels", "experiments")
+MOST_POSITIONAL = 6
+FLAT = ("dreaming/search", "dreaming/student", "dreaming/gate", "dreaming/world")  # closures
+
+
+def functions(tree: ast.AST, depth: int = 0) -> Iterator[tuple[ast.FunctionDef, int]]:
+    """Every function with how many functions it stands in."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef):
+            yield node, depth
+        yield from functions(node, depth + isinstance(node, ast.FunctionDef))
+
+
+def positional(function: ast.FunctionDef) -> int:
+    """Parameters that can be given by position, but for self."""
+    names = [each.arg for each in [*function.args.posonlyargs, *function.args.args]]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def offenders(source: str, most: int, deepest: int) -> list[str]:
+    """Functions with more positional parameters, or that stand deeper in others."""
+    found = functions(ast.parse(source))
+    return [f.name for f, depth in found if positional(f) > most or depth > deepest]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_beyond_six_parameters_are_named(package):
+    for path in (ROOT / package).rglob("*.py"):
+        assert not offenders(path.read_text(), MOST_POSITIONAL, deepest=99), path
+
+
+@pytest.mark.parametrize("folder", FLAT)
+def test_closures_are_one_deep(folder):
+    for path in (ROOT / folder).glob("*.py"):
+        assert not offenders(path.read_text(), 99, deepest=1), path
+
+
+def test_what_is_too_much_is_found():
+    seven = "def f(a, b, c, d, e, f, g): pass"
+    assert offenders(seven, MOST_POSITIONAL, 99) == ["f"]
+    assert not offenders("def f(self, a, b, c, d, e, f, *, g): pass", MOST_POSITIONAL, 99)
+    nest = "def f():\n  def g():\n    def h(): pass"
+    assert offenders(nest, 99, 1) == ["h"] and not offenders(nest, 99, 2)
