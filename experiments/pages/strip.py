@@ -32,6 +32,10 @@ def dream_strip(world: Any, log: Log) -> dict[str, Any]:
         shape = frame_shape(log.observation.space)
         png = lambda x: [_png(frame.reshape(shape)) for frame in x[k]]
         return {"k": k, "real": png(real), "dream": png(dreamed)}
+    if log.observation.kind == "discrete":
+        first = int(log.observation.space.start)
+        number = lambda x: (first + x.argmax(-1))[:, None].tolist()
+        return {"names": ["state"], "real": number(real), "dream": number(dreamed)}
     names = [f"o[{i}]" for i in range(min(LINES, real.shape[1]))]
     rows = lambda x: x[:, :LINES].tolist()
     return {"names": names, "real": rows(real), "dream": rows(dreamed)}

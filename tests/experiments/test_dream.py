@@ -18,7 +18,8 @@ from dreaming.checkpoint import state_sha256
 from dreaming.config import GateConfig, SearchConfig
 from dreaming.observe.collect import record
 from dreaming.observe.log import Log
-from dreaming.world.physics import LearnedPhysics, world_of
+from dreaming.world.physics import LearnedPhysics, make_world, world_of
+from envs.tabular import TabularModel, from_gym
 from envs.traces import TraceStore
 from envs.types import Features, action_features
 from experiments.command.cli import main
@@ -225,6 +226,17 @@ def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(tiny_run, tiny
     before = (run_dir / "config.yaml").read_text()
     assert dream.main([*tiny, "distill.learning_rate=0.3", f"hydra.run.dir={run_dir}"]) == 1
     assert (run_dir / "config.yaml").read_text() == before
+
+
+def test_the_strip_of_a_discrete_task_shows_its_states():
+    task = gymnasium.make("FrozenLake-v1", is_slippery=False)
+    spaces = Features(task.observation_space), action_features(task.action_space)
+    log = Log(list(record("FrozenLake-v1", "random", 300, 0)), *spaces)
+    table = TabularModel(from_gym(task), 0.9)
+    strip = dream_strip(make_world(table, table.params, log, 100, {}), log)
+    longest = max(log.traces, key=len).observations
+    assert strip["names"] == ["state"] and strip["real"][:5] == longest[:5, None].tolist()
+    assert strip["dream"][0] == [0] and all(0 <= s < 16 for [s] in strip["dream"])
 
 
 @pytest.mark.parametrize("window", [1, 3])
