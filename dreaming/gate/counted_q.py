@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dreaming.gate.logged_steps import Asked, Steps, Valued, ask, episode_weights, sweeps
 from envs.types import Context
@@ -23,6 +23,7 @@ class Counts(struct.PyTreeNode):
     constant: Float[Array, "M S A"]  # mean reward
     onward: Float[Array, "M S A S"]  # discount * probability of going on to each next observation
     start: Float[Array, "M S"]
+    legal: Bool[Array, "S A"]  # in at least half of the logged rows of an observation
     times: int = struct.field(pytree_node=False)
 
 
@@ -45,7 +46,13 @@ def count(steps: Steps, discount: float, key: jax.Array, members: int) -> Counts
         return constant / total, discount * onward / total[..., None], start
 
     constant, onward, start = jax.lax.map(one, jax.random.split(key, members))
-    return Counts(constant, onward, start, sweeps(discount))
+    return Counts(constant, onward, start, legal_actions(steps), sweeps(discount))
+
+
+def legal_actions(steps: Steps) -> Bool[Array, "S A"]:
+    """What was legal in at least half of the rows of each observation; everything where none is."""
+    s, votes = jnp.argmax(steps.x, -1), (steps.now.legal - 0.5) * steps.is_real[:, None]
+    return jnp.zeros((steps.x.shape[-1], votes.shape[-1])).at[s].add(votes) >= 0
 
 
 @jax.jit
@@ -66,8 +73,7 @@ def evaluate_counted(steps: Steps, counts: Counts, policy: dict) -> Valued:
         elapsed=jnp.zeros((size, 1), jnp.int32),
         valid=jnp.ones((size, 1), bool),
     )
-    legal = jnp.ones((size, steps.a.shape[-1]), bool)
-    a, p = ask(policy, steps.head, Asked(every, legal))
+    a, p = ask(policy, steps.head, Asked(every, counts.legal))
     pi = jnp.einsum("ska,sk->sa", a, p)
     q = _solve(counts, pi)
     values = jnp.einsum("ms,sa,msa->m", counts.start, pi, q)

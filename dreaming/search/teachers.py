@@ -27,9 +27,10 @@ from worldmodels.types import Scalar
 def make_teacher(
     model: Any, head: ActionHead, config: SearchConfig, discount: Scalar, gumbel_scale: float = 1.0
 ) -> Callable:
-    """`teach(params, z, key, value_span) -> SearchResult` for states `z` of the model [B].
+    """`teach(params, z, key, value_span, legal=None) -> SearchResult` for states `z` [B].
 
-    `head` describes the actions; actions that the model predicts to be illegal are never taken.
+    `head` describes the actions. Actions that the model predicts to be illegal are never taken;
+    where `legal` bool [B, A] is known for the states themselves, it stands for the prediction.
     `key` is one typed key or, for a head without proposals, one key per row: then the result of a
     row does not depend on the states searched with it.
 
@@ -71,12 +72,12 @@ class OneStep:
     config: SearchConfig
     discount: Scalar
 
-    def teach(self, params, z, key, value_span) -> SearchResult:
+    def teach(self, params, z, key, value_span, legal=None) -> SearchResult:
         """As `make_teacher` says."""
         head, config = self.head, self.config
         v, pi, legal_logits = self.model.predict(params, z)
         rows = v.shape[0]
-        pi = head.masked(pi, legal_logits > 0)
+        pi = head.masked(pi, legal_logits > 0 if legal is None else legal)
         noise, basis = head.noise(key, rows), head.basis(pi)
         # Enumerated actions are weighed by their values alone, sampled ones by the prior as well.
         log_prior = head.log_prior(pi, noise, config.uniform_share if head.kind == "box" else 1.0)
@@ -133,13 +134,14 @@ class TreeSearch:
         """Whether an action leads to a chance node."""
         return self.model.num_codes > 1
 
-    def teach(self, params, z, key, value_span) -> SearchResult:
+    def teach(self, params, z, key, value_span, legal=None) -> SearchResult:
         """As `make_teacher` says."""
         head = self.head
         v, pi, legal_logits = self.model.predict(params, z)
         gumbel_key, noise_key = jax.random.split(key) if head.kind == "box" else (key, key)
         noise = head.noise(noise_key, v.shape[0])
-        prior, basis = self.prior_and_basis(pi, legal_logits, noise)
+        legal = legal_logits > 0 if legal is None else legal
+        prior, basis = self.prior_and_basis(pi, legal, noise)
         node = self.root_node(params, z, basis)
         root = made(mctx.RootFnOutput, prior_logits=prior, value=v, embedding=node)
         gumbel = self.gumbel_scale * _gumbel(gumbel_key, prior.shape)
@@ -213,9 +215,9 @@ class TreeSearch:
         interior = self.select(key, tree, node, depth, sigma)
         return jnp.where(tree.embeddings.is_chance[node], due, interior)
 
-    def prior_and_basis(self, pi, legal_logits, noise):
+    def prior_and_basis(self, pi, legal, noise):
         """(log prior of the W choices, basis of their actions) of policy outputs `pi`."""
-        pi = self.head.masked(pi, legal_logits > 0)
+        pi = self.head.masked(pi, legal)
         log_prior = self.head.log_prior(pi, noise, self.config.uniform_share)
         return self.padded(log_prior), self.head.basis(pi)
 
@@ -260,7 +262,7 @@ class TreeSearch:
     def arrive(self, params, y, c, reward: Callable, noise):
         """(edge, state, basis of its actions) after code `c` of afterstates `y`."""
         z, p = self.model.outcome(params, y, c)
-        prior, basis = self.prior_and_basis(p.pi_logits, p.legal_logits, noise)
+        prior, basis = self.prior_and_basis(p.pi_logits, p.legal_logits > 0, noise)
         return search_edge(reward(p), self.discount * p.continuation, prior, p.v), z, basis
 
 

@@ -23,8 +23,9 @@ ANYWHERE = 16  # uniform actions in the log-sum-exp of Q over a Box
 
 
 def clone_loss(params, head: ActionHead, replay: ReplayState, rows, window: int):
-    """-log pi(a | o): behaviour cloning."""
+    """-log pi(a | o) among the legal actions: behaviour cloning."""
     pi = student_logits(params, contexts(replay, rows, window))
+    pi = head.masked(pi, replay.legal[rows])
     return jnp.mean(head.imitation(head.target(replay.a[rows]), pi))
 
 
@@ -43,7 +44,7 @@ def conservative_q_loss(
     best_next = best_value(head, out_next, replay.legal[rows + 1])
     target = jax.lax.stop_gradient(replay.r[rows] / unit + goes_on * best_next)
     taken = value_of(head, out, replay.a[rows])
-    gap = soft_best_value(head, out) - taken
+    gap = soft_best_value(head, out, replay.legal[rows]) - taken
     return jnp.mean(optax.losses.huber_loss(taken, target)) + alpha * jnp.mean(gap)
 
 
@@ -63,10 +64,10 @@ def best_value(head: ActionHead, out, legal):
     return head.best(head.masked(out, legal))  # illegal ones are NEVER, not -inf: 0 * inf is NaN
 
 
-def soft_best_value(head: ActionHead, out):
-    """log-sum-exp of Q over all actions; for "box" over ANYWHERE uniformly drawn ones."""
+def soft_best_value(head: ActionHead, out, legal):
+    """log-sum-exp of Q over the legal actions; for "box" over ANYWHERE uniformly drawn ones."""
     if head.kind != "box":
-        return head.soft_best(out)
+        return head.soft_best(head.masked(out, legal))
     a = head.random(jax.random.key(0), (ANYWHERE, 1))
     return jax.nn.logsumexp(jax.vmap(lambda a: value_of(head, out, a))(a), axis=0)
 

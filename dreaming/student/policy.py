@@ -75,7 +75,7 @@ class Policy:
         self._see(observation)
         random = self._random if seed is None else np.random.default_rng(seed)
         if search:
-            self._last = self._search(world, random)
+            self._last = self._search(world, random, action_mask)
         else:
             self._last, _ = self._draw(random, action_mask)
             self._latent = None
@@ -124,7 +124,9 @@ class Policy:
             return a, None
         return a, float(p[0, np.abs(each[0] - a).max(-1) < 1e-6].sum())
 
-    def _search(self, world: Any, random: np.random.Generator) -> Float[np.ndarray, "1 A"]:
+    def _search(
+        self, world: Any, random: np.random.Generator, action_mask: Any
+    ) -> Float[np.ndarray, "1 A"]:
         from dreaming.search.teachers import SearchConfig, make_teacher
 
         if world is None:
@@ -137,7 +139,9 @@ class Policy:
         key = jax.random.key(int(random.integers(2**31)))
         z = self._latent = self._looked(world)
         span = float(world.card.get("value_span", 1.0))
-        return np.asarray(self._teach[1](world.params, z, key, span).a)
+        legal = legal_entries(action_mask, self._action, 0, ended=False)
+        legal = None if legal is None else legal[None]
+        return np.asarray(self._teach[1](world.params, z, key, span, legal).a)
 
     def _looked(self, world: Any) -> Any:
         """The state that a search begins from. A model that can `observe` keeps its own, which may

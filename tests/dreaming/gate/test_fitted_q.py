@@ -1,5 +1,6 @@
 """Fitted-Q evaluation finds what the log's own count model says, exactly solved."""
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -31,7 +32,7 @@ def vectors(log):
     size = log.observation.size
     box = gymnasium.spaces.Box(-1, 1, (size,))
     seen = lambda t: 2 * np.eye(size, dtype=np.float32)[t.observations] - 1
-    traces = [Trace(seen(t), t.actions, t.rewards, t.terminated, t.truncated) for t in log.traces]
+    traces = [dataclasses.replace(t, observations=seen(t)) for t in log.traces]
     return Log(traces, Features(box), log.action)
 
 
@@ -59,6 +60,27 @@ def test_networks_agree_with_the_exact_solution_of_the_count_model(policy):
     evaluate = make_fitted_q(vectors(LOG), 1, DISCOUNT, jax.random.key(0), 16, 64)[1]
     values = np.asarray(evaluate(vector_student(policy)).values)
     assert abs(values.mean() - exact(LOG, policy)) < 0.03
+
+
+def test_what_was_illegal_is_never_done():
+    """In state 2 only 0 was legal: who prefers 1 goes left there, by counts and by networks."""
+    left = RANDOM.copy()
+    left[2] = [1, 0]
+
+    def masks(trace):
+        mask = np.ones((len(trace) + 1, 2), bool)
+        mask[trace.observations == 2] = [True, False]
+        return mask
+
+    traces = [dataclasses.replace(t, action_masks=masks(t)) for t in record(TASK, left, 0)]
+    counted, done = tabular_log(traces, ROAD), RIGHT.copy()
+    done[2] = [1, 0]
+    for log, policy, room in (
+        (counted, tabular_student(RIGHT), 0.015),
+        (vectors(counted), vector_student(RIGHT), 0.03),
+    ):
+        values = make_fitted_q(log, 1, DISCOUNT, jax.random.key(0), 16, 64)[1](policy).values
+        assert abs(np.asarray(values).mean() - exact(counted, done)) < room
 
 
 def test_a_gain_is_told_from_the_noise_of_the_log():

@@ -10,6 +10,7 @@ from dreaming.config import BaselineConfig
 from dreaming.observe.log import Log
 from dreaming.student.baselines import (
     best_value,
+    clone_loss,
     conservative_q_loss,
     fit_baselines,
     soft_best_value,
@@ -114,6 +115,11 @@ def test_illegal_actions_promise_nothing():
     log = Log([trace], *spaces)
     np.testing.assert_allclose(q_loss(log, 0), 0.9 * 10 - 0.5 - 0.5, rtol=1e-5)  # not 0.9 * 30
     np.testing.assert_allclose(q_loss(log, 1), 0.0, atol=1e-6)
+    # In state 1 there is but one legal action: nothing is promised beside it, nothing to clone.
+    np.testing.assert_allclose(q_loss(log, 1, alpha=2.0), 0.0, atol=1e-6)
+    flat = student(np.zeros((3, 2)))
+    loss = lambda row: float(clone_loss(flat, log.head, log.replay(), jnp.array([row]), 1))
+    assert loss(0) == pytest.approx(np.log(2)) and loss(1) == pytest.approx(0)
 
 
 def test_q_over_numbers_is_a_parabola_around_the_mean():
@@ -123,7 +129,8 @@ def test_q_over_numbers_is_a_parabola_around_the_mean():
     fall = np.log(2) * 0.25 + np.log(1 + np.e) * 4
     np.testing.assert_allclose(value_of(head, out, jnp.array([[0.0, 1.0]])), [7 - fall], rtol=1e-5)
     np.testing.assert_allclose(best_value(head, out, None), [7.0])
-    assert 7 < soft_best_value(head, jnp.asarray([[0, 0, -9, -9, 7.0]]))[0] < 7 + np.log(16) + 1e-4
+    steep = jnp.asarray([[0, 0, -9, -9, 7.0]])
+    assert 7 < soft_best_value(head, steep, None)[0] < 7 + np.log(16) + 1e-4
 
 
 def test_conservative_q_over_numbers_finds_the_better_side():

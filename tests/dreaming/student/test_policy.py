@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 import dreaming
 from dreaming.config import SearchConfig
@@ -416,3 +416,52 @@ def test_a_model_with_memory_keeps_its_state_for_who_searches():
     assert [look(o) for o in observations(2)] == [0, 1]
     policy.act(observations(1)[0])  # without a search nothing is remembered
     assert look(observations(1)[0]) == 0
+
+
+@pytest.mark.parametrize("teacher", ["search", "one_step"])
+def test_a_search_takes_nothing_that_its_mask_forbids(teacher):
+    card = {"discount": 0.9, "value_span": 1.0}
+    card["search"] = dataclasses.asdict(SearchConfig(teacher=teacher))
+    starts = start_context(observations(1), 3)
+    world = World(Remembering(), {}, CART, Discrete(3), 9, starts, np.array([True]), card=card)
+    for mask, allowed in (([1, 1, 1], {0}), ([0, 1, 1], {1, 2}), ([0, 0, 1], {2})):
+        policy = make_policy()
+        ask = {"search": True, "world": world, "action_mask": np.array(mask)}
+        found = set()
+        for seed, o in enumerate(observations(6)):
+            policy.reset()  # the first observation: 0 is what pays
+            found.add(int(policy.act(o, **ask, seed=seed)))
+        assert found <= allowed, mask
+
+
+def test_a_search_over_factors_respects_a_mask_per_entry():
+    space = MultiDiscrete([2, 3])
+    params = init_student(jax.random.key(0), 2, 6, 8, [1.0, 2.0], [2.0, 0.5])
+    policy = Policy(params, CART, space)
+    card = {"discount": 0.9, "value_span": 1.0, "search": dataclasses.asdict(SearchConfig())}
+    starts = start_context(observations(1), 5)
+    world = World(Factored(), {}, CART, space, 9, starts, np.array([True]), card=card)
+    assert policy.act(observations(1)[0], search=True, world=world).tolist() == [1, 2]
+    policy.reset()
+    mask = (np.array([1, 0]), np.array([1, 1, 0]))
+    a = policy.act(observations(1)[0], search=True, world=world, action_mask=mask)
+    assert a.tolist() == [0, 1]
+
+
+class Factored(Remembering):
+    """Pays most for the largest entries."""
+
+    num_actions, action_size = 6, 5
+
+    def outcome(self, params, y, c):
+        z, a = y
+        r = a @ jnp.array([0.0, 0.5, 0.0, 0.2, 0.4])
+        zero = jnp.zeros_like(r)
+        v, pi, legal = self.predict(params, z)
+        return z, Prediction(
+            r=r, continuation=zero, v=v, pi_logits=pi, legal_logits=legal, uncertainty=zero
+        )
+
+    def predict(self, params, z):
+        rows = z.seen.shape[0]
+        return jnp.zeros(rows), jnp.zeros((rows, 6)), jnp.ones((rows, 5))
