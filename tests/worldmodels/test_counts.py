@@ -30,6 +30,7 @@ def fitted(log, settings=SETTINGS):
     """(model, params) of a whole fit."""
     config = FitConfig(discount=settings.discount)
     fit = LogFit.of(log, settings, config, imitates=False)
+    assert isinstance(fit.model, counts.Counts)
     return fit.model, fit.learn(jax.random.key(0), lambda *_, **__: None).params
 
 

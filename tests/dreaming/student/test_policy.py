@@ -420,7 +420,7 @@ def test_a_model_with_memory_keeps_its_state_for_who_searches():
 
 @pytest.mark.parametrize("teacher", ["search", "one_step"])
 def test_a_search_takes_nothing_that_its_mask_forbids(teacher):
-    card = {"discount": 0.9, "value_span": 1.0}
+    card: dict[str, Any] = {"discount": 0.9, "value_span": 1.0}
     card["search"] = dataclasses.asdict(SearchConfig(teacher=teacher))
     starts = start_context(observations(1), 3)
     world = World(Remembering(), {}, CART, Discrete(3), 9, starts, np.array([True]), card=card)
