@@ -64,7 +64,7 @@ def refuse(rules: Iterable[Unread]) -> None:
 
 NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "projection", "recurrent")
 SHAPE = tuple(f"model.{name}" for name in (*NAMES, "grounded", "clip_margin"))
-NAMES = ("num_simulations", "max_considered", "uniform_share", "c_visit", "c_scale")
+NAMES = ("num_simulations", "max_considered", "uniform_share", "c_visit", "c_scale", "floor")
 TREE = tuple(f"search.{name}" for name in NAMES)
 RECORDING = ("env.behaviour", "env.real_steps", "env.switch", "env.epsilon")
 IMAGES = ("size", "batch", "searches", "num_simulations", "refresh_batch", "capacity", "dreams")

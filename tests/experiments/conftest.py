@@ -49,6 +49,7 @@ TAKES = {
 IDLE = {
     "env=none": ("gate.episodes", "certify.", "evaluation.episodes", "env.real_steps"),
     "env=catch": ("model.",),
+    "teacher=one_step": ("search.num_simulations",),
     "model.name=efficientzero": ("model.",),
     "model.name=counts": ("model.width", "model.latent", "fit.steps", "fit.batch", "judge.steps"),
 }

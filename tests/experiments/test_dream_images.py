@@ -9,6 +9,7 @@ import pytest
 import dreaming
 from envs.traces import TraceStore
 from experiments import dream
+from tests.experiments.conftest import fill
 
 SMALL = ("baselines.width=16", "baselines.batch=16", "env=catch", "env.real_steps=120")
 SMALL += ("context.window=2", "images.bins=21", "fit.steps=10", "judge.steps=5")
@@ -17,10 +18,8 @@ RETURNS = ("behaviour", "incumbent", "candidate", "deployed", "dream")
 
 @pytest.mark.slow  # minutes: all of its time is compilation
 def test_a_run_on_frames_leaves_a_dream_and_a_policy_of_frames(tiny, tmp_path):
-    given = {word.partition("=")[0] for word in SMALL}
-    words = [word for word in tiny if word.partition("=")[0] not in given | {"env.real_steps"}]
     run_dir = tmp_path / "run"
-    assert dream.main([*words, *SMALL, f"hydra.run.dir={run_dir}"]) == 0
+    assert dream.main([*fill(tiny, "dream", SMALL), *SMALL, f"hydra.run.dir={run_dir}"]) == 0
 
     result = json.loads((run_dir / "result.json").read_text())
     assert result["real_steps"] == 120

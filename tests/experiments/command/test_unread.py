@@ -34,7 +34,9 @@ def test_so_is_every_option_of_runs_of_other_kinds(words, kind, verb, tiny_run, 
     with reading(lambda config: unread.dream_rules(config, kind)) as reads:
         code, _, err = verb("dream", *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert code == 0, err
-    assert (reads.silent, reads.wronged) == (set(), set())
+    unused = {"certify.episodes", "certify.dreams", "evaluation.episodes"}  # shapes of nothing
+    assert reads.silent == set()
+    assert reads.wronged <= (unused if "env=none" in words else set())
 
 
 SMALL = {
