@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
@@ -31,6 +32,7 @@ def check_world_model(model: Any, params: Any, o: Num[np.ndarray, "N O"]) -> Non
     check_states(model, params, z, o.shape[1])
     check_members(model, params, z)
     check_rows(model, params, context)
+    check_export(model, params, context)
     check_optional(model, params, z, o)
     if is_trainable(model):
         check_heads(model, params, z)
@@ -40,7 +42,9 @@ def check_world_model(model: Any, params: Any, o: Num[np.ndarray, "N O"]) -> Non
 
 def contexts_of(model: Any, o: np.ndarray) -> Context:
     """ROWS contexts of these observations, the oldest ones not valid."""
-    rows: Any = np.resize(o, (ROWS, model.window, o.shape[1]))
+    different = np.unique(o, axis=0)
+    assert len(different) > 1, "give observations of which at least two differ"
+    rows: Any = np.resize(different, (ROWS, model.window, o.shape[1]))
     valid: Any = np.broadcast_to(np.arange(model.window) >= model.window // 2, rows.shape[:2])
     a: Any = np.zeros((ROWS, model.window - 1, model.action_size), np.float32)
     elapsed: Any = np.maximum(np.arange(model.window) - model.window // 2, 0)
@@ -53,10 +57,11 @@ def actions_of(model: Any, count: int = ROWS) -> Any:
     return jax.nn.one_hot(jnp.arange(count) % model.action_size, model.action_size)
 
 
-def advance(model: Any, params: Any, z: Any, c: int = 0) -> tuple[Any, Any, Any]:
-    """(logits of the codes, the state after one step by code `c`, what is said of it)."""
+def advance(model: Any, params: Any, z: Any) -> tuple[Any, Any, Any]:
+    """(logits of the codes, the states after one step, what is said of them): another action and
+    another code in each row."""
     logits, y = model.afterstate(params, z, actions_of(model))
-    return logits, *model.outcome(params, y, jnp.full(ROWS, c, jnp.int32))
+    return logits, *model.outcome(params, y, jnp.arange(ROWS, dtype=jnp.int32) % model.num_codes)
 
 
 def check_states(model: Any, params: Any, z: Any, size: int) -> None:
@@ -83,7 +88,7 @@ def check_states(model: Any, params: Any, z: Any, size: int) -> None:
     for name, x, axes in zip(("v", "pi_logits", "legal_logits"), found, sizes, strict=True):
         _shaped(f"{name} of predict", x, axes)
         told = f"{name} of outcome differs from what predict says of the state that it leads to"
-        np.testing.assert_allclose(getattr(said, name), x, **CLOSE, err_msg=told)
+        _close(getattr(said, name), x, told)
     _shaped("decode", model.decode(params, after), (ROWS, size))
     span = model.value_span(params)
     _shaped("value_span", span, ())
@@ -109,10 +114,29 @@ def check_rows(model: Any, params: Any, context: Context) -> None:
         for row in set(range(ROWS)) - {changed}:
             for x, y in zip(jax.tree.leaves(every), jax.tree.leaves(found), strict=True):
                 told = f"row {row} changed although only row {changed} of the contexts did"
-                np.testing.assert_allclose(x[row], y[row], **CLOSE, err_msg=told)
+                _close(x[row], y[row], told)
     plain = whole(context)
     for x, y in zip(jax.tree.leaves(every), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(x, y, **CLOSE, err_msg="compiled, the model says another thing")
+        _close(x, y, "compiled, the model says another thing")
+
+
+def check_export(model: Any, params: Any, context: Context) -> None:
+    """Methods work on a number of rows that is not known yet, as in the programs of a file."""
+    (rows,) = jax.export.symbolic_shape("b")
+    of = lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+    c = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    a = jax.ShapeDtypeStruct((rows, model.action_size), jnp.float32)
+
+    def whole(context, a, c):
+        logits, y = model.afterstate(params, model.root(params, context), a)
+        z, said = model.outcome(params, y, c)
+        return logits, said, model.predict(params, z), model.decode(params, z)
+
+    try:
+        jax.eval_shape(whole, jax.tree.map(of, context), a, c)
+    except Exception as error:  # tracing can fail in any way
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise AssertionError(f"the number of rows must stay open ({what})") from error
 
 
 def check_optional(model: Any, params: Any, z: Any, o: np.ndarray) -> None:
@@ -124,7 +148,7 @@ def check_optional(model: Any, params: Any, z: Any, o: np.ndarray) -> None:
         c, keys = jnp.zeros(ROWS, jnp.int32), jax.random.key_data(jax.random.split(_key(), ROWS))
         one, other = (model.sample(params, y, c, keys) for _ in range(2))
         for x, same in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-            np.testing.assert_array_equal(x, same, err_msg="sample draws from more than its key")
+            assert np.array_equal(x, same), "sample draws from more than its key"
         assert [(x.shape, x.dtype) for x in jax.tree.leaves(one[0])] == like, (
             "sample must return a state of the same shapes as root"
         )
@@ -217,6 +241,10 @@ def check_adjusted(model: Any) -> None:
 
 def _shaped(name: str, x: Any, shape: tuple[int, ...]) -> None:
     assert jnp.shape(x) == shape, f"{name} has the shape {jnp.shape(x)}, expected {shape}"
+
+
+def _close(x: Any, y: Any, told: str) -> None:
+    assert np.allclose(x, y, **CLOSE), told
 
 
 def _key() -> jax.Array:

@@ -77,7 +77,7 @@ def from_traces(
     """The count model of a log whose observations and actions are numbered from 0.
 
     A pair (s, a) that was never taken ends at once with reward 0 (`unseen="zero"`), or stays
-    in s for ever with the lowest logged reward at each step (`unseen="worst"`).
+    in s for ever with the lowest logged reward, at most 0, at each step (`unseen="worst"`).
     """
     sums, rewards, ends = np.zeros((3, num_states, num_actions, num_states))
     start, lowest = np.zeros(num_states), np.inf
@@ -93,7 +93,7 @@ def from_traces(
         raise TraceError("the log is empty, so it has no count model; record some episodes")
     s, a = np.nonzero(sums.sum(-1) == 0)
     sums[s, a, s] = 1
-    rewards[s, a, s] = lowest if unseen == "worst" else 0
+    rewards[s, a, s] = min(lowest, 0) if unseen == "worst" else 0
     ends[s, a, s] = unseen == "zero"
     return _table(sums, rewards, ends, start)
 

@@ -4,7 +4,7 @@ p(c | s, a) are counts of what followed; every member counts episodes with weigh
 Bayesian bootstrap, Rubin, 1981), which are draws from the Dirichlet posterior without a prior. All
 tables have E + 1 slices, one per member and last the counts of all, so that member -1 is the log
 itself. Values are solved, not learned. Of a pair that was never taken the worst is assumed: it
-stays where it is for ever, at the lowest reward of the log.
+stays where it is for ever, at the lowest reward of the log or at 0, whichever is less.
 """
 
 import dataclasses
@@ -243,5 +243,5 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[Counts, dict]:
     r, steps = np.concatenate(facts.r), round(1 / (1 - settings.discount))
     low, high = value_bounds(facts.r, facts.terminated, settings.discount, window=steps)
     scale = {"next": jnp.asarray(nexts, jnp.int32), "v_range": jnp.float32(high - low)}
-    scale |= {"lowest": jnp.float32(r.min()), "r_range": jnp.float32(np.ptp(r) or 1.0)}
+    scale |= {"lowest": jnp.float32(min(r.min(), 0.0)), "r_range": jnp.float32(np.ptp(r) or 1.0)}
     return Counts(head, S, C, config.members, settings.discount), scale

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from worldmodels.protocol import LogFacts, ModelError, ModelSettings, Trainable, missing
 
@@ -30,14 +31,30 @@ def model_names() -> list[str]:
 def make_model(facts: LogFacts, settings: ModelSettings) -> tuple[Trainable, dict]:
     """The model that `settings.model.name` names, "auto" = what is usual for the observations.
 
-    Raises `ModelError`.
+    Raises `ModelError`, also for a plug-in that breaks its promises.
     """
     name = settings.model.name
     if name == "auto":
         name = "efficientzero" if facts.kind == "frames" else "mlp"
-    model, scale = find(name)(facts, settings)
+    make = find(name)
+    try:
+        made = make(facts, settings)
+    except ModelError:
+        raise
+    except Exception as error:
+        if name in BUILT_IN:
+            raise
+        raise ModelError(f"model.name={name}: making it failed ({_told(error)})") from error
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise ModelError(f"model.name={name}: what makes it must return (model, scale)")
+    model, scale = made
     if lacks := missing(model):
         raise ModelError(f"model.name={name}: {type(model).__name__} lacks {lacks[0]}")
+    if type(model).__hash__ is None:
+        raise ModelError(
+            f"model.name={name}: {type(model).__name__} cannot be hashed, and so cannot name the "
+            "programs that it is compiled into; make it a frozen dataclass without arrays"
+        )
     return model, scale
 
 
@@ -48,10 +65,14 @@ def find(name: str) -> Make:
     broken = []
     for entry in entry_points(group=GROUP, name=name):
         try:
-            return entry.load()
+            make: Any = entry.load()
+            if not callable(make):
+                raise TypeError(f"{entry.value} is not a function (facts, settings)")
+            return make
         except Exception as error:  # a plug-in's code can fail in any way
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            broken.append(f"model {name} of the package {_distribution(entry)} is broken ({what})")
+            broken.append(
+                f"model {name} of the package {_distribution(entry)} is broken ({_told(error)})"
+            )
             logging.getLogger(__name__).warning("%s; skipped", broken[-1])
     if broken:
         raise ModelError(f"{'; '.join(broken)}; repair or uninstall it")
@@ -59,6 +80,10 @@ def find(name: str) -> Make:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ModelError(f"model.name={name} is unknown; known are {', '.join(known)}{hint}")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _import(path: str) -> Make:

@@ -76,10 +76,11 @@ class LogFit:
         steps = 0 if model.is_closed_form else fit_steps(config, len(log))
         return cls(log, model, scale, dataclasses.replace(config, steps=steps), imitates)
 
-    def searched(self, pessimism: float) -> Trainable:
-        """The model as searches see it. Raises `ConfigError` for what it cannot do."""
+    def searched(self, **ways: float) -> Trainable:
+        """The model as searches see it (`Trainable.adjusted`). Raises `ConfigError` for what it
+        cannot do."""
         try:
-            return self.model.adjusted(pessimism=pessimism)
+            return self.model.adjusted(**ways)
         except ModelError as error:
             raise ConfigError(str(error)) from error
 

@@ -102,9 +102,10 @@ class LearnedPhysics:
         settings = ModelSettings(model, self.images, fit.discount)
         return LogFit.of(log, settings, fit, self.imitates)
 
-    def check(self, log: Log, search: SearchConfig) -> None:
+    def check(self, log: Log, search: SearchConfig, behaviour_penalty: float = 0.0) -> None:
         """Raise `UserError`, before anything is fitted, for what the log's model cannot do."""
-        self.planner(log).searched(search.pessimism)
+        ways = {"pessimism": search.pessimism, "behaviour_penalty": behaviour_penalty}
+        self.planner(log).searched(**ways)
 
 
 @dataclass
@@ -199,7 +200,7 @@ def world_of(
     fit: LogFit, learned: TrainState, horizon: int, search: SearchConfig, figures: dict
 ) -> World:
     """The dream of a fitted state, with the log's own starts."""
-    model = fit.searched(search.pessimism)
+    model = fit.searched(pessimism=search.pessimism)
     card = {"value_span": float(model.value_span(learned.params)), "fidelity": figures}
     card |= {"discount": fit.config.discount, "search": dataclasses.asdict(search)}
     params = learned.params | {"behaviour": model.heads(learned.params)["policy"]}

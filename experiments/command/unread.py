@@ -1,7 +1,7 @@
 """Options that a run does not read, and the refusal of those that were given all the same.
 
 One schema serves every kind of run of a verb, so some of its options have no effect on some of
-them. `tests/experiments/test_unread.py` holds this table against what runs really read.
+them. `tests/experiments/command/test_unread.py` holds this table against what runs really read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,9 +44,14 @@ def names_of(overrides: Sequence[str]) -> Iterator[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
-        value = override.value()
-        inner = value if isinstance(value, dict) else {}
-        yield from [f"{override.key_or_group}.{key}" for key in inner] or [override.key_or_group]
+        yield from leaves(override.key_or_group, override.value())
+
+
+def leaves(name: str, value: Any) -> list[str]:
+    """The dotted names in a value that may be a tree of dicts."""
+    if not isinstance(value, dict) or not value:
+        return [name]
+    return [leaf for key, inner in value.items() for leaf in leaves(f"{name}.{key}", inner)]
 
 
 def refuse(rules: Iterable[Unread]) -> None:
@@ -64,7 +69,7 @@ def refuse(rules: Iterable[Unread]) -> None:
 
 NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "projection", "recurrent")
 SHAPE = tuple(f"model.{name}" for name in (*NAMES, "grounded", "clip_margin"))
-NAMES = ("num_simulations", "max_considered", "uniform_share", "c_visit", "c_scale", "floor")
+NAMES = ("num_simulations", "max_considered", "c_visit", "c_scale", "floor")
 TREE = tuple(f"search.{name}" for name in NAMES)
 RECORDING = ("env.behaviour", "env.real_steps", "env.switch", "env.epsilon")
 IMAGES = ("size", "batch", "searches", "num_simulations", "refresh_batch", "capacity", "dreams")
@@ -102,11 +107,14 @@ def model_rules(config: Any, kind: str) -> Iterator[Unread]:
     on = f"a run whose model is {name}"
     if name in OWN:
         yield Unread(("model.options.",), on, OWN[name])
-    if name != "efficientzero":
-        yield Unread(("images.",), on, OWN.get(name, "its options are model.options.*"))
+    if name in ("mlp", "counts"):
+        yield Unread(("images.",), on, OWN[name])
+    if name == "mlp" and config.model.window == 1:
+        yield Unread(("fit.noise",), "a window of 1", "it is read with context.window")
     if name == "efficientzero":
-        options = (*SHAPE, "model.members", "context.recurrent", "fit.noise", "fit.weights.")
-        yield Unread(options, on, OWN[name])
+        options = ("model.members", "judge.members", "context.recurrent")
+        options += ("fit.noise", "fit.weights.", "fit.target_decay")
+        yield Unread((*SHAPE, *options), on, OWN[name])
     if name == "counts":
         names = ("batch", "unroll_steps", "td_steps", "learning_rate", "weight_decay", "clip_norm")
         names += ("target_decay", "noise", "gradient_scale", "steps", "weights.")
@@ -136,7 +144,7 @@ def behaviour_rules(config: Any) -> Iterator[Unread]:
 
 def search_rules(config: Any) -> Iterator[Unread]:
     """Of a run with a teacher."""
-    if config.teacher == "one_step":
+    if config.search.teacher == "one_step":
         yield Unread(TREE, "teacher=one_step", "it reads search.temperature")
     else:
         told = "it reads search.num_simulations and search.c_scale"
@@ -148,7 +156,7 @@ def dream_rules(config: Any, kind: str) -> Iterator[Unread]:
     yield from fit_rules(config, kind)
     yield from search_rules(config)
     if config.env.id == "none":
-        options = ("gate.episodes", "certify.", "evaluation.episodes", "env.options.")
+        options = ("gate.episodes", "evaluation.episodes")
         yield Unread(options, "env=none", "without a real task the gate reads gate.members")
     else:
         options = ("gate.members", "gate.width", "gate.least_effective")
@@ -159,6 +167,8 @@ def fit_rules(config: Any, kind: str) -> Iterator[Unread]:
     """Of `fit`."""
     yield from model_rules(config, kind)
     yield from log_rules(config)
+    if config.env.id == "none":
+        yield Unread(("env.options.",), "env=none", "name the task with env= or env.id")
 
 
 def online_rules(config: Any, kind: str) -> Iterator[Unread]:
@@ -178,17 +188,29 @@ def online_rules(config: Any, kind: str) -> Iterator[Unread]:
 
 def agent_rules(agent: Any) -> Iterator[Unread]:
     """Of the agent for frames."""
-    told = "it reads agent.search.num_simulations and agent.search.max_considered"
-    yield Unread(("agent.search.pessimism", "agent.search.temperature"), FRAMES, told)
+    told = "it reads agent.search.num_simulations"
+    options = ("pessimism", "temperature")
+    if agent.search.teacher == "puct":
+        options += ("max_considered", "uniform_share", "c_visit", "c_scale", "penalty")
+    on = f"agent.search.teacher={agent.search.teacher}"
+    yield Unread(tuple(f"agent.search.{name}" for name in options), on, told)
     if agent.imagine.weight == 0:
         options = tuple(f"agent.imagine.{name}" for name in ("batch", "roots", "steps"))
         yield Unread(options, "agent.imagine.weight=0", "set agent.imagine.weight")
     if agent.reset.every == 0:
-        options = tuple(f"agent.reset.{name}" for name in ("keep", "td_steps", "discount"))
-        yield Unread(options, "agent.reset.every=0", "set agent.reset.every")
+        yield Unread(("agent.reset.keep",), "agent.reset.every=0", "set agent.reset.every")
+    if agent.reset.anneal == 0:
+        options = ("agent.reset.td_steps", "agent.reset.discount")
+        yield Unread(options, "agent.reset.anneal=0", "set agent.reset.anneal")
+    if agent.late_unroll_steps == 0:
+        told = "set agent.late_unroll_steps"
+        yield Unread(("agent.late_from",), "agent.late_unroll_steps=0", told)
+    on = f"agent.target.kind={agent.target.kind}"
     if agent.target.kind != "td":
-        on = f"agent.target.kind={agent.target.kind}"
         yield Unread(("agent.target.shorten",), on, "it is read with agent.target.kind=td")
+    if agent.target.kind == "search":
+        options = ("agent.target.td_until", "agent.target.td_newest")
+        yield Unread(options, on, "they are read with agent.target.kind=mixed")
 
 
 def evaluate_rules(config: Any, is_agent: bool) -> Iterator[Unread]:
@@ -217,7 +239,9 @@ def certify_rules(config: Any) -> Iterator[Unread]:
         yield Unread(options, "a log in traces=", "name a source with source.name")
     if config.policy is None:
         told = "name a candidate with policy="
-        yield Unread(("episodes", "dreams", "env.options."), "world= without policy=", told)
+        yield Unread(("episodes", "dreams"), "world= without policy=", told)
+    if config.env.id == "none":
+        yield Unread(("env.options.",), "env=none", "name the task with env= or env.id")
 
 
 def inspect_rules(config: Any) -> Iterator[Unread]:

@@ -49,9 +49,13 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
     return log
 
 
-def kind_of(config: WorldConfig) -> str:
-    """Whether observations are "frames" or "vectors"; nothing is recorded to find out."""
-    _, spaces = log_source(config, lambda n: None)
+def kind_of(config: WorldConfig, run_dir: Path, once: Any) -> str:
+    """Whether observations are "frames" or "vectors"; nothing is recorded to find out, and a run
+    that has its log already needs no other."""
+    if once.stages.done("record"):
+        spaces = TraceStore(run_dir / "traces").schema()
+    else:
+        spaces = log_source(config, lambda n: None)[1]
     return "frames" if is_frame(spaces["observation_space"]) else "vectors"
 
 

@@ -37,12 +37,12 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     Raises `UserError` for what the user can mend.
     """
     check_name(config.model.name)
-    refuse(dream_rules(config, kind_of(config)))
     once = Once(run_dir, stage_fields(config), progress)
+    refuse(dream_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
     report = play_round(config, log, once)
-    if hint := chance_hint(report):
+    if config.model.name in ("auto", "mlp") and (hint := chance_hint(report)):
         progress.log(hint)
     returns = report_episodes(config, log, report, once)
     certificate, steps = certify_run(config, log, report, once)
@@ -63,7 +63,7 @@ def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
     parts = ("search", "rehearse", "distill", "baselines", "gate")
     rules = RoundConfig(**{name: getattr(config, name) for name in parts})
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
-    physics.check(log, config.search)
+    physics.check(log, config.search, config.rehearse.behaviour_penalty)
     _, report = one_round(
         RoundState(),
         root_key(config),

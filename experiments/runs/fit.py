@@ -25,8 +25,8 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     if (run_dir / "policy").exists():
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
     check_name(config.model.name)
-    refuse(fit_rules(config, kind_of(config)))
     once = Once(run_dir, world_fields(config), progress)
+    refuse(fit_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)

@@ -123,6 +123,14 @@ class Lossy(counts.Counts):
         return jnp.float32(jnp.nan), {}
 
 
+class Counting(counts.Counts):
+    """Asks how many rows there are."""
+
+    def predict(self, params, z):
+        v, pi, legal = super().predict(params, z)
+        return v + float(len(v) * 0), pi, legal
+
+
 class Headless(counts.Counts):
     """Cannot begin anew."""
 
@@ -139,6 +147,7 @@ class Headless(counts.Counts):
         (Contradicting, "differs from what predict says"),
         (Drifting, "must give params again"),
         (Lossy, "loss is nan"),
+        (Counting, "the number of rows must stay open"),
         (Headless, r"lacks `fresh_heads`, which is fresh_heads\(params, key\) -> heads"),
     ],
 )
@@ -146,5 +155,6 @@ def test_a_fault_is_found(kind, told):
     model, params, o = CASES["counts"]()
     assert isinstance(model, counts.Counts)
     faulty = kind(**{x.name: getattr(model, x.name) for x in dataclasses.fields(model)})
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=told) as found:
         check_world_model(faulty, params, o)
+    assert len(str(found.value).splitlines()) == 1

@@ -51,10 +51,10 @@ class Reads:
         passed_on = {name for name, target in PASSED_ON.items() if target in self.read}
         return self.every - self.read - self.declared - passed_on - BY_THE_LOG
 
-    @property
-    def wronged(self) -> set[str]:
-        """Options that are refused although the run reads them."""
-        return (self.declared & self.read) - READ_FOR_NOTHING
+    def wronged(self, *for_nothing: str) -> set[str]:
+        """Options that are refused although the run reads them; those `for_nothing` it hands to
+        what does not use them."""
+        return (self.declared & self.read) - set(for_nothing)
 
     def save(self, path: Path) -> None:
         """For a test that is given the run alone."""
@@ -72,9 +72,7 @@ PASSED_ON = {"teacher": "search.teacher", "context.window": "model.window"}
 PASSED_ON |= {"context.recurrent": "model.recurrent", "env.real_steps": "agent.real_steps"}
 # Read or not as the log has it: long episodes, enough of them.
 BY_THE_LOG = {"rehearse.restart", "gate.members", "gate.width", "gate.least_effective"}
-# Handed to what does not use it with these settings.
-READ_FOR_NOTHING = {"env.switch", "env.epsilon", "env.behaviour", "judge.steps", "fit.steps"}
-READ_FOR_NOTHING |= {"search.num_simulations", "context.recurrent", "source.uri"}
+BY_THE_LOG |= {"search.uniform_share"}  # by one_step, where actions are numbers
 
 
 @contextmanager

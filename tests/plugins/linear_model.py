@@ -146,6 +146,28 @@ class Handless(Linear):
     heads: Any = None
 
 
+def make_bare(facts: LogFacts, settings: ModelSettings):
+    """Forgets the normalisers."""
+    return make(facts, settings)[0]
+
+
+def make_stumbling(facts: LogFacts, settings: ModelSettings):
+    """Looks for what is not there."""
+    return {}["nothing"]
+
+
+class Unhashable(Linear):
+    """Compares by what it holds, and so has no hash."""
+
+    def __eq__(self, other):
+        return False
+
+
+def make_unhashable(facts: LogFacts, settings: ModelSettings):
+    model, scale = make(facts, settings)
+    return Unhashable(model.head, model.size), scale
+
+
 def make_handless(facts: LogFacts, settings: ModelSettings):
     model, scale = make(facts, settings)
     return Handless(model.head, model.size), scale

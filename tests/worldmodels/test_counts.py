@@ -77,6 +77,15 @@ def test_of_what_was_never_tried_the_worst_is_assumed():
     assert float(v[0]) == pytest.approx(2.4, abs=1e-4)
 
 
+def test_where_every_step_pays_what_was_never_tried_is_worth_nothing():
+    """Else the worst would be the best: to be paid for ever."""
+    short = Trace(np.array([0, 1]), np.array([0]), np.array([1.0]), True, False)
+    _, params = fitted(log_of([short], Discrete(2), Discrete(2)))
+    assert params["net"]["value"][-1].tolist() == [1, 0]
+    table = tabular.from_traces([short], 2, 2, unseen="worst")
+    assert tabular.solve(table, 0.5)[0].tolist() == [1, 0]
+
+
 def test_members_weigh_episodes_and_all_together_are_the_log():
     log = log_of(EPISODES, Discrete(3), Discrete(2))
     model, params = fitted(log)

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldmodels.actions import ActionHead
 from worldmodels.config import FitConfig, ModelConfig
-from worldmodels.protocol import LogFacts, ModelSettings, RowChunk
+from worldmodels.protocol import LogFacts, ModelError, ModelSettings, RowChunk
 from worldmodels.types import Windows
 from worldmodels.vectors.losses import model_loss
 from worldmodels.vectors.measure import measure_latents, measure_scale
@@ -48,6 +48,11 @@ class Mlp(VectorModel):
 
 def make(facts: LogFacts, settings: ModelSettings) -> tuple[Mlp, dict]:
     """The ensemble for a log; codes of a discrete log are as many as it shows."""
+    if facts.kind == "frames":
+        raise ModelError(
+            "model.name=mlp learns vectors, and the log's observations are frames; "
+            "leave model.name=auto"
+        )
     config = settings.model
     codes = config.chance_codes or branches(facts)
     config = dataclasses.replace(config, chance_codes=codes)

@@ -9,34 +9,50 @@ from experiments.command import unread
 from experiments.command.unread import Unread, given, names_of
 from tests.experiments.reading import Reads, reading, recorded
 
+BEHAVIOUR = ("env.switch", "env.epsilon")  # handed to behaviours that do not use them
+
 
 @pytest.mark.parametrize("run", ["tiny_run", "tiny_fit"])
 def test_every_option_of_a_run_is_read_or_refused(run, request):
     reads = Reads.load(request.getfixturevalue(run).parent / "reads.json")
     assert {"seed", "fit.steps", "model.width"} <= reads.read  # what was recorded is real
     assert {"images.bins", "model.options"} <= reads.declared
-    assert (reads.silent, reads.wronged) == (set(), set())
+    assert (reads.silent, reads.wronged(*BEHAVIOUR, "source.uri", "fit.noise")) == (set(), set())
+
+
+KINDS = {  # words, kind, what is handed to what does not use it
+    "counts": (
+        ["env=frozenlake", "model.name=counts"],
+        "vectors",
+        (*BEHAVIOUR, "source.uri", "judge.steps", "fit.steps"),
+    ),
+    "one_step": (
+        ["teacher=one_step"],
+        "vectors",
+        (*BEHAVIOUR, "source.uri", "fit.noise", "search.num_simulations"),
+    ),
+    "no task": (
+        ["env=none", "traces={run}/traces"],
+        "vectors",
+        ("fit.noise", "evaluation.episodes"),
+    ),
+    "frames": (
+        ["env=catch", "images.bins=21", "baselines.batch=16", "env.real_steps=120"],
+        "frames",
+        (*BEHAVIOUR, "source.uri", "fit.target_decay", "judge.members"),
+    ),
+}
 
 
 @pytest.mark.slow  # whole runs, made small
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        (["env=frozenlake", "model.name=counts"], "vectors"),
-        (["teacher=one_step"], "vectors"),
-        (["env=none", "traces={run}/traces"], "vectors"),
-        (["env=catch", "images.bins=21", "baselines.batch=16", "env.real_steps=120"], "frames"),
-    ],
-    ids=lambda x: x if isinstance(x, str) else x[0],
-)
-def test_so_is_every_option_of_runs_of_other_kinds(words, kind, verb, tiny_run, tmp_path):
+@pytest.mark.parametrize("name", KINDS)
+def test_so_is_every_option_of_runs_of_other_kinds(name, verb, tiny_run, tmp_path):
+    words, kind, for_nothing = KINDS[name]
     words = [word.format(run=tiny_run) for word in words]
     with reading(lambda config: unread.dream_rules(config, kind)) as reads:
         code, _, err = verb("dream", *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert code == 0, err
-    unused = {"certify.episodes", "certify.dreams", "evaluation.episodes"}  # shapes of nothing
-    assert reads.silent == set()
-    assert reads.wronged <= (unused if "env=none" in words else set())
+    assert (reads.silent, reads.wronged(*for_nothing)) == (set(), set())
 
 
 SMALL = {
@@ -72,7 +88,8 @@ def test_so_is_every_option_of_the_other_verbs(name, words, verb, tiny_run, tmp_
     with reading(RULES[name]) as reads:
         code, _, err = verb(name, *words)
     assert code == 0, err
-    assert (reads.silent, reads.wronged) == (set(), set())
+    for_nothing = (*BEHAVIOUR, "env.behaviour") if name == "record" else ()
+    assert (reads.silent, reads.wronged(*for_nothing)) == (set(), set())
 
 
 def test_a_benchmark_of_vectors_reads_nothing_of_images():
@@ -90,6 +107,8 @@ def test_a_benchmark_of_vectors_reads_nothing_of_images():
         ("online", ["env=catch", "fit={steps:9}"], "fit.steps has no effect on a run on frames"),
         ("online", ["env=catch", "teacher=one_step"], "its agent reads agent.search.teacher"),
         ("online", ["env=catch", "agent.reset.keep=0.9"], "set agent.reset.every"),
+        ("online", ["env=catch", "agent.reset.td_steps=9"], "set agent.reset.anneal"),
+        ("online", ["env=catch", "agent={search:{temperature:0.1}}"], "agent.search.temperature"),
         ("online", ["agent=base"], "it reads model.*, fit.*, search.*"),
         ("dream", ["images.bins=21"], "its options are model.*"),
         ("dream", ["env=catch", "model.width=9"], "its options are images.* and model.window"),
@@ -118,6 +137,39 @@ def test_what_has_no_effect_is_refused(name, words, told, tmp_path, capsys):
     assert not (tmp_path / "run/traces").exists()  # and before anything was recorded
 
 
+@pytest.mark.parametrize(
+    ("rules", "words", "name"),
+    [
+        ("online", ["agent.reset.anneal=400"], "agent.reset.td_steps"),
+        ("online", ["agent.reset.every=400"], "agent.reset.keep"),
+        ("online", ["agent.target.kind=td"], "agent.target.shorten"),
+        ("online", ["agent.imagine.weight=1"], "agent.imagine.steps"),
+        ("dream", ["search.teacher=one_step"], "search.temperature"),
+        ("dream", ["env=none", "traces=x"], "certify.dreams"),
+        ("dream", ["env=none", "traces=x"], "gate.members"),
+        ("dream", ["model.name=somebody_s"], "images.bins"),
+        ("dream", ["model.name=somebody_s"], "model.options"),
+        ("dream", ["env.behaviour=sticky_random"], "env.switch"),
+        ("dream", ["context.window=2"], "fit.noise"),
+        ("certify", ["world=w", "traces=x", "env=cartpole"], "env.options"),
+        ("evaluate", ["policy=p", "world=w"], "evaluation.dreams"),
+    ],
+)
+def test_what_has_an_effect_is_not_refused(rules, words, name):
+    from experiments import config as configs
+    from experiments.command.options import VerbOptions
+
+    schema = {"certify": "CertifyVerb"}.get(rules, rules.capitalize())
+    config, _ = VerbOptions(rules, getattr(configs, f"{schema}Config")).compose(words)
+    table = {
+        "online": lambda: unread.online_rules(config, "frames"),
+        "dream": lambda: unread.dream_rules(config, "vectors"),
+        "certify": lambda: unread.certify_rules(config),
+        "evaluate": lambda: unread.evaluate_rules(config, is_agent=False),
+    }
+    assert not any(rule.covers(name) for rule in table[rules]())
+
+
 def test_the_group_is_refused_with_all_that_is_in_it():
     rule = Unread(("agent.", "collect.ticks"), "", "")
     assert all(map(rule.covers, ("agent", "agent.size", "agent.search.teacher", "collect.ticks")))
@@ -125,8 +177,8 @@ def test_the_group_is_refused_with_all_that_is_in_it():
 
 
 def test_names_of_what_is_given():
-    words = ["seed=1", "+env.options.a=2", "agent=base", "fit={steps:9,batch:8}", "~source"]
-    found = ["seed", "env.options.a", "agent", "fit.steps", "fit.batch", "source"]
+    words = ["seed=1", "+env.options.a=2", "agent=base", "fit={steps:9,weights:{value:8}}"]
+    found = ["seed", "env.options.a", "agent", "fit.steps", "fit.weights.value"]
     assert list(names_of(words)) == found
     with given(["seed=1"]):
         assert unread.GIVEN.get() == ("seed",)
