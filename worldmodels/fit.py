@@ -15,9 +15,8 @@ from worldmodels.types import TrainState, Windows
 def fit_optimiser(config: FitConfig) -> optax.GradientTransformation:
     """AdamW with global clipping and a cosine decay to 5 %; no decay on biases."""
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps, alpha=0.05)
-    is_kernel = lambda path, _: (
-        getattr(path[-1], "key", None) == "kernel"
-    )  # stacked biases of members have two axes
+    # By name: stacked biases of members have two axes as well.
+    is_kernel = lambda path, _: getattr(path[-1], "key", None) == "kernel"
     is_matrix = lambda params: jax.tree_util.tree_map_with_path(is_kernel, params)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

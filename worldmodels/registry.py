@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import cast
 
 from worldmodels.protocol import LogFacts, ModelError, ModelSettings, Trainable, missing
 
@@ -65,10 +65,10 @@ def find(name: str) -> Make:
     broken = []
     for entry in entry_points(group=GROUP, name=name):
         try:
-            make: Any = entry.load()
+            make = entry.load()
             if not callable(make):
                 raise TypeError(f"{entry.value} is not a function (facts, settings)")
-            return make
+            return cast(Make, make)
         except Exception as error:  # a plug-in's code can fail in any way
             broken.append(
                 f"model {name} of the package {_distribution(entry)} is broken ({_told(error)})"
