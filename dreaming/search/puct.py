@@ -46,12 +46,13 @@ class Puct:
         """As `make_puct` says."""
         v, pi, legal_logits = self.model.predict(params, z)
         prior = jax.nn.softmax(self.head.masked(pi, legal_logits > 0))
+        illegal = prior == 0  # noise must not bring these back
         noise_key, action_key = jax.vmap(jax.random.split, out_axes=1)(keys)
         if self.explore:
             alpha = jnp.full(self.head.num_candidates, ALPHA)
             noise = jax.vmap(lambda k: jax.random.dirichlet(k, alpha))(noise_key)
             prior = (1 - FRACTION) * prior + FRACTION * noise
-        tree = self.grow(params, z, prior, v, value_span)
+        tree = self.grow(params, z, prior, v, value_span, illegal)
         visits = tree.children_visits[:, 0]
         pi_search = visits / self.config.num_simulations
         drawn = jax.vmap(lambda k: jax.random.gumbel(k, prior.shape[1:]))(action_key)
@@ -68,7 +69,7 @@ class Puct:
             visits=visits,
         )
 
-    def grow(self, params, z, prior, v, value_span) -> Any:
+    def grow(self, params, z, prior, v, value_span, illegal) -> Any:
         """The finished tree of one batched search."""
 
         def select(key, tree, node, depth: Any = 0):
@@ -86,6 +87,7 @@ class Puct:
             root_action_selection_fn=select,
             interior_action_selection_fn=inside,
             num_simulations=self.config.num_simulations,
+            invalid_actions=illegal.astype(prior.dtype),
         )
 
     def edge(self, params, _, action, z):

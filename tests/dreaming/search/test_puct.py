@@ -51,3 +51,19 @@ def test_models_of_chance_are_refused():
     slippery = TabularModel(from_gym("FrozenLake-v1"), DISCOUNT)
     with pytest.raises(ValueError, match="a model without chance"):
         make_puct(slippery, HEAD, SearchConfig(), DISCOUNT)
+
+
+class OneWay(TabularModel):
+    """Going right, which is what pays, is illegal everywhere."""
+
+    def predict(self, params, z):
+        v, pi, legal = super().predict(params, z)
+        return v, pi, legal * jnp.array([1.0, -1.0])
+
+
+def test_noise_does_not_bring_back_what_is_illegal():
+    model = OneWay(corridor(STATES), DISCOUNT)
+    teach = make_puct(model, HEAD, SearchConfig(num_simulations=N), DISCOUNT, explore=True)
+    z = model.root(model.params, start_context(np.eye(STATES)[[2] * 64], ACTIONS))
+    result = jax.jit(teach)(model.params, z, jax.random.split(jax.random.key(0), 64), 1.0)
+    assert (result.visits[:, 1] == 0).all() and (result.action == 0).all()
