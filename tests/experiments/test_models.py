@@ -40,6 +40,12 @@ def command(*argv):
     return subprocess.run(words, env=env, capture_output=True, text=True)
 
 
+@pytest.fixture
+def fails(fails, tmp_path):
+    """As everywhere, in a directory of its own."""
+    return lambda *words, **kw: fails(*words, f"hydra.run.dir={tmp_path / 'run'}", **kw)
+
+
 def test_a_model_of_another_package_dreams_from_the_command_line(tiny, tmp_path):
     words = [*tiny, "model.name=linear", "+model.options.slack=2", "devices=1"]
     words = [word for word in words if not word.startswith(("model.width", "model.latent"))]
