@@ -35,13 +35,16 @@ def load_world(path: Any, trust: bool = False) -> Any:
 
 
 def load_policy(path: Any) -> Any:
-    """The policy saved in a directory: `act(observation)` and `reset()`."""
+    """The policy saved in a directory, or deployed by a run: `act(observation)` and `reset()`."""
     from pathlib import Path
 
-    if (Path(path) / "agent.json").exists():  # of an online agent; needs mctx and flax
+    path = Path(path)
+    if (path / "result.json").exists():
+        path = path / "policy"
+    if (path / "agent.json").exists():  # of an online agent; needs mctx and flax
         from dreaming.efficientzero.policy import load_agent_policy
 
-        return load_agent_policy(Path(path))
+        return load_agent_policy(path)
     from dreaming.student.policy import load_policy
 
     return load_policy(path)

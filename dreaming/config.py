@@ -26,9 +26,14 @@ class JudgeConfig:
     """The second opinion: a model fitted on episodes that the planner never saw."""
 
     share: float = 0.15  # share of the episodes that is held out for the judge
-    least: int = 10  # held-out episodes of uncommon return; with fewer two folds are used
+    least: int = 10  # held-out episodes of uncommon return; with fewer it is not independent
     steps: int = 1000  # gradient steps of its fit
-    members: int = 2
+    members: int = 0  # 0 = 2; without a real task 8: their differences decide about the verdict
+    most: float = 0.5  # without a real task more is held out, if it takes it, but at most so much
+
+    def sized(self, decides: bool) -> "JudgeConfig":
+        """A copy with the members filled in. `decides`: the verdict depends on its dreams."""
+        return replace(self, members=self.members or (8 if decides else 2))
 
 
 @dataclass(unsafe_hash=True)
@@ -104,22 +109,22 @@ class BaselineConfig:
 class GateConfig:
     """The evidence for a verdict: real episodes or, without a real task, three estimates."""
 
-    episodes: int = 32  # of candidate and incumbent each, from the same seeds
-    level: float = 0.95  # confidence level of the interval of the gain
+    episodes: int = 32  # of candidate and incumbent each, same seeds; at most four times as many
+    level: float = 0.95  # that all trials of a run and its rounds accept nothing that is no better
     min_gain: float = 0.0  # the lower bound of the gain must exceed this, in units of return
     members: int = 32  # of the bootstrapped ensemble of fitted Q functions
     width: int = 256  # hidden units of each; discrete observations need none
     least_effective: int = 30  # effective episodes that the doubly robust estimate needs
 
-    def seeds(self, rounds: int) -> list[int]:
-        """Reset seeds of the gate episodes of a round; no other stage uses them."""
-        first = FIRST_SEED + rounds * self.episodes
-        return list(range(first, first + self.episodes))
+    @property
+    def looks(self) -> tuple[int, int, int]:
+        """Episodes after which the gate in the real task looks at them."""
+        return self.episodes, 2 * self.episodes, 4 * self.episodes
 
-    def level_of(self, rounds: int) -> float:
-        """Confidence level in round `rounds` = 0, 1, ...: the k-th round spends 6 / (pi k)^2 of the
-        error probability 1 - level, and any number of rounds at most all of it."""
-        return 1 - (1 - self.level) * 6 / (math.pi * (rounds + 1)) ** 2
+    def level_of(self, trial: int) -> float:
+        """Confidence level of trial 0, 1, ... of a lineage: the k-th one spends 6 / (pi k)^2 of the
+        error probability 1 - level, and any number of trials at most all of it."""
+        return 1 - (1 - self.level) * 6 / (math.pi * (trial + 1)) ** 2
 
 
 @dataclass

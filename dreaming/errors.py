@@ -8,6 +8,7 @@ __all__ = [
     "DreamFileError",
     "EnvError",
     "LossError",
+    "RejectedError",
     "SpaceError",
     "TraceError",
     "UserError",
@@ -20,6 +21,10 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """Saved state that is damaged, or that belongs to another configuration."""
+
+
+class RejectedError(UserError):
+    """There is no deployed policy: the gate rejected the only candidate."""
 
 
 class LossError(UserError):

@@ -87,6 +87,57 @@ def studentised_interval(
     return max(low, float(x.min())), min(high, float(x.max()))
 
 
+def welch_interval(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"], *, level: float = 0.95
+) -> Interval:
+    """Welch's interval of mean(x) - mean(y), for independent samples of at least 2 values each."""
+    x, y = _values(x), _values(y)
+    if min(len(x), len(y)) < 2:
+        raise ValueError("an interval needs at least 2 values of each, got 1")
+    error, freedom = _welch(x.var(ddof=1) / len(x), y.var(ddof=1) / len(y), len(x), len(y))
+    half = float(stats.t.ppf((1 + level) / 2, freedom) * error) if error else 0.0
+    gain = float(x.mean() - y.mean())
+    return gain - half, gain + half
+
+
+def _welch(of_x: Any, of_y: Any, n: int, m: int) -> tuple[Any, Any]:
+    """(standard error of a difference of means, its degrees of freedom), from squared errors."""
+    total = of_x + of_y
+    each = of_x**2 / (n - 1) + of_y**2 / (m - 1)
+    return np.sqrt(total), total**2 / np.maximum(each, 1e-300)
+
+
+def studentised_difference(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " m"],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Bootstrap-t interval of mean(x) - mean(y), for independent samples of at least 2 values each;
+    smoothed as in `studentised_interval`, and clipped to the differences that can be."""
+    x, y = _values(x), _values(y)
+    low, high = welch_interval(x, y, level=level)  # refuses n = 1
+    if low == high:
+        return low, high
+    rng = np.random.default_rng(seed)
+
+    def drawn(each: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Errors of the means of resamples, and their squared standard errors."""
+        smooth = each.std(ddof=1) / np.sqrt(len(each))
+        values = each[rng.integers(len(each), size=(resamples, len(each)))]
+        values = values + smooth * rng.normal(size=values.shape)
+        return values.mean(axis=1) - each.mean(), values.var(axis=1, ddof=1) / len(each)
+
+    (dx, of_x), (dy, of_y) = drawn(x), drawn(y)
+    t_low, t_high = _percentiles((dx - dy) / np.sqrt(of_x + of_y), level)
+    error = float(np.sqrt(x.var(ddof=1) / len(x) + y.var(ddof=1) / len(y)))
+    gain = float(x.mean() - y.mean())
+    least, most = float(x.min() - y.max()), float(x.max() - y.min())
+    return max(gain - t_high * error, least), min(gain - t_low * error, most)
+
+
 def summary(returns: Float[np.ndarray, " n"], *, seed: int = 0) -> dict[str, Any]:
     """{"mean", "iqm", "ci", "episodes"}; `ci` is the 95 % bootstrap interval of the mean."""
     x = _values(returns)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -28,6 +30,35 @@ def write_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def replace_directory(target: Path, files: Mapping[str, bytes]) -> None:
+    """Make `target` a directory of exactly these files, all at once; what it held before is gone.
+
+    A power cut can leave it missing, never half: say elsewhere first that it is not valid.
+    """
+    draft, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
+    for leftover in (draft, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for name, data in files.items():
+        write_file(draft / name, data)
+    sync_directory(draft)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(draft, target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_directory(target: Path) -> None:
+    """Remove a directory, by its name at once."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+        sync_directory(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_directory(path: Path) -> None:

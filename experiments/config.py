@@ -89,6 +89,7 @@ class WorldConfig:
 class DreamConfig(WorldConfig):
     """The whole loop on one log."""
 
+    run: str | None = None  # a finished run: play its next round, on its log that grew (traces)
     experiment: str = "dream"  # names the run directory
     teacher: str = "search"  # search, or one_step: no tree, every action and outcome once
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -291,7 +292,7 @@ MULTIPLES = (
 # The least value of whole numbers; what is not named here must be at least 1.
 LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
-LEAST |= {"fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
+LEAST |= {"judge.members": 0, "fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 LEAST |= {"agent.late_unroll_steps": 0}
 LEAST |= {"images.bins": 5, "rehearse.iterations": 0, "baselines.steps": 0}
 CHOICES = {
@@ -314,7 +315,13 @@ CHOICES = {
 }
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
-SHARES = ("fit.discount", "gate.level", "judge.share", "env.switch")  # between 0 and 1
+SHARES = (
+    "fit.discount",
+    "gate.level",
+    "judge.share",
+    "judge.most",
+    "env.switch",
+)  # between 0 and 1
 SHARES += ("agent.reset.discount",)
 CLOSED = (
     "env.epsilon",

@@ -7,12 +7,17 @@ where it was when it is started again. Examples:
   dreaming dream env=mountaincar seed=1 teacher=one_step
   dreaming dream env=gym env.id=Acrobot-v1 env.behaviour=sticky_random
   dreaming dream traces=path/to/store env=none  a log without a simulator
+Later, when that log has grown, the next round of the same run:
+  dreaming dream run=runs/dream/CartPole-v1/seed0 traces=path/to/store
 Many seeds, two at a time, and then their common report:
   dreaming dream --multirun seed=0,1,2,3,4 hydra/launcher=processes devices=1
   dreaming report runs=runs/dream
 """
 
+import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,29 @@ from experiments.config import DreamConfig
 
 
 def run(config: DreamConfig, run_dir: Path) -> int:
-    """Run the whole loop and write all results to `run_dir`."""
+    """Run the whole loop and write all results to `run_dir`, or the next round of a run there."""
+    if config.run is None:
+        with begun(run_dir, config) as progress:
+            from experiments.runs.dream import whole_loop
+
+            result = whole_loop(config, run_dir, progress)
+    else:
+        from experiments.command import runtime
+
+        runtime.configure(devices=config.devices)
+        from experiments.runs.dream import next_round
+
+        result, lineage = next_round(config, begun)
+        run_dir = lineage.run_dir
+    print(summary(result, run_dir))
+    if config.run is not None:
+        print(f"lineage: {Path(config.run) / 'lineage.html'}")
+    return 0
+
+
+@contextmanager
+def begun(run_dir: Path, config: DreamConfig) -> Iterator[Progress]:
+    """The progress of a run, with what it found in the end."""
     with Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"dreaming of {task}, seed {config.seed}, in {run_dir}")
@@ -32,12 +59,9 @@ def run(config: DreamConfig, run_dir: Path) -> int:
         from experiments.command import runtime
 
         runtime.configure(devices=config.devices)
-        from experiments.runs.dream import whole_loop
-
-        result = whole_loop(config, run_dir, progress)
+        yield progress
+        result = json.loads((run_dir / "result.json").read_text())
         progress.finish(result["real_steps"], final_figures(result))
-    print(summary(result, run_dir))
-    return 0
 
 
 def summary(result: dict[str, Any], run_dir: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from experiments.command.cli import run_verb
 from experiments.config import ExportConfig
 
-WORLD, POLICY, CARD = "world.dream", "policy", "README.md"
+WORLD, POLICY, CANDIDATE, CARD = "world.dream", "policy", "candidate", "README.md"
 
 
 def run(config: ExportConfig, run_dir: Path) -> int:
@@ -53,7 +53,7 @@ def check(source: Path, target: Path) -> None:
 
 def export(source: Path, target: Path) -> None:
     """Write dream, policy and model card to the directory `target`, completely or not at all."""
-    from dreaming.student.policy import load_policy
+    from dreaming import load_policy
     from envs.atomic import sync_directory, write_file
 
     draft = target.parent / f"{target.name}.tmp"
@@ -61,13 +61,14 @@ def export(source: Path, target: Path) -> None:
     draft.mkdir(parents=True)
     try:
         world = copy_world(source / WORLD, draft / WORLD)
-        policy = None
-        if (source / POLICY).is_dir():
-            (draft / POLICY).mkdir()
-            for path in sorted((source / POLICY).iterdir()):
-                write_file(draft / POLICY / path.name, path.read_bytes())
-            policy = load_policy(draft / POLICY)
-        write_file(draft / CARD, model_card(read_result(source), world, policy).encode())
+        policies = {}
+        for name in (POLICY, CANDIDATE):
+            if (source / name).is_dir():
+                (draft / name).mkdir()
+                for path in sorted((source / name).iterdir()):
+                    write_file(draft / name / path.name, path.read_bytes())
+                policies[name] = load_policy(draft / name)
+        write_file(draft / CARD, model_card(read_result(source), world, policies).encode())
         draft.replace(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -94,8 +95,11 @@ def read_result(source: Path) -> dict[str, Any]:
         return {}
 
 
-def model_card(result: dict[str, Any], world: Any, policy: Any) -> str:
-    """The model card README.md: what was exported, how far to trust it, how to use it."""
+def model_card(result: dict[str, Any], world: Any, policies: dict[str, Any]) -> str:
+    """The model card README.md: what was exported, how far to trust it, how to use it.
+
+    `policies` are the exported ones by the names of their directories.
+    """
     task = result.get("env", "a task")
     lines = ["---", "library_name: dreaming", "tags: [world-model, gymnasium]", "---", ""]
     lines += [f"# A dream of {task if task != 'none' else 'a logged process'}", ""]
@@ -106,11 +110,13 @@ def model_card(result: dict[str, Any], world: Any, policy: Any) -> str:
     rows = [("observations", f"`{world.observation_space}`")]
     rows += [("actions", f"`{world.action_space}`"), ("horizon", f"{world.horizon} steps")]
     rows += [("state", f"`{result['state_sha256']}`")] if result.get("state_sha256") else []
+    rows += [(f"`{name}/`", standing(name, policy)) for name, policy in policies.items()]
     lines += [f"| {name} | {value} |" for name, value in rows]
     lines += ["", "## Use", "", "```python", "import dreaming, gymnasium", ""]
     lines += [f'env = gymnasium.make("dreaming/Dream-v0", path="{WORLD}")']
-    if policy is not None:
-        lines += [f'policy = dreaming.load_policy("{POLICY}")', "o, info = env.reset(seed=0)"]
+    if policies:
+        lines += [f'policy = dreaming.load_policy("{next(iter(policies))}")']
+        lines += ["o, info = env.reset(seed=0)"]
         lines += ["o, r, terminated, truncated, info = env.step(policy.act(o))"]
     lines += [
         "```",
@@ -119,6 +125,16 @@ def model_card(result: dict[str, Any], world: Any, policy: Any) -> str:
     ]
     lines += ["Elsewhere add `trust=True`, if you trust where it comes from.", ""]
     return "\n".join([*lines, *_verdict(result), *_fidelity(result), *_versions(result)])
+
+
+def standing(name: str, policy: Any) -> str:
+    """What a policy is: deployed, tried and accepted, or tried and rejected."""
+    if name == POLICY:
+        return f"deployed, `{policy.name}`"
+    verdict, reasons = policy.card.get("verdict"), policy.card.get("reasons") or ["?"]
+    if verdict == "reject":
+        return f"**rejected, not deployed**: {reasons[0]}"
+    return f"the policy that was tried: {verdict}"
 
 
 def _verdict(result: dict[str, Any]) -> list[str]:

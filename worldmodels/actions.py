@@ -118,29 +118,9 @@ class ActionHead:
         unit = (FIRST_SPREAD - LEAST_SPREAD) / math.log(2)
         return mean, LEAST_SPREAD + unit * jax.nn.softplus(raw)
 
-    def spectrum(self, pi: Float[Array, "*B P"]) -> tuple[Any, Any]:
-        """(actions [*B, K, A], probabilities [*B, K]) that represent the policy.
-
-        Exact for "discrete". "factored": a random factor is drawn, the others keep their mode.
-        "box": K quantiles of the Gaussian, the same one in all dimensions.
-        """
-        if self.kind == "discrete":
-            a = jnp.broadcast_to(jnp.asarray(self.table), (*pi.shape[:-1], *self.table.shape))
-            return a, jax.nn.softmax(pi)
-        if self.kind == "box":
-            mean, spread = (x[..., None, :] for x in self.gaussian(pi))
-            middles = (np.arange(PROPOSALS) + 0.5) / PROPOSALS
-            steps = jax.scipy.stats.norm.ppf(middles)[:, None]
-            steps = steps.reshape((1,) * (pi.ndim - 1) + steps.shape)
-            a = jnp.clip(mean + spread * steps, -1.0, 1.0)
-            return a, jnp.full(a.shape[:-1], 1 / PROPOSALS)
-        flat = pi.reshape(-1, pi.shape[-1])
-        basis, every = self.mode(flat), jnp.arange(self.size)
-        none = jnp.zeros((len(flat), 0, 0))
-        index = lambda i: jnp.full(len(flat), i)
-        a = jax.vmap(lambda i: self.action(basis, none, index(i)), out_axes=1)(every)
-        p = jnp.exp(self.log_probs(pi)) / len(self.factors)
-        return a.reshape(*pi.shape[:-1], self.size, self.size), p
+    def log_prob(self, pi: Float[Array, "*B P"], a: Float[Array, "*B A"]) -> Float[Array, "*B"]:
+        """Log probability of action features `a` [*B, A]; of "box", the log density."""
+        return -self.imitation(self.target(a), pi)
 
     def random(self, key, shape: tuple[int, ...]) -> Float[Array, "*S A"]:
         """Uniformly random actions; `key` is a typed key."""

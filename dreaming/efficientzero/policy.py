@@ -126,6 +126,13 @@ class AgentPolicy:
 def save_agent_policy(directory: Path, policy: AgentPolicy) -> None:
     """Write a policy: its weights, then its card with their hash; each file is whole or absent."""
     directory.mkdir(parents=True, exist_ok=True)
+    for name, data in agent_policy_files(policy).items():
+        write_file(directory / name, data)
+    sync_directory(directory)
+
+
+def agent_policy_files(policy: AgentPolicy) -> dict[str, bytes]:
+    """The files of a policy by name, its card last; the same for the same policy."""
     params = jax.device_get(policy.params)
     needed = {name: x for name, x in params.items() if name not in LEARNING}
     weights = save({"/".join(path): np.asarray(x) for path, x in flatten_dict(needed).items()})
@@ -138,9 +145,7 @@ def save_agent_policy(directory: Path, policy: AgentPolicy) -> None:
         "card": policy.card,
     }
     card["sha256"] = _sha256(card, weights)
-    write_file(directory / WEIGHTS, weights)
-    write_file(directory / CARD, json.dumps(card, indent=2, sort_keys=True).encode())
-    sync_directory(directory)
+    return {WEIGHTS: weights, CARD: json.dumps(card, indent=2, sort_keys=True).encode()}
 
 
 def load_agent_policy(directory: Path) -> AgentPolicy:

@@ -5,13 +5,15 @@ count model of S observations and A actions.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from dreaming.gate.logged_steps import Asked, Steps, Valued, ask, episode_weights, sweeps
+from dreaming.gate.logged_steps import Steps, Valued, episode_weights
+from dreaming.student.network import action_probabilities
 from envs.types import Context
 
 DOUBT = 0.01  # weight of a member's prior belief, in logged steps
@@ -21,14 +23,14 @@ class Counts(struct.PyTreeNode):
     """Count models of M members. A pair that was never taken has the value of the prior belief."""
 
     constant: Float[Array, "M S A"]  # mean reward
-    onward: Float[Array, "M S A S"]  # discount * probability of going on to each next observation
+    onward: Float[Array, "M S A S"]  # probability of going on to each next observation
     start: Float[Array, "M S"]
+    weights: Float[Array, "M E"]  # of the episodes
     legal: Bool[Array, "S A"]  # in at least half of the logged rows of an observation
-    times: int = struct.field(pytree_node=False)
 
 
-@functools.partial(jax.jit, static_argnames=("discount", "members"))
-def count(steps: Steps, discount: float, key: jax.Array, members: int) -> Counts:
+@functools.partial(jax.jit, static_argnames="members")
+def count(steps: Steps, key: jax.Array, members: int) -> Counts:
     """Count models of `members` bootstraps by episode. `key` is a typed key."""
     size, num_actions = steps.x.shape[-1], steps.a.shape[-1]
     s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
@@ -43,10 +45,10 @@ def count(steps: Steps, discount: float, key: jax.Array, members: int) -> Counts
         constant = table.at[s, a].add(w * steps.r) + DOUBT * belief
         onward = jnp.zeros((size, num_actions, size)).at[s, a, n].add(w * steps.goes_on)
         start = jnp.zeros(size).at[jnp.argmax(steps.x_first, -1)].add(weights) / weights.sum()
-        return constant / total, discount * onward / total[..., None], start
+        return constant / total, onward / total[..., None], start, weights
 
-    constant, onward, start = jax.lax.map(one, jax.random.split(key, members))
-    return Counts(constant, onward, start, legal_actions(steps), sweeps(discount))
+    constant, onward, start, weights = jax.lax.map(one, jax.random.split(key, members))
+    return Counts(constant, onward, start, weights, legal_actions(steps))
 
 
 def legal_actions(steps: Steps) -> Bool[Array, "S A"]:
@@ -56,15 +58,28 @@ def legal_actions(steps: Steps) -> Bool[Array, "S A"]:
 
 
 @jax.jit
-def _solve(counts: Counts, pi: Float[Array, "S A"]) -> Float[Array, "M S A"]:
-    def one(constant, onward):
-        step = lambda _, q: constant + onward @ jnp.sum(pi * q, -1)
-        return jax.lax.fori_loop(0, counts.times, step, constant)
+def _solve(steps: Steps, counts: Counts, pi: Float[Array, "S A"]) -> Valued:
+    s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
 
-    return jax.lax.map(lambda x: one(*x), (counts.constant, counts.onward))
+    def one(member):
+        """Values with 0, 1, ... steps left, backwards from the end of an episode."""
+        constant, onward, start = member
+
+        def step(v, _):
+            q = constant + onward @ v
+            return jnp.sum(pi * q, -1), (q, v)
+
+        v, (q, later) = jax.lax.scan(step, jnp.zeros(len(start)), length=steps.horizon)
+        v_now = jnp.concatenate([later[1:], v[None]])
+        at = steps.left - 1
+        return Valued(start @ v, q[at, s, a], v_now[at, s], later[at, n])
+
+    valued = jax.lax.map(one, (counts.constant, counts.onward, counts.start))
+    mean = lambda x: jnp.mean(x, axis=0)
+    return Valued(valued.values, mean(valued.q), mean(valued.v), mean(valued.v_next))
 
 
-def evaluate_counted(steps: Steps, counts: Counts, policy: dict) -> Valued:
+def evaluate_counted(steps: Steps, counts: Counts, policy: Any) -> Valued:
     """The values of `policy` (parameters of a student) by the members."""
     size = steps.x.shape[-1]
     every = Context(
@@ -73,11 +88,5 @@ def evaluate_counted(steps: Steps, counts: Counts, policy: dict) -> Valued:
         elapsed=jnp.zeros((size, 1), jnp.int32),
         valid=jnp.ones((size, 1), bool),
     )
-    a, p = ask(policy, steps.head, Asked(every, counts.legal))
-    pi = jnp.einsum("ska,sk->sa", a, p)
-    q = _solve(counts, pi)
-    values = jnp.einsum("ms,sa,msa->m", counts.start, pi, q)
-    q = q.mean(0)
-    v = jnp.sum(pi * q, -1)
-    s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
-    return Valued(values, q[s, a], v[s], v[n])
+    pi = action_probabilities(policy, every, steps.head, counts.legal)
+    return _solve(steps, counts, pi)

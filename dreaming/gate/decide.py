@@ -5,9 +5,12 @@ from typing import Any
 
 import jax
 
+from dreaming.checkpoint import state_sha256
 from dreaming.config import GateConfig
+from dreaming.gate.incumbent import Incumbent
 from dreaming.gate.offline import offline_gate
-from dreaming.gate.verdict import Verdict, improvable, real_gate, ungated
+from dreaming.gate.real import real_gate
+from dreaming.gate.verdict import Verdict, improvable, ungated
 from dreaming.observe.log import Log
 from dreaming.world.judge import Judge
 from envs.dream import World
@@ -15,29 +18,31 @@ from envs.dream import World
 
 def decide(
     candidate: Any,
-    incumbent: Any,
+    incumbent: Incumbent,
     *,
     log: Log,
     world: World,
     judge: Judge,
     real: Callable | None,
-    rounds: int,
+    trials: Callable[[str], int],
     key: jax.Array,
     config: GateConfig | None,
     once: Callable,
 ) -> Verdict:
-    """The verdict on a candidate in round number `rounds`.
+    """The verdict on a candidate.
 
-    `config` None = the gate is off. `real` and `once` are those of `one_round`.
+    `config` None = the gate is off. `real`, `trials` and `once` are those of `one_round`; a trial
+    is known by what is tried, so that a stopped one goes on.
     """
-    question = {"rounds": rounds, "config": config, "once": once}
     if config is None:
-        verdict = ungated()
-    elif real is not None:
+        return ungated()
+    tried = state_sha256(candidate, incumbent.params, vars(config))
+    question = {"trials": lambda: trials(tried), "window": world.model.window, "key": key}
+    question |= {"config": config, "once": once}
+    if real is not None:
         verdict = real_gate(candidate, incumbent, real=real, **question)
     else:
-        question |= {"log": log, "judge": judge, "key": key}
-        question |= {"window": world.model.window, "discount": world.card["discount"]}
+        question |= {"log": log, "judge": judge, "horizon": int(world.horizon)}
         verdict = offline_gate(candidate, incumbent, **question)
     can_improve, why_not = improvable(log.traces)
     return verdict if can_improve or verdict.accept else verdict.because(why_not)

@@ -2,38 +2,39 @@
 
 Jiang & Li (2016), Thomas & Brunskill (2016): the fitted values, corrected by their errors on the
 log, each weighed by the importance ratio of policy to behaviour up to its step:
-    J = mean_e V(o_e[0]) + sum_t discount^t sum_e w_et (r + discount goes_on V(o[t+1]) - Q(o, a)),
-    w_et = rho_et / sum_e rho_et,  rho_et = product of pi / propensity up to step t.
+    J = mean_e V(o_e[0]) + sum_t sum_e w_et (r + goes_on V(o[t+1]) - Q(o, a)),
+    w_et = rho_et / sum_e rho_et,  rho_et = product of pi / propensity up to step t,
+with V and Q for the steps that are left: the undiscounted return of an episode.
 """
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from dreaming.gate.logged_steps import Steps, Valued, ask
+from dreaming.gate.logged_steps import Steps, Valued
 from dreaming.observe.log import Log
+from dreaming.student.network import probability
 
-SAME = 1e-5  # action features that differ by less belong to the same action
 RESAMPLES = 500
 
 
 def ratios(log: Log, steps: Steps, policy: Any) -> Float[np.ndarray, " N"] | None:
     """pi(a | o) / propensity of each logged step.
 
-    None without propensities, or when a logged action is not among the actions that the policy
-    lists: the probability of an action that can only be sampled is unknown.
+    None where an episode lacks propensities, and for actions with densities.
     """
     recorded = [trace.propensities for trace in log.traces if trace.propensities is not None]
-    if len(recorded) < len(log.traces):
+    if len(recorded) < len(log.traces) or steps.head.kind == "box":
         return None
     p_logged = np.concatenate(recorded)
-    a, p = ask(policy, steps.head, steps.now)
-    is_it = np.abs(np.asarray(a) - np.asarray(steps.a)[:, None]).max(-1) < SAME
-    is_it = is_it[: p_logged.size]
-    if not is_it.any(-1).all():
-        return None
-    return (np.asarray(p, np.float64)[: p_logged.size] * is_it).sum(-1) / p_logged
+    now = steps.now
+    p = _probability(policy, now.context, steps.head, now.legal, steps.a)
+    return np.asarray(p, np.float64)[: p_logged.size] / p_logged
+
+
+_probability = jax.jit(probability, static_argnums=2)
 
 
 def by_episode(log: Log, x: Float[np.ndarray, " N"], fill: float) -> Float[np.ndarray, "E T"]:
@@ -55,18 +56,17 @@ def weighted_doubly_robust(
     steps: Steps,
     valued: Valued,
     rho: Float[np.ndarray, "E T"],
-    discount: float,
     weights: Float[np.ndarray, "B E"],
 ) -> Float[np.ndarray, " B"]:
     """J of a policy (see above) under B weightings of the episodes."""
     count = len(log)
     part = lambda x: np.asarray(x, np.float64)[:count]
-    error = part(steps.r) + discount * part(steps.goes_on) * part(valued.v_next) - part(valued.q)
+    error = part(steps.r) + part(steps.goes_on) * part(valued.v_next) - part(valued.q)
     error = by_episode(log, error, 0.0)
     first = by_episode(log, part(valued.v), 0.0)[:, 0]
     total = weights @ rho
     mean_error = (weights @ (rho * error)) / np.where(total > 0, total, 1)
-    return weights @ first / weights.sum(1) + mean_error @ discount ** np.arange(rho.shape[1])
+    return weights @ first / weights.sum(1) + mean_error.sum(1)
 
 
 def episode_bootstrap(episodes: int, seed: int) -> Float[np.ndarray, "B E"]:

@@ -1,8 +1,9 @@
 """Fitted-Q evaluation: the value of a policy by an ensemble of Q functions fitted on the log.
 
-    Q <- argmin sum_t w_t (r_t + discount (1 - terminated_t) sum_k p_k Q_slow(o[t+1], a_k) - Q)^2
+    Q_h = argmin sum_t w_t (r_t + (1 - terminated_t) sum_k p_k Q_{h-1}(o[t+1], a_k) - Q)^2
 
-(Ernst et al., 2005; Le et al., 2019), until nothing changes. A Q network has one hidden layer that
+(Ernst et al., 2005; Le et al., 2019), for h = 1 up to the steps of an episode, from Q_0 = 0: the
+undiscounted return of an episode. A Q network has one hidden layer that
 is drawn and not trained (random Fourier features, Rahimi & Recht, 2007) under a fitted output
 layer; where observations are categories, every pair of observation and action is a feature of its
 own. So each regression is solved exactly, and all of it takes seconds.
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights, sweeps
+from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights
 
 GAIN = 2.0  # scale of the hidden weights; at 3 networks generalise less far than CartPole drifts
 DOUBT = 0.3  # weight of a member's prior belief, in logged steps; with 0.01 the iteration diverges
@@ -48,7 +49,8 @@ class Members(struct.PyTreeNode):
     layer: Any  # {"w": [M, X + A, D], "b": [M, D]}
     weights: Float[Array, "*M E"]  # of the episodes
     inverse: Float[Array, "*M D D"]  # (Phi^T W Phi + DOUBT)^-1
-    constant: Float[Array, "*M D"]  # Phi^T W (r - (1 - discount goes_on) mean) + DOUBT * belief
+    first: Float[Array, "*M D"]  # Phi^T W (r - mean) + DOUBT * belief
+    later: Float[Array, "*M D"]  # Phi^T W (r - (1 - goes_on) mean) + DOUBT * belief
 
 
 def _in_parts(arrays: dict, add: Callable[[dict], Any], zero: Any) -> Any:
@@ -64,13 +66,13 @@ def _columns(steps: Steps, *names: str) -> dict[str, Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("members", "width"))
-def make_members(steps: Steps, discount: Any, key: jax.Array, members: int, width: int):
+def make_members(steps: Steps, key: jax.Array, members: int, width: int):
     """`members` networks of `width` hidden units."""
-    one = lambda key: _member(steps, discount, key, width)
+    one = lambda key: _member(steps, key, width)
     return jax.lax.map(one, jax.random.split(key, members))
 
 
-def _member(steps: Steps, discount: Any, key: jax.Array, width: int) -> Members:
+def _member(steps: Steps, key: jax.Array, width: int) -> Members:
     w_key, b_key, weight_key, belief_key = jax.random.split(key, 4)
     size = steps.x.shape[-1] + steps.a.shape[-1]
     layer = {
@@ -83,13 +85,14 @@ def _member(steps: Steps, discount: Any, key: jax.Array, width: int) -> Members:
     def add(part):
         phi = hidden(layer, part["x"], part["a"])
         weighed = phi * (weights[part["episode"]] * part["is_real"])[:, None]
-        r = part["r"] - (1 - discount * part["goes_on"]) * steps.mean
-        return phi.T @ weighed, r @ weighed
+        last = part["r"] - steps.mean
+        return phi.T @ weighed, last @ weighed, (last + part["goes_on"] * steps.mean) @ weighed
 
     arrays = _columns(steps, "x", "a", "r", "goes_on", "episode", "is_real")
-    gram, constant = _in_parts(arrays, add, (jnp.zeros((width, width)), jnp.zeros(width)))
+    none = jnp.zeros(width)
+    gram, first, later = _in_parts(arrays, add, (jnp.zeros((width, width)), none, none))
     inverse = jnp.linalg.inv(gram + DOUBT * jnp.eye(width))
-    return Members(layer, weights, inverse, constant + DOUBT * belief)
+    return Members(layer, weights, inverse, first + DOUBT * belief, later + DOUBT * belief)
 
 
 class Choices(NamedTuple):
@@ -102,14 +105,14 @@ class Choices(NamedTuple):
 
 
 @jax.jit
-def _evaluate(steps: Steps, members: Members, discount, times, choices: Choices) -> Valued:
-    valued = jax.lax.map(lambda one: _valued(steps, one, discount, times, choices), members)
+def _evaluate(steps: Steps, members: Members, choices: Choices) -> Valued:
+    valued = jax.lax.map(lambda one: _valued(steps, one, choices), members)
     mean = lambda x: jnp.mean(x, axis=0)
     return Valued(valued.values, mean(valued.q), mean(valued.v), mean(valued.v_next))
 
 
-def _valued(steps: Steps, member: Members, discount, times, choices: Choices) -> Valued:
-    """Values of a policy by one member, after `times` iterations."""
+def _valued(steps: Steps, member: Members, choices: Choices) -> Valued:
+    """Values of a policy by one member."""
 
     def add(part):
         weight = member.weights[part["episode"]] * part["is_real"]
@@ -120,17 +123,22 @@ def _valued(steps: Steps, member: Members, discount, times, choices: Choices) ->
     arrays = _columns(steps, "x", "a", "x_next", "episode", "goes_on", "is_real")
     arrays |= {"a_next": choices.next[0], "p_next": choices.next[1]}
     cross = _in_parts(arrays, add, jnp.zeros_like(member.inverse))
-    constant, linear = member.inverse @ member.constant, discount * member.inverse @ cross
-    w = jax.lax.fori_loop(0, times, lambda _, w: constant + linear @ w, 0 * constant)
-    value = lambda x, choice: expected(member.layer, x, *choice) @ w + steps.mean
-    start = member.weights @ value(steps.x_first, choices.first) / member.weights.sum()
-    q = hidden(member.layer, steps.x, steps.a) @ w + steps.mean
-    v, v_next = value(steps.x, choices.now), value(steps.x_next, choices.next)
-    return Valued(start, q, v, v_next)
+    first, later = member.inverse @ member.first, member.inverse @ member.later
+    linear = member.inverse @ cross
+    sweep = lambda w, _: (later + linear @ w, w)
+    _, every = jax.lax.scan(sweep, first, length=steps.horizon)  # with 1, 2, ... steps left
+    w = every[-1]
+    value = lambda x, choice: expected(member.layer, x, *choice)
+    begun = value(steps.x_first, choices.first) @ w + steps.mean
+    of = lambda phi, left: jnp.sum(phi * every[jnp.maximum(left, 1) - 1], -1) + steps.mean
+    q = of(hidden(member.layer, steps.x, steps.a), steps.left)
+    v = of(value(steps.x, choices.now), steps.left)
+    v_next = of(value(steps.x_next, choices.next), steps.left - 1) * (steps.left > 1)
+    return Valued(member.weights @ begun / member.weights.sum(), q, v, v_next)
 
 
-def evaluate_fitted(steps: Steps, members: Members, discount: float, policy: Any) -> Valued:
+def evaluate_fitted(steps: Steps, members: Members, policy: Any) -> Valued:
     """The values of `policy` (parameters of a student) by the members."""
     at = lambda asked: ask(policy, steps.head, asked)
     choices = Choices(now=at(steps.now), next=at(steps.next), first=at(steps.first))
-    return _evaluate(steps, members, discount, sweeps(discount), choices)
+    return _evaluate(steps, members, choices)

@@ -1,7 +1,6 @@
 """The steps of a log as arrays, for the offline estimates G1 and G2 (see `offline.py`)."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
-from dreaming.student.network import action_distribution, fresh_student
+from dreaming.student.network import action_probabilities, drawn_actions, fresh_student
 from envs.frames import frame_shape
 from envs.types import Context
 from worldmodels.actions import ActionHead
@@ -21,7 +20,7 @@ from worldmodels.contexts import context_rows
 
 ROWS = 2048  # steps whose features are held at once; steps are padded to a multiple
 EPISODES = 256  # episodes are padded to a multiple, so that logs share compiled programs
-LEFT = 0.003  # share of the initial error that may remain after the iteration
+DRAWS = 16  # actions drawn at each context of a policy whose actions cannot be listed
 SIDE = 16  # most blocks along the longer side of a frame
 
 
@@ -43,29 +42,33 @@ class Steps(struct.PyTreeNode):
     x_first: Float[Array, "E X"]
     a: Float[Array, "N A"]
     r: Float[Array, " N"]
+    left: Int[Array, " N"]  # steps to the horizon, this one included; at least 1
     goes_on: Float[Array, " N"]  # 0 after a termination, 1 after a truncation
     episode: Int[Array, " N"]
     is_real: Float[Array, " N"]  # 0 in padding
     is_episode: Float[Array, " E"]  # 0 in padding
-    mean: Float[Array, ""]  # of the discounted returns from each logged step
+    mean: Float[Array, ""]  # of the returns from each logged step
     spread: Float[Array, ""]  # half the range of these returns
+    horizon: int = struct.field(pytree_node=False)  # steps of an episode
     head: ActionHead = struct.field(pytree_node=False)
 
 
 class Valued(struct.PyTreeNode):
-    """Values of a policy by M members; `q`, `v` and `v_next` by their mean where L is empty."""
+    """Undiscounted returns of a policy to the horizon, by M members; `q`, `v` and `v_next` by their
+    mean where L is empty."""
 
     values: Float[Array, "*M"]  # mean value of the first observations
-    q: Float[Array, "*L N"]  # of the logged action
-    v: Float[Array, "*L N"]  # before the step
-    v_next: Float[Array, "*L N"]  # after the step, also after a termination
+    q: Float[Array, "*L N"]  # of the logged action, for the steps that are left
+    v: Float[Array, "*L N"]  # before the step, for the steps that are left
+    v_next: Float[Array, "*L N"]  # after the step, for one step less; also after a termination
 
 
 Evaluate = Callable[[Any], Valued]  # from the parameters of a student to its values
 
 
-def make_steps(log: Log, window: int, discount: float) -> Steps:
-    """The padded steps of a log, with contexts of `window` observations."""
+def make_steps(log: Log, window: int, horizon: int) -> Steps:
+    """The padded steps of a log, with contexts of `window` observations; episodes of the task end
+    after `horizon` steps."""
     replay = log.replay()
     scale, shown = make_shown(log, window)
     count = int(replay.num_starts)
@@ -84,7 +87,8 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
     x, x_next, x_first = (inputs(seen.context) for seen in (now, later, first))
     length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x[:count]), -1)))
     length = jnp.where(length > 1e-6, length, 1.0)  # for observations that never change
-    seen = returns_to_go(log, discount)
+    seen = returns_to_go(log)
+    left = horizon - (rows - np.asarray(replay.first)[rows])
     return Steps(
         now=now,
         next=later,
@@ -94,12 +98,14 @@ def make_steps(log: Log, window: int, discount: float) -> Steps:
         x_first=x_first / length,
         a=replay.a[rows],
         r=replay.r[rows],
+        left=jnp.asarray(np.maximum(left, 1), jnp.int32),
         goes_on=1.0 - replay.terminated[rows],
         episode=replay.episode[rows],
         is_real=real(rows, count),
         is_episode=real(begins, episodes),
         mean=jnp.float32(seen.mean()),
         spread=jnp.float32(np.ptp(seen) / 2),
+        horizon=horizon,
         head=log.head,
     )
 
@@ -128,15 +134,10 @@ def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
     return {"o_mean": mean, "o_std": jnp.float32(std), "o_step": jnp.float32(std)}, shown
 
 
-def returns_to_go(log: Log, discount: float) -> np.ndarray:
-    """float64 [N]: discounted sum of the logged rewards from each step to its episode's end."""
-    every = []
-    for trace in log.traces:
-        total, out = 0.0, np.zeros(len(trace))
-        for t in range(len(trace) - 1, -1, -1):
-            total = out[t] = trace.rewards[t] + discount * total
-        every.append(out)
-    return np.concatenate(every)
+def returns_to_go(log: Log) -> np.ndarray:
+    """float64 [N]: sum of the logged rewards from each step to its episode's end."""
+    after = lambda r: np.cumsum(np.asarray(r, np.float64)[::-1])[::-1]
+    return np.concatenate([after(trace.rewards) for trace in log.traces])
 
 
 def episode_weights(steps: Steps, key: jax.Array) -> Float[Array, " E"]:
@@ -144,12 +145,17 @@ def episode_weights(steps: Steps, key: jax.Array) -> Float[Array, " E"]:
     return jax.random.exponential(key, steps.is_episode.shape) * steps.is_episode
 
 
-def sweeps(discount: float) -> int:
-    """Number of iterations after which at most LEFT of the initial error remains."""
-    return math.ceil(math.log(LEFT) / math.log(discount))
-
-
 @functools.partial(jax.jit, static_argnums=1)
 def ask(policy: Any, head: ActionHead, seen: Asked) -> tuple[Array, Array]:
-    """Actions [N, K, A] of a policy at contexts `seen`, and their probabilities [N, K]."""
-    return action_distribution(policy, seen.context, head, seen.legal)
+    """Actions [N, K, A] of a policy at contexts `seen`, and their probabilities [N, K].
+
+    All actions where they can be listed, else DRAWS of each context, drawn as the policy draws
+    where it is deployed; all policies draw with the same keys.
+    """
+    rows = seen.legal.shape[0]
+    if head.kind == "discrete":
+        p = action_probabilities(policy, seen.context, head, seen.legal)
+        return jnp.broadcast_to(jnp.asarray(head.table), (*p.shape, head.size)), p
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), (DRAWS, rows)))
+    a = drawn_actions(policy, seen.context, keys, head, seen.legal)
+    return a, jnp.full(a.shape[:-1], 1 / DRAWS)

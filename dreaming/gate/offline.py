@@ -1,102 +1,125 @@
 """The gate without a real task: three estimates of the gain from the log alone, and their verdict.
 
-G1 fitted-Q evaluation, G2 weighted doubly robust, G3 the judge's dreams. A candidate is accepted if
-two of them have a lower bound above the least gain asked for and none has an upper bound below
-zero; else its mixtures with the incumbent are tried; else nothing changes. No single family of
-estimators is near an oracle (Fu et al., 2021), and these three fail in different ways: G1 where
-the log is thin, G2 where candidate and behaviour differ, G3 where the model is wrong.
-
-G1 and G2 estimate discounted returns, G3 returns to the horizon; all in raw rewards.
+G1 fitted-Q evaluation, G2 weighted doubly robust, G3 the judge's dreams; each of the undiscounted
+return of an episode. A candidate is accepted if two of them have a lower bound above the least
+gain asked for and none has an upper bound below zero; else its mixtures with the incumbent are
+tried; else nothing changes. No single family of estimators is near an oracle (Fu et al., 2021), and
+these three fail in different ways: G1 where the log is thin, G2 where candidate and behaviour
+differ, G3 where the model is wrong. Judges that share episodes with the planner cannot speak for
+what it planned: G3 then only counts where it sees harm.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from dreaming.config import GateConfig
 from dreaming.gate.evidence import Evidence
-from dreaming.gate.verdict import Verdict, improvable, no_evidence, number
+from dreaming.gate.incumbent import LEAST_EPISODES, Incumbent, blind
+from dreaming.gate.verdict import Verdict, improvable, no_evidence
+from dreaming.gate.words import number, signed
 from dreaming.observe.log import Log
 from dreaming.student.network import mixture
-from dreaming.world.judge import BLOCKS, Judge
+from dreaming.world.judge import BLOCKS, LEAST_OPINIONS, Judge
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in its mixtures, tried in this order
+SPENT = (0.7, 0.1, 0.1, 0.1)  # of a trial's error probability, by each of them
 NAMES = ("fitted Q", "doubly robust", "the judge's dreams")
-LEAST_EPISODES = 10  # for a bootstrap over episodes
 
 
 def unknown() -> dict[str, np.ndarray]:
     """Evidence for every share in SHARES, all still NaN, which means unknown.
 
-    `intervals` [share, estimate, (gain, lower, upper)]; `effective` episodes of G2; `diverged`
-    members of G1; `segments` and `dreams` of the judge.
+    `intervals` [share, estimate, (gain, lower, upper)] over the policy (`over` 0) or over the
+    process as it ran (1), whichever is harder to beat; `error` probability of each end; `effective`
+    episodes of G2; `diverged` members of G1; `segments` and `opinions` (members) of the judge.
+    `counts` [estimate]: whether it may speak for a candidate. `trial`: its number in the lineage.
+    `clone` (gain, lower, upper) of a clone over the log that it was cloned from.
     """
-    count = len(SHARES)
-    each = lambda *shape: np.full((count, *shape), np.nan)
-    return {
-        "intervals": each(len(NAMES), 3),
-        "effective": each(),
-        "diverged": each(),
-        "segments": each(),
-        "dreams": each(),
-    }
+    each = lambda *shape: np.full((len(SHARES), *shape), np.nan)
+    names = ("error", "effective", "diverged", "segments", "opinions")
+    found = {name: each() for name in names}
+    found |= {"intervals": each(len(NAMES), 3), "over": each(len(NAMES))}
+    one = {"trial": np.array(0), "clone": np.full(3, np.nan)}
+    return found | one | {"counts": np.ones(len(NAMES), bool)}
 
 
-def passes(intervals: np.ndarray, min_gain: float) -> bool:
-    """Whether two lower bounds exceed `min_gain` and no upper bound is below 0; NaN is neither."""
-    return int((intervals[:, 1] > min_gain).sum()) >= 2 and not (intervals[:, 2] < 0).any()
+def passes(
+    intervals: Float[np.ndarray, "G 3"], min_gain: float, counts: Bool[np.ndarray, " G"]
+) -> bool:
+    """Whether two lower bounds that count exceed `min_gain` and no upper bound is below 0; NaN is
+    neither."""
+    above = (intervals[:, 1] > min_gain) & counts
+    return int(above.sum()) >= 2 and not (intervals[:, 2] < 0).any()
 
 
-def weigh(evidence: Callable[[Any], dict], candidate: Any, incumbent: Any, min_gain: float) -> dict:
+def weigh(
+    evidence: Callable[[Any, float], dict],
+    candidate: Any,
+    incumbent: Any,
+    config: GateConfig,
+    trial: int = 0,
+    counts: Sequence[bool] = (True, True, True),
+) -> dict[str, np.ndarray]:
     """The evidence on the candidate, and on its mixtures with the incumbent until one passes.
 
-    No further mixture is tried once an upper bound is below zero: a little harm is harm.
+    `evidence(policy, error)` has the keys of `unknown`. No further mixture is tried once an upper
+    bound is below zero: a little harm is harm.
     """
-    found = unknown()
-    for i, share in enumerate(SHARES):
+    found = unknown() | {"trial": np.array(trial), "counts": np.array(counts)}
+    spent = 1 - config.level_of(trial)
+    for i, (share, part) in enumerate(zip(SHARES, SPENT, strict=True)):
         tried = candidate if share == 1 else mixture(incumbent, candidate, share)
-        for name, x in evidence(tried).items():
+        for name, x in evidence(tried, spent * part).items():
             found[name][i] = x
         intervals = found["intervals"][i]
-        if passes(intervals, min_gain) or (intervals[:, 2] < 0).any():
+        passed = passes(intervals, config.min_gain, found["counts"])
+        if passed or (intervals[:, 2] < 0).any():
             break
     return found
 
 
-def offline_verdict(found: dict[str, np.ndarray], config: GateConfig, level: float) -> Verdict:
+def offline_verdict(
+    found: dict[str, np.ndarray],
+    config: GateConfig,
+    names: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Verdict:
     """The verdict on the first share that passed, else on the candidate alone, with reasons.
 
-    The bounds that decide are shown: the second-highest lower bound and the least upper bound.
+    `names` are those of what is to beat: the policy, and the process as it ran. The bounds that
+    decide are shown: the second-highest lower bound that counts and the least upper bound.
     """
-    intervals, min_gain = found["intervals"], config.min_gain
-    passed = [i for i in range(len(SHARES)) if passes(intervals[i], min_gain)]
+    intervals, counts = found["intervals"], found["counts"]
+    passed = [i for i in range(len(SHARES)) if passes(intervals[i], config.min_gain, counts)]
     shown = passed[0] if passed else 0
-    known = intervals[shown][~np.isnan(intervals[shown, :, 0])]
-    lowers = np.sort(known[:, 1])[::-1]
-    lower = float(lowers[1]) if lowers.size > 1 else -np.inf
-    upper = float(known[:, 2].min()) if known.size else np.inf
-    gain = float(np.median(known[:, 0])) if known.size else np.nan
-    words = [in_words(found, shown, k, config, level) for k in range(len(NAMES))]
+    is_known = ~np.isnan(intervals[shown, :, 0])
+    known = intervals[shown][is_known]
+    lowers = np.sort(intervals[shown][is_known & counts][:, 1])[::-1]
+    words = [in_words(found, shown, k, config, names) for k in range(len(NAMES))]
     if shown:
-        alone = (in_words(found, 0, k, config, level) for k in range(len(NAMES)))
+        alone = (in_words(found, 0, k, config, names) for k in range(len(NAMES)))
         words += [f"of the candidate alone, {told}" for told in alone]
     return Verdict(
         bool(passed),
-        lower,
-        upper,
-        gain,
-        (conclusion(intervals, passed, min_gain), *words),
-        SHARES[shown],
+        lower=float(lowers[1]) if lowers.size > 1 else -np.inf,
+        upper=float(known[:, 2].min()) if known.size else np.inf,
+        gain=float(np.median(known[:, 0])) if known.size else np.nan,
+        reasons=(conclusion(found, passed, config.min_gain), *words, *notes),
+        share=SHARES[shown],
+        trial=int(found["trial"]),
     )
 
 
-def conclusion(intervals: np.ndarray, passed: list[int], min_gain: float) -> str:
+def conclusion(found: dict[str, np.ndarray], passed: list[int], min_gain: float) -> str:
     """The verdict in one sentence."""
+    intervals, counts = found["intervals"], found["counts"]
     bar = number(min_gain) if min_gain else "zero"
-    above = int((intervals[passed[0] if passed else 0, :, 1] > min_gain).sum())
-    told = f"{above} of {len(NAMES)} estimates from the log have a lower bound above {bar}"
+    above = int(((intervals[passed[0] if passed else 0, :, 1] > min_gain) & counts).sum())
+    told = f"{above} of {int(counts.sum())} estimates from the log have a lower bound above {bar}"
     if not passed:
         if harm := [x for x, high in zip(NAMES, intervals[0, :, 2], strict=True) if high < 0]:
             return f"no real environment: {told}, and {' and '.join(harm)} saw harm"
@@ -110,67 +133,79 @@ def conclusion(intervals: np.ndarray, passed: list[int], min_gain: float) -> str
     )
 
 
-def in_words(found: dict, i: int, k: int, config: GateConfig, level: float) -> str:
+def in_words(
+    found: dict[str, np.ndarray], i: int, k: int, config: GateConfig, names: Sequence[str]
+) -> str:
     """Estimate `k` at share `i` in words: gain and interval, or why it is ignored."""
     gain, low, high = found["intervals"][i, k]
-    unit = "" if k == 2 else ", discounted"
     if not np.isnan(gain):
+        level, over = 1 - 2 * float(found["error"][i]), names[int(found["over"][i, k])]
         ends = f"{signed(gain)} [{signed(low)}, {signed(high)}]"
-        return f"{NAMES[k]}: {ends} per episode{unit} ({level:.1%} interval)"
+        told = f"{NAMES[k]}: {ends} per episode over {over} ({level:.1%} interval)"
+        return told if found["counts"][k] else f"{told}; {NOT_INDEPENDENT}"
     if k == 0:
         count = int(found["diverged"][i])
         why = f"the values of {count} of {config.members} members left what rewards allow"
     elif k == 1 and np.isnan(found["effective"][i]):
-        why = "the log has no propensities, or the policy cannot list its actions"
+        why = "it needs propensities of all episodes, and actions that are not numbers"
     elif k == 1:
         effective, least = found["effective"][i], config.least_effective
         why = f"too few effective samples, {effective:.1f} episodes where {least} are needed"
-    elif not found["dreams"][i]:
+    elif not found["opinions"][i]:
         why = "there is no judge"
-    else:
+    elif found["segments"][i] < BLOCKS:
         why = f"{int(found['segments'][i])} held-out segments of the log, {BLOCKS} are needed"
+    else:
+        many = f"{int(found['opinions'][i])} of {LEAST_OPINIONS} members needed"
+        why = f"its models are too few to see how much they differ, {many} (judge.members)"
     return f"{NAMES[k]} is ignored: {why}"
 
 
-def signed(x: float) -> str:
-    """A number with its sign."""
-    return ("+" if x >= 0 else "") + number(x)
+NOT_INDEPENDENT = (
+    "not independent, for the log is too short to keep episodes from the planner: it cannot speak "
+    "for the candidate"
+)
 
 
 def offline_gate(
     candidate: Any,
-    incumbent: Any,
+    incumbent: Incumbent,
     *,
     log: Log,
     window: int,
-    discount: float,
+    horizon: int,
     judge: Judge,
-    rounds: int,
+    trials: Callable[[], int],
     key: jax.Array,
     config: GateConfig,
     once: Callable,
 ) -> Verdict:
-    """The verdict from the log alone."""
+    """The verdict from the log alone. `trials()` is the number of this trial, on disk before the
+    gate looks at anything."""
     if (episodes := len(log.traces)) < LEAST_EPISODES:
         few = f"and the log holds {episodes} episodes, fewer than the {LEAST_EPISODES} it takes"
         return no_evidence(few)
     if not improvable(log.traces)[0]:
         return no_evidence("and nothing in the log to ask instead")
-    level = config.level_of(rounds)
 
     def work(update: Callable) -> dict[str, np.ndarray]:
+        trial = trials()
         evidence = Evidence(
             log=log,
             window=window,
-            discount=discount,
+            horizon=horizon,
             incumbent=incumbent,
             judge=judge,
             config=config,
-            level=level,
             key=key,
         )
-        tried = lambda policy: update(1) or evidence.of(policy)
-        return weigh(tried, candidate, incumbent, config.min_gain)
+        tried = lambda policy, error: update(1) or evidence.of(policy, error)
+        counts = True, True, judge.is_independent
+        found = weigh(tried, candidate, incumbent.params, config, trial, counts)
+        return found | {"clone": evidence.of_clone()}
 
     found = once("gate", len(SHARES), unknown(), work)
-    return offline_verdict(found, config, level)
+    names = incumbent.name, incumbent.as_it_ran if incumbent.has_run else ""
+    gain, _, high = found["clone"]
+    notes = incumbent.too_few() + ([blind(number(-gain), window)] if high < 0 else [])
+    return offline_verdict(found, config, names, notes)

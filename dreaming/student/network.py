@@ -11,7 +11,7 @@ import numpy as np
 
 from envs.frames import frame_shape
 from envs.types import Context, action_features
-from worldmodels.actions import NEVER, ActionHead, make_head
+from worldmodels.actions import ActionHead, make_head
 from worldmodels.contexts import context_rows, observation_scale, row_size
 
 if TYPE_CHECKING:
@@ -185,30 +185,41 @@ def _read(gru: Any, rows: Float[Array, "*B W F"]) -> Float[Array, "*B X"]:
     return jnp.concatenate([rows[..., -1, :], h], axis=-1)
 
 
-def action_distribution(
-    params: Any, context: Context, head: ActionHead, legal: Bool[Array, "*B A"] | None = None
-) -> tuple[Float[Array, "*B K A"], Float[Array, "*B K"]]:
-    """A student's policy at contexts [*B]: K actions as features, and their probabilities.
+def action_probabilities(
+    params: Any, context: Context, head: ActionHead, legal: Bool[Array, "*B A"]
+) -> Float[Array, "*B P"]:
+    """The probability with which `act` takes each action of a "discrete" head's `table`."""
+    every = jnp.asarray(head.table)
+    of = lambda a: probability(params, context, head, legal, jnp.broadcast_to(a, legal.shape))
+    return jax.vmap(of, out_axes=-1)(every)
 
-    A greedy student gives its most probable action probability 1. A Gaussian is represented by
-    quantiles, the same one in all dimensions. A mixture lists the actions of both parts.
-    """
+
+def probability(
+    params: Any,
+    context: Context,
+    head: ActionHead,
+    legal: Bool[Array, "*B A"],
+    a: Float[Array, "*B A"],
+) -> Float[Array, "*B"]:
+    """The probability with which `act` takes actions `a` at contexts [*B]; not for "box"."""
     if "share" in params:
-        parts = (action_distribution(params[x], context, head, legal) for x in MIXED)
-        (a_old, p_old), (a_new, p_new) = parts
-        p = jnp.concatenate([(1 - params["share"]) * p_old, params["share"] * p_new], axis=-1)
-        return jnp.concatenate([a_old, a_new], axis=-2), p
-    pi = student_logits(params, context)
-    pi = pi if legal is None else head.masked(pi, legal)
-    a, p = head.spectrum(pi)
-    best = head.mode(pi)[..., None, :]
-    if head.kind == "box":
-        return jnp.where(params["greedy"], best, a), p
-    is_best = jnp.all(jnp.abs(a - best) < 1e-6, axis=-1)
-    p = jnp.where(params["greedy"], is_best / jnp.sum(is_best, -1, keepdims=True), p)
-    anything = head.spectrum(jnp.where(pi > NEVER / 2, 0.0, NEVER))[1]
-    share = params.get("uniform", 0.0)
-    return a, (1 - share) * p + share * anything
+        old, new = (probability(params[part], context, head, legal, a) for part in MIXED)
+        return (1 - params["share"]) * old + params["share"] * new
+    pi = head.masked(student_logits(params, context), legal)
+    is_best = jnp.all(jnp.abs(a - head.mode(pi)) < 1e-6, axis=-1)
+    p = jnp.where(params["greedy"], is_best, jnp.exp(head.log_prob(pi, a)))
+    if "uniform" not in params:
+        return p
+    anything = head.log_prob(head.masked(jnp.zeros_like(pi), legal), a)
+    return p + params["uniform"] * (jnp.exp(anything) - p)
+
+
+def drawn_actions(
+    params: Any, context: Context, keys: UInt32[Array, "K B 2"], head: ActionHead, legal: Any
+) -> Float[Array, "B K A"]:
+    """K actions of a student at each of B contexts, drawn as `act` draws them."""
+    draw = lambda key: act(params, context, key, head, legal)
+    return jax.vmap(draw, out_axes=1)(keys)
 
 
 def with_uniform(params: Any, share: float) -> Any:

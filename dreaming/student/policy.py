@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from dreaming.errors import RejectedError
 from dreaming.observe.behaviours import legal_entries
 from dreaming.student.context import ContextBuffer
-from dreaming.student.network import MIXED, act, action_distribution, head_of
+from dreaming.student.network import MIXED, act, head_of, probability
 from envs.atomic import sync_directory, write_file
 from envs.types import (
     Features,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 WEIGHTS, CARD = "student.safetensors", "policy.json"
+CANDIDATE = "candidate"  # in a run directory: the policy that asked to be deployed
 
 
 @dataclass
@@ -40,12 +42,13 @@ class Policy:
     action_space: Any
     window: int = 1
     card: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None  # of a saved one: what its traces are recorded under
 
     def __post_init__(self):
         self._observation = Features(self.observation_space)
         self._action = action_features(self.action_space)
         self._head = head_of(self.action_space)
-        self._distribution = jax.jit(self._weighed)
+        self._weigh = jax.jit(self._weighed)
         self._random = np.random.default_rng()
         self._teach: tuple[Any, Any] = (None, None)  # a world, and its compiled teacher
         self.reset()
@@ -111,18 +114,17 @@ class Policy:
 
     def _weighed(self, params, context, key, legal):
         a = act(params, context, key, self._head, legal)
-        return a, *action_distribution(params, context, self._head, legal)
+        if self._head.kind == "box":
+            return a, None
+        return a, probability(params, context, self._head, legal, a)
 
     def _draw(self, random: np.random.Generator, action_mask: Any) -> tuple[Any, float | None]:
         """(features [1, A] of an action, its probability or None for a density)."""
         key = random.integers(0, 1 << 32, (1, 2), np.uint32)
         legal = legal_entries(action_mask, self._action, 0, ended=False)
         legal = np.ones((1, self._action.size), bool) if legal is None else legal[None]
-        a, each, p = self._distribution(self.params, self._buffer.context(), key, legal)
-        a, each, p = (np.asarray(x) for x in (a, each, p))
-        if self._head.kind == "box":
-            return a, None
-        return a, float(p[0, np.abs(each[0] - a).max(-1) < 1e-6].sum())
+        a, p = self._weigh(self.params, self._buffer.context(), key, legal)
+        return np.asarray(a), None if p is None else float(p[0])
 
     def _search(
         self, world: Any, random: np.random.Generator, action_mask: Any
@@ -154,10 +156,17 @@ class Policy:
 
 def save_policy(directory: Any, policy: Policy) -> None:
     """Write a policy: its weights, then its card with their hash; each file is whole or absent."""
-    from safetensors.numpy import save
-
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    for name, data in policy_files(policy).items():
+        write_file(directory / name, data)
+    sync_directory(directory)
+
+
+def policy_files(policy: Policy) -> dict[str, bytes]:
+    """The files of a policy by name, its card last; the same for the same policy."""
+    from safetensors.numpy import save
+
     weights = save(_arrays(policy.params))
     card = {
         "schema_version": SCHEMA_VERSION,
@@ -168,9 +177,7 @@ def save_policy(directory: Any, policy: Policy) -> None:
         "card": policy.card,
     }
     card["sha256"] = _seal(card, weights)
-    write_file(directory / WEIGHTS, weights)
-    write_file(directory / CARD, json.dumps(card, indent=2, sort_keys=True).encode())
-    sync_directory(directory)
+    return {WEIGHTS: weights, CARD: json.dumps(card, indent=2, sort_keys=True).encode()}
 
 
 def _arrays(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -234,10 +241,16 @@ def _seal(card: dict[str, Any], weights: bytes) -> str:
 
 
 def load_policy(path: Any) -> Policy:
-    """The policy saved in directory `path`. Raises `UserError` if it is missing or damaged."""
+    """The policy saved in directory `path`. Raises `UserError` if it is missing or damaged, and
+    `RejectedError` if it is missing because a run rejected its candidate."""
     from safetensors.numpy import load
 
     path = Path(path)
+    if not (path / CARD).exists() and (why := rejection(path.parent)):
+        raise RejectedError(
+            f"{path}: nothing is deployed, the candidate was rejected ({why}); it lies in "
+            f"{path.parent / CANDIDATE}"
+        )
     try:
         card = json.loads((path / CARD).read_bytes())
         weights = (path / WEIGHTS).read_bytes()
@@ -253,4 +266,19 @@ def load_policy(path: Any) -> Policy:
     params = _params(load(weights), card["greedy"])
     observation_space = space_from_json(card["observation_space"])
     action_space = space_from_json(card["action_space"])
-    return Policy(params, observation_space, action_space, card["window"], card["card"])
+    spaces, name = (observation_space, action_space), name_of(card["sha256"])
+    return Policy(params, *spaces, card["window"], card["card"], name)
+
+
+def name_of(sha256: str) -> str:
+    """The name of a saved policy by the hash in its card."""
+    return f"student-{sha256[:12]}"
+
+
+def rejection(run_dir: Path) -> str | None:
+    """The first reason of a run's rejection; None if it is no run, or rejected nothing."""
+    try:
+        result = json.loads((run_dir / "result.json").read_bytes())
+        return result["reasons"][0] if result["verdict"] == "reject" else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dreaming.student.network import act, action_distribution, head_of
+from dreaming.student.network import act, head_of
 from envs.dream import DreamState, DreamStep, World
 from worldmodels.actions import ActionHead
 
@@ -110,28 +110,27 @@ def dream_returns(
 
 def limited_dreams(
     world: World, policy: Any, context: Any, key: jax.Array, limits: Int[np.ndarray, " D"]
-) -> tuple[Float[np.ndarray, " D"], Int[np.ndarray, " D"]]:
-    """(returns, lengths) of D dreams from `context`, at most `limits` steps long each.
+) -> tuple[Float[np.ndarray, " D"], Int[np.ndarray, " D"], Int[np.ndarray, " D"]]:
+    """(returns, lengths, members) of D dreams from `context`, at most `limits` steps long each.
 
-    Actions are drawn from `action_distribution`, which judges use for every policy.
+    The policy draws as it does where it is deployed.
     """
     row_key, walk_key = jax.random.split(key)
     rows = jax.random.key_data(jax.random.split(row_key, limits.size))
     rules = {"head": head_of(world.action_space), "steps": int(limits.max())}
     inputs = world.params, policy, context, (rows, walk_key, limits)
     found = _limited(world.dream(), *inputs, **rules)
-    return np.asarray(found[0], np.float64), np.asarray(found[1], np.int64)
+    returns, lengths, members = (np.asarray(x) for x in found)
+    return returns.astype(np.float64), lengths.astype(np.int64), members.astype(np.int64)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("head", "steps"))
 def _limited(dream, params, policy, context, drawn, *, head: ActionHead, steps: int):
     rows, key, limits = drawn
-    every = jnp.arange(limits.size)
 
     def draw(context, legal, now):
-        a, p = action_distribution(policy, context, head, legal)
-        keys = jax.random.split(now[0], limits.size)
-        return a[every, jax.vmap(jax.random.categorical)(keys, jnp.log(p))]
+        keys = jax.random.key_data(jax.random.split(now[0], limits.size))
+        return act(policy, context, keys, head, legal)
 
     def keep(step: WalkStep):
         counts = step.alive & (step.now[1] < limits)
@@ -140,4 +139,4 @@ def _limited(dream, params, policy, context, drawn, *, head: ActionHead, steps: 
     begun = dream.initial(params, context, rows)
     times = jax.random.split(key, steps), jnp.arange(steps)
     r, counts = walk_dream(dream, params, begun, times, draw=draw, keep=keep)[1]
-    return r.sum(0), counts.sum(0)
+    return r.sum(0), counts.sum(0), begun[1].member

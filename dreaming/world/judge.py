@@ -16,7 +16,7 @@ gains pass in a pilot.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,37 +33,53 @@ SEGMENT = 50  # steps of a segment
 MOST_SEGMENTS = 1024  # most segments tested per model
 DREAMS = 256  # dreamed episodes per model and policy
 COPIES = 4  # dreams per segment
+LEAST_OPINIONS = 3  # members of all models together, to see how much they differ
 BLOCKS = 20  # of neighbouring segments: their means are nearly independent and nearly normal
+
+
+class Dreamed(NamedTuple):
+    """Dreams of one policy, in the order of the models."""
+
+    returns: Float[np.ndarray, " n"]
+    lengths: Int[np.ndarray, " n"]
+    model: Int[np.ndarray, " n"]  # which one dreamed
+    member: Int[np.ndarray, " n"]  # and which of its members
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Models, for each a log that it was not fitted on, and a clone of the logs' behaviour."""
+    """Models, for each a log that it was not fitted on, and a clone of the logs' behaviour.
+
+    `is_independent`: no model was fitted on an episode that the planner saw.
+    """
 
     worlds: Sequence[World]
     held: Sequence[Log]
     clone: Any
     key: jax.Array
+    is_independent: bool = True
 
     @property
     def segment(self) -> int:
         """Steps of a segment."""
         return min([SEGMENT, *(world.horizon for world in self.worlds)])
 
-    def returns(self, policy: Any) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """Returns and lengths of a policy in DREAMS dreams of each model, in the models' order.
+    def dreams(self, policy: Any) -> Dreamed:
+        """A policy in DREAMS dreams of each model.
 
-        All policies get the same first observations and the same keys.
+        All policies get the same first observations, members and keys.
         """
         keys = jax.random.split(jax.random.fold_in(self.key, 0), max(1, len(self.worlds)))
         found = [dream(world, policy, key) for world, key in zip(self.worlds, keys, strict=False)]
         if not found:
-            return np.zeros(0), np.zeros(0, np.int64)
-        return tuple(np.concatenate(x) for x in zip(*found, strict=True))  # type: ignore
+            return Dreamed(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(3)))
+        returns, lengths, member = (np.concatenate(x) for x in zip(*found, strict=True))
+        model = np.repeat(np.arange(len(found)), DREAMS)
+        return Dreamed(returns, lengths, model, member)
 
     def figures(self, candidate: Any, incumbent: Any) -> dict[str, float]:
         """`judge_gain`: mean dreamed return of candidate minus incumbent; {} without a model."""
-        new, old = (self.returns(policy)[0] for policy in (candidate, incumbent))
+        new, old = (self.dreams(policy).returns for policy in (candidate, incumbent))
         return {"judge_gain": float((new - old).mean())} if new.size else {}
 
     def errors(self) -> Float[np.ndarray, " n"]:
@@ -77,7 +93,7 @@ class Judge:
 
 
 def dream(world: World, policy: Any, key: jax.Array):
-    """(returns, lengths) of DREAMS dreams from logged starts to the horizon."""
+    """(returns, lengths, members) of DREAMS dreams from logged starts to the horizon."""
     start_key, key = jax.random.split(key)
     drawn = np.asarray(jax.random.choice(start_key, np.flatnonzero(world.initial), (DREAMS,)))
     context = jax.tree.map(lambda x: jnp.asarray(x[drawn]), world.starts)
@@ -123,3 +139,25 @@ def systematic_error(errors: Float[np.ndarray, " n"], level: float) -> float | N
     blocks = np.array([block.mean() for block in np.array_split(errors, BLOCKS)])
     low, high = t_interval(blocks, level=level)
     return max(-low, high)
+
+
+def spread_of_models(x: Float[np.ndarray, " n"], dreamed: Dreamed) -> tuple[float, int]:
+    """(standard error of the mean of `x`, a value per dream, as an estimate of the truth; its
+    degrees of freedom).
+
+    The members of a model are draws from what its log leaves open (a Bayesian bootstrap), so their
+    variance is that of the estimate and is not divided by their number; models are fitted on
+    different episodes, so it is divided by theirs. It is the variance of the members' means less
+    what the chance in their dreams adds to it (a random-effects model, by moments). (NaN, K - 1)
+    with K < LEAST_OPINIONS members in all.
+    """
+    opinions = np.unique(np.stack([dreamed.model, dreamed.member]), axis=1)
+    count = opinions.shape[1]
+    if count < LEAST_OPINIONS:
+        return float("nan"), count - 1
+    is_of = [(dreamed.model == i) & (dreamed.member == j) for i, j in opinions.T]
+    means = np.array([x[mine].mean() for mine in is_of])
+    chance = np.array([x[mine].var(ddof=1) / mine.sum() for mine in is_of if mine.sum() > 1])
+    between = max(0.0, means.var(ddof=1) - chance.mean())
+    models = np.unique(dreamed.model).size
+    return float(np.sqrt(between / models + chance.mean() / count)), count - 1

@@ -16,10 +16,11 @@ import numpy as np
 from dreaming.config import JudgeConfig, SearchConfig
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
-from dreaming.observe.split import split_log
+from dreaming.observe.split import Split, split_log
 from dreaming.stages import stage_key
 from dreaming.world.certify import foreseen, held_out, summarise
 from dreaming.world.fitting import LogFit
+from dreaming.world.judge import Judge
 from envs.dream import World
 from worldmodels.config import FitConfig, FrameModelConfig, ModelConfig
 from worldmodels.protocol import ModelSettings, WorldModel
@@ -34,11 +35,17 @@ class Fitted:
     """A world, and what is known of how far it can be trusted."""
 
     world: World
+    seen: Log  # the episodes that it was fitted on
     learned: Any = None  # what a fit carried to its end
     judges: Sequence[World] = ()  # models that do not plan,
     held: Sequence[Log] = ()  # each with a part of the log that it was not fitted on
+    is_independent: bool = False  # no judge was fitted on an episode in `seen`
     fidelity: dict[str, float] = field(default_factory=dict)
     skill: dict[str, list] = field(default_factory=dict)  # open-loop error by k, `regions`
+
+    def judge(self, clone: Any, key: jax.Array) -> Judge:
+        """The judges, with a clone of the log's behaviour to measure their errors by."""
+        return Judge(self.judges, self.held, clone, key, self.is_independent)
 
 
 @dataclass
@@ -60,16 +67,20 @@ class LearnedPhysics:
         once: Callable,
         *,
         is_judged: bool = True,
+        decides: bool = False,
         reanalysis: Callable | None = None,
     ) -> Fitted:
         """Fit, judge and certify; each stage has a key of its own name, whoever asks.
 
-        `once(stage, total, like, work)` is that of `one_round`. Without judges nothing is held out.
+        `once(stage, total, like, work)` is that of `one_round`. Without judges nothing is held out;
+        where the verdict depends on them (`decides`), more.
         `reanalysis(replay)` caches searches in an earlier world beside the rows, if there is one.
         """
         key_of = functools.partial(stage_key, key)
-        seen, judged = split_log(log, self.judge, key_of("split")) if is_judged else (log, [])
-        planner, judges = self.planner(seen), [self.second(part) for part, _ in judged]
+        config = self.judge.sized(decides)
+        split = split_log(log, config, key_of("split"), decides) if is_judged else Split(log)
+        seen, judged = split.seen, split.judged
+        planner, judges = self.planner(seen), [self.second(part, config) for part, _ in judged]
         learn = functools.partial(planner.learn, key_of("fit"), reanalysis=reanalysis)
         learned = once("fit", planner.config.steps, planner.blank(), learn)
         states: list[TrainState] = []
@@ -82,9 +93,11 @@ class LearnedPhysics:
         opinions = second_opinions(seen, judged, judges, states, horizon)
         return Fitted(
             world=world_of(planner, learned, horizon, search, fidelity),
+            seen=seen,
             learned=learned,
             judges=[world for world, _ in opinions],
             held=[held for _, held in opinions],
+            is_independent=split.is_independent,
             fidelity=fidelity,
             skill=skill,
         )
@@ -93,10 +106,10 @@ class LearnedPhysics:
         """The fit of the model that plans."""
         return self._fit(log, self.model, self.fit)
 
-    def second(self, log: Log) -> LogFit:
-        """The fit of a judge: smaller and sooner done."""
-        model = dataclasses.replace(self.model, members=self.judge.members)
-        return self._fit(log, model, dataclasses.replace(self.fit, steps=self.judge.steps))
+    def second(self, log: Log, config: JudgeConfig) -> LogFit:
+        """The fit of a judge (`config` is `sized`): smaller and sooner done."""
+        model = dataclasses.replace(self.model, members=config.members)
+        return self._fit(log, model, dataclasses.replace(self.fit, steps=config.steps))
 
     def _fit(self, log: Log, model: ModelConfig, fit: FitConfig) -> LogFit:
         settings = ModelSettings(model, self.images, fit.discount)
@@ -121,7 +134,7 @@ class OraclePhysics:
         self, log: Log, search: SearchConfig, horizon: int, key: Any, once: Any, **_: Any
     ) -> Fitted:
         """The oracle's dream."""
-        return Fitted(self.world(log, search, horizon))
+        return Fitted(self.world(log, search, horizon), log)
 
     def world(self, log: Log, search: SearchConfig, horizon: int) -> World:
         """The oracle's dream, with the log's own starts."""

@@ -82,7 +82,7 @@ def final_figures(result: dict[str, Any]) -> dict[str, Any]:
     returns = {name: x["mean"] for name, x in result.items() if name.endswith("_return") and x}
     figures = returns | (result.get("fidelity") or {})
     if "verdict" in result:
-        figures["accepted"] = float(result["verdict"] == "accept")
+        figures["accepted"] = float(result["verdict"] != "reject")
     return {f"result/{name}": float(value) for name, value in figures.items()}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from dreaming.errors import ConfigError
 from dreaming.observe.behaviours import BEHAVIOURS
 from dreaming.observe.collect import record
-from dreaming.student.policy import CARD, load_policy
+from dreaming.student.policy import CARD, Policy, load_policy
 from envs.real import make_real
 from experiments.config import EnvConfig
 
@@ -28,21 +28,22 @@ def recording(
     spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
     task.close()
     source = np.random.SeedSequence(seed % 2**64, spawn_key=(skip,) if skip else ())
+    policy = _policy(env.behaviour, spaces)
     traces = record(
         env.id,
-        env.behaviour,
+        (policy and policy.name) or env.behaviour,
         env.real_steps,
         int(source.generate_state(1)[0]),
         switch=env.switch,
         epsilon=env.epsilon,
-        policy=_policy(env.behaviour, spaces),
+        policy=None if policy is None else policy.behaviour,
         update=update,
         env_options=env.options,
     )
     return traces, spaces
 
 
-def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
+def _policy(behaviour: str, spaces: dict[str, Any]) -> Policy | None:
     """The saved policy at the path `behaviour`; None for a built-in behaviour."""
     if behaviour in BEHAVIOURS:
         return None
@@ -56,4 +57,4 @@ def _policy(behaviour: str, spaces: dict[str, Any]) -> Callable | None:
         if getattr(policy, name) != space:
             what = f"{behaviour}: its {name.replace('_', ' ')} is {getattr(policy, name)}"
             raise ConfigError(f"{what}, that of the task is {space}; use a policy of this task")
-    return policy.behaviour
+    return policy

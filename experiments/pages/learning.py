@@ -36,7 +36,7 @@ def round_of(result: Mapping[str, Any]) -> str:
 
 def is_online(result: Mapping[str, Any]) -> bool:
     """Whether a result is of an online run."""
-    return "rounds" in result and "verdict" not in result
+    return "rounds" in result
 
 
 def returns_by_step(metrics: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

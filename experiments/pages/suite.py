@@ -19,7 +19,8 @@ from dreaming.errors import UserError
 from dreaming.statistics import iqm, stratified_interval
 from experiments.pages import learning
 
-SCHEMA_VERSION = 1  # of the results that can be read, and of summary.json
+SCHEMA_VERSION = 1  # of summary.json
+READABLE = (1, 2)  # versions of results
 # Options that do not separate groups: names, places, and those that follow from others.
 ASIDE = ("seed", "experiment", "env.id", "devices", "tracker", "search.teacher")
 ASIDE += ("budget_minutes", "platform")
@@ -100,8 +101,8 @@ def read_run(path: Path) -> FinishedRun | str:
     except (OSError, ValueError):
         return "its result.json cannot be read"
     version = result.get("schema_version") if isinstance(result, dict) else None
-    if version != SCHEMA_VERSION:
-        return f"its result has schema {version}, not {SCHEMA_VERSION}"
+    if version not in READABLE:
+        return f"its result has schema {version}, not {' or '.join(map(str, READABLE))}"
     if "verdict" not in result and not learning.is_online(result):
         return "a world without a policy"
     try:

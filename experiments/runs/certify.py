@@ -21,6 +21,7 @@ from experiments.logs.reading import check_task, log_source, read_log
 from experiments.runs.certificate import OFF, make_certificate, ranking_stage
 from experiments.runs.directory import read_config
 from experiments.runs.dream import certify_run, play_round, stage_fields
+from experiments.runs.lineage import Lineage
 from experiments.runs.once import Finished, kept_nowhere
 from experiments.runs.scoring import scorer
 
@@ -33,10 +34,11 @@ def certify_finished(config: CertifyVerbConfig, progress: Progress) -> dict[str,
     run_dir = Path(config.run)
     wanted: DreamConfig = read_config(run_dir, DreamConfig)
     wanted.certify = CertifyConfig(config.episodes, config.dreams)
-    once = Finished(run_dir, stage_fields(wanted), progress)
+    lineage = Lineage.at(run_dir)
+    once = Finished(run_dir, stage_fields(wanted, lineage), progress)
     log = read_log(wanted, run_dir, once)
-    report = play_round(wanted, log, once)
-    return certify_run(wanted, log, report, kept_nowhere(progress))[0]
+    report = play_round(wanted, log, once, lineage)
+    return certify_run(wanted, log, report, kept_nowhere(progress), lineage)[0]
 
 
 def certify_file(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from worldmodels.config import ModelConfig
 
 ADDED = ("name", "options")  # to `model`, after the first version
 CONFIG, RESULT = "config.yaml", "result.json"
+RESULT_VERSION = 2  # 1: before the incumbent of round 0 was the process as it ran
 
 
 def values_of(config: Any) -> dict[str, Any]:

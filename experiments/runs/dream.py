@@ -2,28 +2,35 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dreaming.config import RoundConfig
+from dreaming.errors import ConfigError
 from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
 from dreaming.round import Report, RoundState, one_round, stage_key
-from dreaming.student.policy import Policy, save_policy
+from dreaming.student.policy import Policy, policy_files
 from dreaming.student.walks import dream_returns
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
+from envs.traces import TraceStore
 from experiments.command.progress import Progress
-from experiments.command.unread import dream_rules, refuse
+from experiments.command.unread import GIVEN, dream_rules, refuse
 from experiments.config import DreamConfig, WorldConfig
 from experiments.logs.reading import kind_of, read_log
+from experiments.pages.lineage import write_lineage
+from experiments.pages.run_report import render
 from experiments.pages.strip import dream_strip
 from experiments.runs.certificate import make_certificate, ranking_stage
-from experiments.runs.directory import begin, finish, values_of
+from experiments.runs.directory import RESULT_VERSION, begin, finish, read_config, values_of
+from experiments.runs.lineage import Lineage, digest_of, next_of, read_result, rounds_of
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, make_result, root_key
 from experiments.runs.scoring import dream_horizon, scorer
@@ -36,21 +43,46 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 
     Raises `UserError` for what the user can mend.
     """
+    if len(rounds_of(run_dir)) > 1:
+        raise ConfigError(
+            f"{run_dir} has rounds on top of it; go on with run={run_dir} traces=..., or draw its "
+            f"report again with `dreaming report run={run_dir}`"
+        )
+    if (old := earlier(run_dir)) is not None:
+        progress.log(f"{run_dir} was finished by an earlier version; its report is drawn again")
+        return old
+    return play(config, Lineage(run_dir), progress)
+
+
+def earlier(run_dir: Path) -> dict[str, Any] | None:
+    """The result of a run that an earlier version finished, whose stages cannot go on."""
+    result = read_result(Lineage(run_dir))
+    if result is None or result.get("schema_version") == RESULT_VERSION:
+        return None
+    render(run_dir)
+    return result
+
+
+def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str, Any]:
+    """One round of a lineage, from its log to its report."""
+    run_dir = lineage.run_dir
     check_name(config.model.name)
-    once = Once(run_dir, stage_fields(config), progress)
+    once = Once(run_dir, stage_fields(config, lineage), progress)
     refuse(dream_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
+    lineage.check_log(log)
+    lineage.check_incumbent(lineage.incumbent(), log, config.model.window)
     begin(run_dir, config)
-    report = play_round(config, log, once)
+    report = play_round(config, log, once, lineage)
     if config.model.name in ("auto", "mlp") and (hint := chance_hint(report)):
         progress.log(hint)
-    returns = report_episodes(config, log, report, once)
-    certificate, steps = certify_run(config, log, report, once)
+    returns = report_episodes(config, log, report, once, lineage)
+    certificate, steps = certify_run(config, log, report, once, lineage)
     progress.log(f"certified: {certificate['sentence']}")
-    save_artifacts(run_dir, log, report)
+    save_artifacts(lineage, log, report)
     report = dataclasses.replace(report, fidelity=certificate["figures"])
     returns["steps"] = returns["steps"] + steps
-    result = make_result(config, log, report, returns, once)
+    result = make_result(config, log, report, returns, lineage, once)
     shown = {name: x.tolist() for name, x in returns.items() if x.ndim and x.size}
     strip = dream_strip(report.world, log)
     figures = {"returns": shown, "open_loop": report.fitted.skill, "strip": strip}
@@ -58,33 +90,45 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
     return result
 
 
-def play_round(config: DreamConfig, log: Log, once: Callable) -> Report:
+def play_round(config: DreamConfig, log: Log, once: Callable, lineage: Lineage) -> Report:
     """The round of a run; `once` is that of `one_round`."""
     parts = ("search", "rehearse", "distill", "baselines", "gate")
     rules = RoundConfig(**{name: getattr(config, name) for name in parts})
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
     physics.check(log, config.search, config.rehearse.behaviour_penalty)
+    before = lineage.incumbent()
+    state = RoundState() if before is None else RoundState(before.params, name=before.name)
     _, report = one_round(
-        RoundState(),
-        root_key(config),
+        state,
+        round_key(config, lineage),
         log=log,
         physics=physics,
         config=rules,
         horizon=dream_horizon(config, log),
         real=scorer(config, log),
         once=once,
+        trials=lineage.trial,
     )
     return report
 
 
-def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
+def round_key(config: DreamConfig, lineage: Lineage) -> jax.Array:
+    """The key that the keys of all stages of a round come from."""
+    key = root_key(config)
+    return jax.random.fold_in(key, lineage.number) if lineage.number else key
+
+
+def stage_fields(config: DreamConfig, lineage: Lineage) -> dict[str, dict[str, Any]]:
     """The fields that each stage depends on; a run of other fields is another run."""
     fields = functools.partial(_fields, config)
-    stages = world_fields(config)
-    rehearse = stages["fit"] | fields("search", "rehearse", "distill")
-    gated = rehearse | fields("gate", "baselines")
+    stages, later = world_fields(config), {}
+    if lineage.number:
+        before = lineage.incumbent()
+        later = {"round": lineage.number, "incumbent": before and before.name}
+    rehearse = stages["fit"] | fields("search", "rehearse", "distill") | later
+    gated = rehearse | fields("gate", "baselines") | {"gate_rules": 2}
     return stages | {
-        "clone": stages["record"] | fields("baselines") | {"discount": config.fit.discount},
+        "clone": stages["fit"] | fields("baselines"),
         "rehearse": rehearse,
         "gate": gated,
         "evaluate": gated | fields("evaluation"),
@@ -95,7 +139,7 @@ def stage_fields(config: DreamConfig) -> dict[str, dict[str, Any]]:
 def world_fields(config: WorldConfig) -> dict[str, dict[str, Any]]:
     """The fields that the stages of a world depend on; `fit` and `dream` share these stages."""
     log = _fields(config, "seed", "env", "traces", "source")
-    fit = log | _fields(config, "model", "images", "fit", "judge")
+    fit = log | _fields(config, "model", "images", "fit", "judge") | {"split": 2}
     return {"record": log, "fit": fit, "judge": fit}
 
 
@@ -105,12 +149,15 @@ def _fields(config: Any, *names: str) -> dict[str, Any]:
 
 
 def report_episodes(
-    config: DreamConfig, log: Log, report: Report, once: Once
+    config: DreamConfig, log: Log, report: Report, once: Once, lineage: Lineage
 ) -> dict[str, np.ndarray]:
-    """Returns of every policy in fresh real episodes, and of the candidate in its dream."""
-    key = stage_key(root_key(config), "dream_return")
+    """Returns of every policy in fresh real episodes, and of the candidate in its dream; those of
+    the log beside them."""
+    key = stage_key(round_key(config, lineage), "dream_return")
     real, episodes = scorer(config, log), config.evaluation.episodes
     policies = report.baselines | {"candidate": report.rehearsed.student}
+    if not report.incumbent.is_clone:
+        policies |= {"incumbent": report.incumbent.params}
     seeds = list(range(REPORT_SEED, REPORT_SEED + episodes))
 
     def work(update: Callable) -> dict[str, np.ndarray]:
@@ -127,12 +174,12 @@ def report_episodes(
     like = {name: np.zeros(episodes) for name in names}
     like |= {"steps": np.array(0), "dream": np.zeros(config.evaluation.dreams)}
     returns = once("evaluate", episodes * len(names) or None, like, work)
-    behaviour = behaviour_return(log.traces)
-    return {"behaviour": behaviour, **returns}
+    logged = {"behaviour": behaviour_return(log.traces), "as_it_ran": report.incumbent.returns}
+    return logged | returns
 
 
 def certify_run(
-    config: DreamConfig, log: Log, report: Report, once: Callable
+    config: DreamConfig, log: Log, report: Report, once: Callable, lineage: Lineage
 ) -> tuple[dict[str, Any], int]:
     """(the certificate of a round's world, the real steps that ranking policies took)."""
     tried = ranking_stage(
@@ -142,7 +189,7 @@ def certify_run(
         clone=report.baselines["behaviour_cloning"],
         candidate=report.rehearsed.student,
         real=scorer(config, log),
-        key=stage_key(root_key(config), "rank"),
+        key=stage_key(round_key(config, lineage), "rank"),
         once=once,
     )
     regions = report.fitted.skill.get("regions")
@@ -161,11 +208,60 @@ def chance_hint(report: Report) -> str | None:
     )
 
 
-def save_artifacts(run_dir: Path, log: Log, report: Report) -> None:
-    """The dream file and the deployed policy."""
-    write_dream(run_dir / "world.dream", report.world)
-    spaces = log.observation.space, log.action.space
-    card = {"verdict": report.verdict.word, "discount": report.world.card["discount"]}
-    card["horizon"] = int(report.world.horizon)
-    policy = Policy(report.deployed, *spaces, report.world.model.window, card)
-    save_policy(run_dir / "policy", policy)
+def save_artifacts(lineage: Lineage, log: Log, report: Report) -> None:
+    """The dream file, the candidate, and what is deployed now, if that is new."""
+    write_dream(lineage.run_dir / "world.dream", report.world)
+    verdict = report.verdict
+    card = {"verdict": verdict.word, "reasons": list(verdict.reasons)}
+    card |= {"discount": report.world.card["discount"], "horizon": int(report.world.horizon)}
+    of = lambda params: policy_files(
+        Policy(
+            params, log.observation.space, log.action.space, report.world.model.window, dict(card)
+        )
+    )
+    lineage.leave(of(report.rehearsed.student), of(report.deployed) if verdict.accept else None)
+
+
+def next_round(config: DreamConfig, progress_in: Callable) -> tuple[dict[str, Any], Lineage]:
+    """(result.json of the next round of the run `config.run` on a log that grew, and the round).
+
+    `progress_in(run_dir, config)` is the progress of a round. Raises `UserError`.
+    """
+    root = Path(config.run or "")
+    config = continued(config, read_config(root, DreamConfig))
+    episodes = None
+    if config.traces is not None:
+        episodes = [digest_of(trace) for trace in TraceStore(config.traces).traces()]
+    lineage = next_of(root, episodes)
+    lineage.begin()
+    with progress_in(lineage.run_dir, config) as progress:
+        result = play(config, lineage, progress)
+    write_lineage(root)
+    return result, lineage
+
+
+FIXED = ("env.", "seed", "experiment", "context.", "model.window")  # in a lineage
+
+
+def continued(config: DreamConfig, first: DreamConfig) -> DreamConfig:
+    """The options of a next round: those of round 0, with what the command line gives anew.
+
+    Raises `ConfigError` for what a lineage does not change.
+    """
+    log = {"traces": config.traces, "source": config.source}
+    if config.traces is None and config.source.name is None:
+        raise ConfigError("run= needs the log that grew; name it with traces= or source.name=")
+    for name in GIVEN.get():
+        if any(name == each or f"{name}.".startswith(each) for each in FIXED):
+            raise ConfigError(
+                f"{name} cannot change in a next round: its incumbent, its task and its error "
+                "probability are those of run=; start another run"
+            )
+        owner, _, field = name.rpartition(".")
+        if owner and owner.partition(".")[0] not in ("source", "hydra"):
+            of = operator.attrgetter(owner)
+            setattr(of(first), field, getattr(of(config), field))
+    first = dataclasses.replace(first, **log, run=None, devices=config.devices)
+    if "teacher" in GIVEN.get():
+        first.teacher, first.search.teacher = config.teacher, config.teacher
+    return first

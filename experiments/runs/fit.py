@@ -22,7 +22,7 @@ from experiments.runs.scoring import dream_horizon
 
 def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[str, Any]:
     """Everything `dreaming fit` does; the content of result.json."""
-    if (run_dir / "policy").exists():
+    if (run_dir / "candidate").exists() or (run_dir / "policy").exists():
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
     check_name(config.model.name)
     once = Once(run_dir, world_fields(config), progress)

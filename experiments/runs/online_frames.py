@@ -12,10 +12,11 @@ from dreaming import statistics
 from dreaming.checkpoint import state_sha256
 from dreaming.efficientzero.actors import Actors
 from dreaming.efficientzero.agent import Agent, make_agent
-from dreaming.efficientzero.policy import AgentPolicy, save_agent_policy
+from dreaming.efficientzero.policy import AgentPolicy, agent_policy_files
 from dreaming.efficientzero.recording import extend_once
 from dreaming.efficientzero.turns import is_over, learn_due, take_turn
 from dreaming.efficientzero.types import AgentState
+from dreaming.gate.verdict import ungated
 from dreaming.student.evaluate import evaluate
 from envs.real import make_real
 from envs.types import Trace
@@ -23,6 +24,7 @@ from experiments.command.progress import Progress, Stage
 from experiments.command.stopping import Stopped, stopping
 from experiments.config import OnlineConfig
 from experiments.runs.directory import begin, finish, values_of
+from experiments.runs.lineage import Lineage
 from experiments.runs.memory import agent_knobs, out_of_memory_told
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, common, root_key
@@ -56,7 +58,8 @@ def learn_from_frames(
     finally:
         actors.close()
     result = run.result(returns)
-    save_agent_policy(run_dir / "policy", policy)
+    files = agent_policy_files(policy)
+    Lineage(run_dir).leave(files, files)
     figures = {"returns": {"deployed": returns["deployed"].tolist()}}
     finish(run_dir, config, result, figures)
     return result
@@ -161,6 +164,7 @@ class AgentRun:
             "env": config.env.id,
             "real_steps": int(state.real_steps),
             "updates": int(state.updates),
+            "verdict": ungated().word,
         }
         spaces = env.observation_space, env.action_space
         known = {"card": card, "agent": self.agent}
@@ -193,6 +197,7 @@ class AgentRun:
         updates, simulations = int(state.updates), config.agent.search.num_simulations
         searches = int(state.searches) + int(state.ring.added)
         return common(config, self.once) | {
+            "verdict": ungated().word,
             "rounds": int(state.version),
             "real_steps": int(state.real_steps),
             "fit_steps": updates,

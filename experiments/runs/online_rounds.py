@@ -35,6 +35,7 @@ from experiments.config import OnlineConfig
 from experiments.logs.reading import check_window
 from experiments.runs.directory import begin, finish, values_of
 from experiments.runs.dream import save_artifacts
+from experiments.runs.lineage import Lineage
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, common, root_key
 from experiments.runs.scoring import real_scorer, task_limit
@@ -64,7 +65,7 @@ def learn_online(
     earned = earned_by(log.traces, rounds)
     report = dataclasses.replace(report, deployed=students[best(earned)])
     returns = evaluate_student(config, report, log, in_round(stages, None, stop))
-    save_artifacts(run_dir, log, report)
+    save_artifacts(Lineage(run_dir), log, report)
     result = make_result(config, log, report, returns, earned, stages)
     figures = {"returns": {name: x.tolist() for name, x in returns.items() if x.ndim}}
     finish(run_dir, config, result, figures)
@@ -250,6 +251,7 @@ def make_result(
     learned = report.fitted.learned, report.rehearsed
     return common(config, once) | {
         "teacher": config.teacher,
+        "verdict": report.verdict.word,
         "rounds": rounds,
         "earned_by_round": earned,
         "deployed_round": best(earned),

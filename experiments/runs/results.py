@@ -19,10 +19,11 @@ from dreaming.world.physics import Fitted
 from envs import tabular
 from envs.real import make_real
 from experiments.config import DreamConfig, OnlineConfig, WorldConfig
+from experiments.runs.directory import RESULT_VERSION
+from experiments.runs.lineage import POLICY, Lineage, files_of, sha256_of
 from experiments.runs.once import Once
 from experiments.runs.scoring import dream_horizon
 
-SCHEMA_VERSION = 1
 REPORT_SEED = 10 * FIRST_SEED
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "mctx", "gymnasium", "numpy")
 
@@ -35,7 +36,7 @@ def root_key(config: WorldConfig | OnlineConfig) -> jax.Array:
 def common(config: WorldConfig | OnlineConfig, once: Once) -> dict[str, Any]:
     """What every result.json says."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RESULT_VERSION,
         "experiment": config.experiment,
         "env": config.env.id,
         "seed": config.seed,
@@ -45,14 +46,20 @@ def common(config: WorldConfig | OnlineConfig, once: Once) -> dict[str, Any]:
 
 
 def make_result(
-    config: DreamConfig, log: Log, report: Report, returns: dict[str, np.ndarray], once: Once
+    config: DreamConfig,
+    log: Log,
+    report: Report,
+    returns: dict[str, np.ndarray],
+    lineage: Lineage,
+    once: Once,
 ) -> dict[str, Any]:
     """The flat object of result.json."""
     missing = np.array([])
     summed = lambda name: (
         statistics.summary(returns[name]) if returns.get(name, missing).size else None
     )
-    deployed = "candidate" if report.verdict.accept else "behaviour_cloning"
+    verdict = report.verdict
+    incumbent = summed("incumbent") or summed("as_it_ran") or summed("behaviour_cloning")
     baselines = {name: summed(name) for name in report.baselines}
     fidelity, tabular_return = dict(report.fidelity), None
     if exact := exact_scores(config, log, report):
@@ -63,22 +70,27 @@ def make_result(
     rehearse, iterations = config.rehearse, int(report.rehearsed.iterations)
     walked = iterations * rehearse.dreams * rehearse.horizon
     taught = iterations * rehearse.taught
-    counters = np.array([len(log), walked, report.verdict.steps])
+    counters = np.array([len(log), walked, verdict.steps])
     learned = report.fitted.learned, report.rehearsed
     return common(config, once) | {
         "teacher": config.teacher,
+        "round": lineage.number,
+        "trial": verdict.trial,
         "real_steps": len(log),
-        "gate_steps": report.verdict.steps,
+        "real_episodes": len(log.traces),
+        "gate_steps": verdict.steps,
+        "gate_episodes": verdict.episodes,
         "evaluation_steps": int(returns["steps"]),
         "dream_steps": walked,
         "search_steps": taught * model_steps(report.world.model, log.head, config.search),
         "behaviour_return": summed("behaviour"),
-        "incumbent_return": summed("behaviour_cloning"),
+        "incumbent_return": incumbent,
         "candidate_return": summed("candidate"),
-        "deployed_return": summed(deployed),
+        "deployed_return": summed("candidate") if verdict.accept else incumbent,
         "dream_return": summed("dream"),
-        "verdict": report.verdict.word,
-        "reasons": list(report.verdict.reasons),
+        "verdict": verdict.word,
+        "reasons": list(verdict.reasons),
+        "deployed_sha256": sha256_of(files_of(lineage.root / POLICY)),
         "baselines": baselines,
         "fidelity": fidelity,
         "state_sha256": state_sha256(*learned, log.replay(), counters),

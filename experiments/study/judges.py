@@ -1,11 +1,13 @@
-"""The inputs of the gate in its study: logs, students and judges of the cases.
+"""The gate study: judges, logs and students of a case.
 
-In the tabular tasks a judge is a pair of count models, one per half of the log, instead of the
-fitted networks of a round: two hundred logs would need four hundred fits. In CartPole judges are
-fitted as in a round.
+In the tables the episodes are shared out by halves: overrated candidates come from one half, the
+judge is a count model of the other, with members by bootstrap, instead of the fitted networks of a
+round: two hundred logs would need two hundred fits. In CartPole judges are fitted as in a round.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 
 from dreaming.config import BaselineConfig, GateConfig, JudgeConfig
 from dreaming.gate.evidence import Evidence
+from dreaming.gate.incumbent import Incumbent
+from dreaming.gate.logged_steps import returns_to_go
 from dreaming.observe.log import Log
 from dreaming.observe.split import split_log
 from dreaming.student.baselines import fit_baselines
@@ -24,26 +28,44 @@ from dreaming.world.judge import Judge
 from dreaming.world.physics import LearnedPhysics, learn_each, second_opinions
 from envs import tabular
 from envs.dream import World, start_context
-from envs.types import Features, Trace, action_features
+from envs.types import Features, Prediction, Trace, action_features
 from experiments.study import cartpole, cases
 from experiments.study.cases import Case
+from experiments.study.episodes import play_cartpole, play_table
 
 DISCOUNT = 0.99
+MEMBERS = 16
 
 
 @dataclass(frozen=True)
 class Question:
-    """A case ready for the gate: evidence, candidate, incumbent and true effect."""
+    """A case ready for the gate: evidence, candidate, incumbent and true gains."""
 
     evidence: Evidence
     candidate: Any
     incumbent: Any
-    effect: float  # the true effect, as a share of the return range
+    gains: tuple[float, float]  # true, raw: over the incumbent, over what recorded the log
+    unit: float  # the return range of the task
 
 
 def ask(case: Case, config: GateConfig) -> Question:
     """Make the log, judges and policies of a case."""
     return _cartpole(case, config) if case.task == "cartpole" else _tabular(case, config)
+
+
+def real_question(case: Case) -> tuple[Any, Any, float, Callable]:
+    """(candidate, incumbent, true effect as a share of the range, `play(policy, seeds)`)."""
+    if case.task == "cartpole":
+        candidate, incumbent, effect = cartpole.policies_of(case.kind, case.effect)
+        low, high = cartpole.value_range()
+        return candidate, incumbent, effect / (high - low), play_cartpole
+    task = cases.tasks()[case.task]
+    log = (
+        cases.record(task, cases.behaviour_of(case), case.seed) if case.kind == "overrated" else []
+    )
+    policies, (low, high) = cases.policies_of(case, log), cases.value_range(task)
+    play = functools.partial(play_table, task)
+    return policies.candidate, policies.incumbent, policies.effect / (high - low), play
 
 
 def linear_student(w: np.ndarray) -> dict:
@@ -66,27 +88,50 @@ def tabular_log(traces: list[Trace], table: tabular.Table) -> Log:
     return Log(traces, *spaces)
 
 
+class Tables(tabular.TabularModel):
+    """Several tables of one task, as members: arrays of `params` have a leading axis for them."""
+
+    num_members = MEMBERS
+
+    def afterstate(self, params: Any, z: Any, a: Any) -> tuple[Any, Any]:
+        """Logits of the codes of (s, a), by each row's member."""
+        taken = a.argmax(-1).astype(jnp.int32)
+        logits = params["chance_logits"][z.member, z.s, taken]
+        return logits, tabular.TabularAfterstate(z, taken)
+
+    def outcome(self, params: Any, y: Any, c: Any) -> tuple[Any, Any]:
+        """The next state of code `c`, by each row's member."""
+        z, at = y.z, (y.z.member, y.z.s, y.a, c)
+        ended = z.ended | params["ended"][at]
+        s = jnp.where(z.ended, z.s, params["next"][at])
+        r = jnp.where(z.ended, 0.0, params["r"][at])
+        z = tabular.TabularState(s, ended, z.member)
+        v, pi_logits, legal_logits = self.predict(params, z)
+        none = jnp.zeros(s.shape)
+        return z, Prediction(r, 1.0 - ended, v, pi_logits, legal_logits, none)
+
+    def predict(self, params: Any, z: Any) -> tuple[Any, Any, Any]:
+        """No value, no preference, and every action legal."""
+        everything = jnp.ones((*z.s.shape, self.num_actions))
+        return jnp.zeros(z.s.shape), 0 * everything, everything
+
+
 @functools.cache
-def _true_model(task: str) -> tabular.TabularModel:
+def _shared_model(task: str) -> Tables:
     """One model object per task, so that all its logs share compiled dreams."""
-    return tabular.TabularModel(cases.tasks()[task].table, DISCOUNT)
+    return Tables(cases.tasks()[task].table, DISCOUNT)
 
 
 def _count_world(case: Case, log: Log) -> World:
-    """The dream of the count model of a log."""
-    task, shared = cases.tasks()[case.task], _true_model(case.task)
-    table = tabular.from_traces(log.traces, shared.num_states, shared.num_actions)
-    params: dict[str, Any] = dict(tabular.TabularModel(table, DISCOUNT).params)
-    missing = shared.num_codes - params["next"].shape[-1]
-    for name in ("chance_logits", "next", "r", "ended"):
-        fill = tabular.IMPOSSIBLE if name == "chance_logits" else 0
-        widths = ((0, 0), (0, 0), (0, missing))
-        params[name] = np.pad(params[name], widths, constant_values=fill)
-    first = [int(trace.observations[0]) for trace in log.traces]
+    """The dream of count models of a log, each of episodes drawn with replacement."""
+    task, shared = cases.tasks()[case.task], _shared_model(case.task)
+    random, traces = np.random.default_rng(case.seed), log.traces
+    params = [_padded(drawn, log, shared, random) for drawn in _bootstrapped(traces, random)]
+    first = [int(trace.observations[0]) for trace in traces]
     starts = start_context(np.eye(shared.num_states)[first], shared.num_actions)
     return World(
         model=shared,
-        params=params,
+        params={name: np.stack([each[name] for each in params]) for name in params[0]},
         observation_space=log.observation.space,
         action_space=log.action.space,
         horizon=task.horizon,
@@ -95,21 +140,45 @@ def _count_world(case: Case, log: Log) -> World:
     )
 
 
+def _bootstrapped(traces: Sequence[Trace], random: Any) -> list[list[Trace]]:
+    """Episodes drawn with replacement, for each member."""
+    count = len(traces)
+    return [[traces[i] for i in random.integers(count, size=count)] for _ in range(MEMBERS)]
+
+
+def _padded(traces: list[Trace], log: Log, shared: Tables, random: Any) -> dict[str, np.ndarray]:
+    """The parameters of a count model, with as many codes as the true one. A pair that was never
+    taken ends the episode, for what its member believes: a draw about the log's returns."""
+    table = tabular.from_traces(traces, shared.num_states, shared.num_actions)
+    taken = np.zeros((shared.num_states, shared.num_actions), bool)
+    for trace in traces:
+        taken[trace.observations[:-1], trace.actions] = True
+    params = tabular.TabularModel(table, DISCOUNT).params
+    missing = shared.num_codes - params["next"].shape[-1]
+    fill = {"chance_logits": tabular.IMPOSSIBLE, "next": 0, "r": 0, "ended": 0}
+    widths = ((0, 0), (0, 0), (0, missing))
+    found = {name: np.pad(params[name], widths, constant_values=x) for name, x in fill.items()}
+    earned = returns_to_go(log)
+    belief = earned.mean() + np.ptp(earned) / 2 * random.normal(size=taken.shape)
+    return found | {"r": np.where(taken[..., None], found["r"], belief[..., None])}
+
+
 def _tabular(case: Case, config: GateConfig) -> Question:
     task = cases.tasks()[case.task]
-    traces = cases.record(task, cases.behaviour_of(case), case.seed)
-    policies = cases.policies_of(case, traces)
-    log = tabular_log(traces, task.table)
-    key = jax.random.key(case.seed)
+    behaviour = cases.behaviour_of(case)
+    traces = cases.record(task, behaviour, case.seed)
+    log, key = tabular_log(traces, task.table), jax.random.key(case.seed)
     order = np.random.default_rng(case.seed).permutation(len(traces))
-    halves = [log.only(np.sort(half)) for half in np.array_split(order, 2)]
-    worlds = [_count_world(case, half) for half in halves]
-    clone = tabular_student(_frequencies(traces, task.table))
-    judge = Judge(worlds, halves[::-1], clone, key)
+    seen, unseen = (log.only(np.sort(half)) for half in np.array_split(order, 2))
+    policies = cases.policies_of(case, list(seen.traces))
+    clone = tabular_student(_frequencies(list(seen.traces), task.table))
+    judge = Judge([_count_world(case, unseen)], [seen], clone, key)
     candidate, incumbent = map(tabular_student, (policies.candidate, policies.incumbent))
-    evidence = Evidence(log, 1, DISCOUNT, incumbent, judge, config, config.level_of(0), key)
+    before = Incumbent.of(incumbent, None, traces)
+    evidence = Evidence(log, 1, task.horizon, before, judge, config, key)
     low, high = cases.value_range(task)
-    return Question(evidence, candidate, incumbent, policies.effect / (high - low))
+    over_log = task.value(policies.candidate) - task.value(behaviour)
+    return Question(evidence, candidate, incumbent, (policies.effect, over_log), high - low)
 
 
 def _frequencies(traces: list[Trace], table: tabular.Table) -> np.ndarray:
@@ -136,17 +205,19 @@ def _mixed_student(mixed: cartpole.Mixed) -> Any:
 def _cartpole(case: Case, config: GateConfig) -> Question:
     candidate, incumbent, effect = cartpole.policies_of(case.kind, case.effect)
     behaviour = cartpole.behaviour_of(case)
-    evidence = _cartpole_evidence(behaviour, incumbent, case.seed, config.level_of(0))
+    evidence = _cartpole_evidence(behaviour, incumbent, case.seed, dataclasses.astuple(config))
     low, high = cartpole.value_range()
+    over_log = cartpole.value(candidate, 1) - cartpole.value(behaviour, 1)
     candidate, old = _mixed_student(candidate), _mixed_student(incumbent)
-    return Question(evidence, candidate, old, effect / (high - low))
+    return Question(evidence, candidate, old, (effect, over_log), high - low)
 
 
 @functools.lru_cache(maxsize=8)
-def _cartpole_evidence(behaviour, incumbent, seed: int, level: float) -> Evidence:
+def _cartpole_evidence(behaviour, incumbent, seed: int, config: tuple) -> Evidence:
     log, judge = _cartpole_judge(behaviour, seed)
+    before = Incumbent.of(_mixed_student(incumbent), None, log.traces)
     key = jax.random.key(seed)
-    return Evidence(log, 1, DISCOUNT, _mixed_student(incumbent), judge, GateConfig(), level, key)
+    return Evidence(log, 1, cartpole.LIMIT, before, judge, GateConfig(*config), key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -157,11 +228,12 @@ def _cartpole_judge(behaviour: cartpole.Mixed, seed: int) -> tuple[Log, Judge]:
     log = Log(cartpole.record(behaviour, seed), *spaces)
     split_key, fit_key, clone_key, key = jax.random.split(jax.random.key(seed), 4)
     physics, quiet = LearnedPhysics(), lambda *_, **__: None
-    seen, judged = split_log(log, JudgeConfig(), split_key)
-    judges = [physics.second(log) for log, _ in judged]
+    config = JudgeConfig().sized(decides=True)
+    split = split_log(log, config, split_key, decides=True)
+    judges = [physics.second(part, config) for part, _ in split.judged]
     states = learn_each(judges, fit_key, quiet)
-    opinions = second_opinions(seen, judged, judges, states, cartpole.LIMIT)
+    opinions = second_opinions(split.seen, split.judged, judges, states, cartpole.LIMIT)
     worlds, held = zip(*opinions, strict=True)
     baselines = BaselineConfig().sized(log.observation.kind)
-    clone = fit_baselines(log, worlds[0], baselines, clone_key, quiet)["behaviour_cloning"]
-    return log, Judge(worlds, held, clone, key)
+    clone = fit_baselines(split.seen, worlds[0], baselines, clone_key, quiet)["behaviour_cloning"]
+    return log, Judge(worlds, held, clone, key, split.is_independent)
