@@ -9,6 +9,7 @@ from scipy import stats
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # reduces the last axis
 Interval = tuple[float, float]
+SAME = 1e-12  # values whose interval is so narrow, as a share of its ends, differ by rounding alone
 
 
 def mean(x: Float[np.ndarray, "*B n"]) -> Float[np.ndarray, "*B"]:
@@ -75,7 +76,7 @@ def studentised_interval(
     """
     x = _values(x)
     low, high = t_interval(x, level=level)  # refuses n = 1
-    if low == high:
+    if high - low <= SAME * (abs(low) + abs(high)):
         return low, high
     rng, root = np.random.default_rng(seed), np.sqrt(len(x))
     error = float(x.std(ddof=1) / root)
@@ -119,7 +120,7 @@ def studentised_difference(
     smoothed as in `studentised_interval`, and clipped to the differences that can be."""
     x, y = _values(x), _values(y)
     low, high = welch_interval(x, y, level=level)  # refuses n = 1
-    if low == high:
+    if high - low <= SAME * (abs(low) + abs(high)):
         return low, high
     rng = np.random.default_rng(seed)
 

@@ -25,7 +25,7 @@ import numpy as np
 from dreaming.checkpoint import atomic_write
 
 GATES = ("offline", "real")
-OPTIONS = {"suite": "all", "gate": "all", "count": 0, "seed": 1_000_000, "out": "gate_study.json"}
+OPTIONS = {"suite": "all", "gate": "all", "count": 0, "seed": 2_000_000, "out": "gate_study.json"}
 COUNTS = {"sabotage": 200, "known_good": 100, "power": 264, "lineages": 400}
 TRIALS = 5  # of a lineage
 ESTIMATES = ("G1", "G2", "G3")
@@ -56,16 +56,19 @@ def decide_offline(case: Any) -> dict[str, Any]:
     """The verdict from the log alone, with the true effect, and whether it was covered."""
     from dreaming.config import GateConfig
     from dreaming.gate.offline import offline_verdict, weigh
+    from dreaming.gate.verdict import improvable
     from experiments.study.judges import ask
 
     config = GateConfig()
     question = ask(case, config)
+    true = {"true_effect": question.gains[0] / question.unit}
+    if not improvable(question.evidence.log.traces)[0]:
+        return true | UNASKED
     evidence, counts = question.evidence, (True, True, question.evidence.judge.is_independent)
     found = weigh(evidence.of, question.candidate, question.incumbent, config, counts=counts)
     names = question.evidence.incumbent.name, "the process as it ran"
     verdict = offline_verdict(found, config, names)
-    return {
-        "true_effect": question.gains[0] / question.unit,
+    return true | {
         "accept": verdict.accept,
         "share": verdict.share if verdict.accept else 0.0,
         "intervals": told(found["intervals"][0]),
@@ -74,18 +77,25 @@ def decide_offline(case: Any) -> dict[str, Any]:
     }
 
 
+UNASKED: dict[str, Any] = {  # nothing in the log distinguishes good from bad
+    "accept": False,
+    "share": 0.0,
+    "intervals": [[None] * 3] * 3,
+    "covered": [[None] * 2] * 3,
+    "reasons": ["not improvable"],
+}
+
+
 def covered(question: Any) -> list[list[bool | None]]:
     """For each estimate, whether its 90 % interval holds the true gain over the incumbent, and over
     the process as it ran; None where it does not speak."""
     evidence = question.evidence
-    new = evidence._evaluate(question.candidate)
-    gains = (
-        evidence.fitted_q(new, COVERED)[0],
-        evidence.robust(question.candidate, new, COVERED)[0],
-        evidence.dreamed(question.candidate, COVERED)[0],
-    )
+    gains = evidence.gains(evidence.asked(question.candidate), COVERED)
     known = lambda gain: gain.mean == gain.mean
-    holds = lambda gain, true: bool(gain.lower <= true <= gain.upper) if known(gain) else None
+    near = 1e-6 * question.unit  # a difference of nothing is not exact in float32
+    holds = lambda gain, true: (
+        bool(gain.lower - near <= true <= gain.upper + near) if known(gain) else None
+    )
     return [[holds(*x) for x in zip(each, question.gains, strict=True)] for each in gains]
 
 

@@ -58,7 +58,9 @@ class Incumbent:
 
     @property
     def as_it_ran(self) -> str:
-        """The process as it ran, in words."""
+        """The process as it ran, in words; without a logged return it says nothing."""
+        if not self.returns.size:
+            return "the process as it ran"
         who = f" of {self.policy}" if self.policy else ""
         earned = number(float(self.returns.mean()))
         return f"the process as it ran ({earned} in {self.returns.size} logged episodes{who})"

@@ -1,20 +1,25 @@
 """The gate without a real task: three estimates of the gain from the log alone, and their verdict.
 
 G1 fitted-Q evaluation, G2 weighted doubly robust, G3 the judge's dreams; each of the undiscounted
-return of an episode. A candidate is accepted if two of them have a lower bound above the least
-gain asked for and none has an upper bound below zero; else its mixtures with the incumbent are
-tried; else nothing changes. No single family of estimators is near an oracle (Fu et al., 2021), and
-these three fail in different ways: G1 where the log is thin, G2 where candidate and behaviour
-differ, G3 where the model is wrong. Judges that share episodes with the planner cannot speak for
-what it planned: G3 then only counts where it sees harm.
+return of an episode. A candidate is accepted if the lower bound of one of them is above the least
+gain asked for at the error probability of the trial, another one agrees (its lower bound is, at the
+error probability AGREES), and none has an upper bound below zero; else its mixtures with the
+incumbent are tried; else nothing changes. No single family of estimators is near an oracle (Fu et
+al., 2021), and these three fail in different ways: G1 where the log is thin, G2 where candidate and
+behaviour differ, G3 where the model is wrong; so one alone is not believed, however sure it is.
+Judges that share episodes with the planner cannot speak for what it planned: G3 then only counts
+where it sees harm.
+
+The error: if the estimates err together, accepting errs as often as one of them does; if
+independently, at most 6 * AGREES = 1 times as often.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from dreaming.config import GateConfig
 from dreaming.gate.evidence import Evidence
@@ -34,26 +39,35 @@ def unknown() -> dict[str, np.ndarray]:
     """Evidence for every share in SHARES, all still NaN, which means unknown.
 
     `intervals` [share, estimate, (gain, lower, upper)] over the policy (`over` 0) or over the
-    process as it ran (1), whichever is harder to beat; `error` probability of each end; `effective`
-    episodes of G2; `diverged` members of G1; `segments` and `opinions` (members) of the judge.
-    `counts` [estimate]: whether it may speak for a candidate. `trial`: its number in the lineage.
-    `clone` (gain, lower, upper) of a clone over the log that it was cloned from.
+    process as it ran (1), whichever is harder to beat; `error` probability of each end; `likely`
+    lower bounds at the error probability AGREES; `effective` episodes of G2; `diverged` members of
+    G1; `segments` and `opinions` (members) of the judge. `counts` [estimate]: whether it may speak
+    for a candidate. `trial`: its number in the lineage. `clone` (gain, lower, upper) of a clone
+    over the log that it was cloned from.
     """
     each = lambda *shape: np.full((len(SHARES), *shape), np.nan)
     names = ("error", "effective", "diverged", "segments", "opinions")
     found = {name: each() for name in names}
     found |= {"intervals": each(len(NAMES), 3), "over": each(len(NAMES))}
+    found |= {"likely": each(len(NAMES))}
     one = {"trial": np.array(0), "clone": np.full(3, np.nan)}
     return found | one | {"counts": np.ones(len(NAMES), bool)}
 
 
-def passes(
-    intervals: Float[np.ndarray, "G 3"], min_gain: float, counts: Bool[np.ndarray, " G"]
-) -> bool:
-    """Whether two lower bounds that count exceed `min_gain` and no upper bound is below 0; NaN is
+def voices(
+    found: Mapping[str, np.ndarray], i: int, min_gain: float
+) -> tuple[Bool[np.ndarray, " G"], Bool[np.ndarray, " G"], Bool[np.ndarray, " G"]]:
+    """Which estimates speak for share `i` firmly, which are likely to, and which see harm."""
+    intervals, counts = found["intervals"][i], found["counts"]
+    firm = (intervals[:, 1] > min_gain) & counts
+    return firm, (found["likely"][i] > min_gain) & counts, intervals[:, 2] < 0
+
+
+def passes(found: Mapping[str, np.ndarray], i: int, min_gain: float) -> bool:
+    """Whether one estimate speaks for share `i`, another one agrees, and none sees harm; NaN is
     neither."""
-    above = (intervals[:, 1] > min_gain) & counts
-    return int(above.sum()) >= 2 and not (intervals[:, 2] < 0).any()
+    firm, likely, harm = voices(found, i, min_gain)
+    return bool(firm.any() and (firm | likely).sum() >= 2 and not harm.any())
 
 
 def weigh(
@@ -75,9 +89,7 @@ def weigh(
         tried = candidate if share == 1 else mixture(incumbent, candidate, share)
         for name, x in evidence(tried, spent * part).items():
             found[name][i] = x
-        intervals = found["intervals"][i]
-        passed = passes(intervals, config.min_gain, found["counts"])
-        if passed or (intervals[:, 2] < 0).any():
+        if passes(found, i, config.min_gain) or voices(found, i, config.min_gain)[2].any():
             break
     return found
 
@@ -91,21 +103,21 @@ def offline_verdict(
     """The verdict on the first share that passed, else on the candidate alone, with reasons.
 
     `names` are those of what is to beat: the policy, and the process as it ran. The bounds that
-    decide are shown: the second-highest lower bound that counts and the least upper bound.
+    decide are shown: the highest lower bound that counts and the least upper bound.
     """
     intervals, counts = found["intervals"], found["counts"]
-    passed = [i for i in range(len(SHARES)) if passes(intervals[i], config.min_gain, counts)]
+    passed = [i for i in range(len(SHARES)) if passes(found, i, config.min_gain)]
     shown = passed[0] if passed else 0
     is_known = ~np.isnan(intervals[shown, :, 0])
     known = intervals[shown][is_known]
-    lowers = np.sort(intervals[shown][is_known & counts][:, 1])[::-1]
+    lowers = intervals[shown][is_known & counts][:, 1]
     words = [in_words(found, shown, k, config, names) for k in range(len(NAMES))]
     if shown:
         alone = (in_words(found, 0, k, config, names) for k in range(len(NAMES)))
         words += [f"of the candidate alone, {told}" for told in alone]
     return Verdict(
         bool(passed),
-        lower=float(lowers[1]) if lowers.size > 1 else -np.inf,
+        lower=float(lowers.max()) if lowers.size else -np.inf,
         upper=float(known[:, 2].min()) if known.size else np.inf,
         gain=float(np.median(known[:, 0])) if known.size else np.nan,
         reasons=(conclusion(found, passed, config.min_gain), *words, *notes),
@@ -116,20 +128,26 @@ def offline_verdict(
 
 def conclusion(found: dict[str, np.ndarray], passed: list[int], min_gain: float) -> str:
     """The verdict in one sentence."""
-    intervals, counts = found["intervals"], found["counts"]
+    shown = passed[0] if passed else 0
+    firm, likely, harm = voices(found, shown, min_gain)
     bar = number(min_gain) if min_gain else "zero"
-    above = int(((intervals[passed[0] if passed else 0, :, 1] > min_gain) & counts).sum())
-    told = f"{above} of {int(counts.sum())} estimates from the log have a lower bound above {bar}"
+    count, agree = int(firm.sum()), int((likely & ~firm).sum())
+    told = f"{count} of {int(found['counts'].sum())} estimates from the log"
+    told += f" {'has' if count == 1 else 'have'} a lower bound above {bar}"
+    told += f", {agree} more {'is' if agree == 1 else 'are'} likely to" if agree else ""
     if not passed:
-        if harm := [x for x, high in zip(NAMES, intervals[0, :, 2], strict=True) if high < 0]:
-            return f"no real environment: {told}, and {' and '.join(harm)} saw harm"
-        return f"no real environment: {told}, two are needed; no mixture passed either"
-    if passed[0] == 0:
+        if harm.any():
+            saw = " and ".join(name for name, x in zip(NAMES, harm, strict=True) if x)
+            return f"no real environment: {told}, and {saw} saw harm"
+        return (
+            f"no real environment: {told}; one and another that agrees are needed, and no mixture"
+            " passed either"
+        )
+    if shown == 0:
         return f"no real environment: {told}, and none sees harm"
-    share = SHARES[passed[0]]
     return (
         "no real environment: the candidate alone did not pass; of a mixture that asks it in "
-        f"{share:.0%} of the steps {told}, and none sees harm"
+        f"{SHARES[shown]:.0%} of the steps {told}, and none sees harm"
     )
 
 

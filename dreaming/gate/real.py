@@ -85,9 +85,9 @@ def judged(
     ours, theirs = played["returns"][:, ~np.isnan(played["returns"][0])]
     look = config.looks.index(ours.size)
     error = errors_of_looks(1 - config.level_of(int(played["trial"])), SHARES)[look]
-    gains = {f"{incumbent.name} in the same episodes": paired_gain(ours, theirs, error)}
+    gains = {incumbent.name: paired_gain(ours, theirs, error)}
     if incumbent.has_run:
-        gains[incumbent.as_it_ran] = separate_gain(ours, incumbent.returns, error)
+        gains["the process as it ran"] = separate_gain(ours, incumbent.returns, error)
     if all(gain.lower > config.min_gain for gain in gains.values()):
         return True, gains, error
     if any(gain.upper <= config.min_gain for gain in gains.values()):
@@ -100,7 +100,11 @@ def verdict_of(played: Played, incumbent: Incumbent, config: GateConfig, window:
     accept, gains, error = judged(played, incumbent, config)
     ours, theirs = played["returns"][:, ~np.isnan(played["returns"][0])]
     nearest = min(gains.values(), key=lambda gain: gain.lower)
-    reasons = [in_words(gain, over, ours.size, error) for over, gain in gains.items()]
+    names = [f"{incumbent.name} in the same {ours.size} episodes", incumbent.as_it_ran]
+    reasons = [
+        in_words(gain, over, 1 - 2 * error)
+        for over, gain in zip(names, gains.values(), strict=False)
+    ]
     bar = f"the least gain asked for, {number(config.min_gain)}" if config.min_gain else "zero"
     for over, gain in gains.items():
         if gain.upper <= config.min_gain and (ours != theirs).any():
@@ -125,13 +129,13 @@ def verdict_of(played: Played, incumbent: Incumbent, config: GateConfig, window:
     )
 
 
-def in_words(gain: Gain, over: str, episodes: int, error: float) -> str:
+def in_words(gain: Gain, over: str, level: float) -> str:
     """A gain with its interval."""
     if gain.lower == gain.upper == gain.mean == 0:
-        return f"no difference in {episodes} episodes: the candidate earned what {over} earned"
+        return f"no difference: the candidate earned what {over} did"
     more, amount = ("more", gain.mean) if gain.mean >= 0 else ("less", -gain.mean)
     ends = (gain.lower, gain.upper) if gain.mean >= 0 else (-gain.upper, -gain.lower)
     return (
         f"the candidate earned {number(amount)} [{number(ends[0])}, {number(ends[1])}] {more} per "
-        f"episode than {over}, in {episodes} episodes ({1 - 2 * error:.1%} interval)"
+        f"episode than {over} ({level:.1%} interval)"
     )

@@ -19,7 +19,6 @@ import numpy as np
 from dreaming.config import BaselineConfig, GateConfig, JudgeConfig
 from dreaming.gate.evidence import Evidence
 from dreaming.gate.incumbent import Incumbent
-from dreaming.gate.logged_steps import returns_to_go
 from dreaming.observe.log import Log
 from dreaming.observe.split import split_log
 from dreaming.student.baselines import fit_baselines
@@ -35,6 +34,8 @@ from experiments.study.episodes import play_cartpole, play_table
 
 DISCOUNT = 0.99
 MEMBERS = 16
+DOUBT = 0.05  # steps
+CODES = 6  # most outcomes of a pair, in the largest table
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def _count_world(case: Case, log: Log) -> World:
     """The dream of count models of a log, each of episodes drawn with replacement."""
     task, shared = cases.tasks()[case.task], _shared_model(case.task)
     random, traces = np.random.default_rng(case.seed), log.traces
-    params = [_padded(drawn, log, shared, random) for drawn in _bootstrapped(traces, random)]
+    weights = random.exponential(size=(MEMBERS, len(traces)))  # the Bayesian bootstrap, by episode
+    params = [_padded(believed(traces, each, shared), shared) for each in weights]
     first = [int(trace.observations[0]) for trace in traces]
     starts = start_context(np.eye(shared.num_states)[first], shared.num_actions)
     return World(
@@ -140,27 +142,34 @@ def _count_world(case: Case, log: Log) -> World:
     )
 
 
-def _bootstrapped(traces: Sequence[Trace], random: Any) -> list[list[Trace]]:
-    """Episodes drawn with replacement, for each member."""
-    count = len(traces)
-    return [[traces[i] for i in random.integers(count, size=count)] for _ in range(MEMBERS)]
+def believed(traces: Sequence[Trace], weights: np.ndarray, task: Any) -> tabular.Table:
+    """The count model of weighed episodes. What is not known of an action in a state is what the
+    other actions did there (DOUBT steps of that are added to each); a state that was never left
+    holds for ever."""
+    sums, rewards, ends = np.zeros((3, task.num_states, task.num_actions, task.num_states))
+    start = np.zeros(task.num_states)
+    for trace, weight in zip(traces, weights, strict=True):
+        at = trace.observations[:-1], trace.actions, trace.observations[1:]
+        for table, x in ((sums, 1.0), (rewards, trace.rewards), (ends, trace.terminated)):
+            np.add.at(table, at, weight * x)
+        start[trace.observations[0]] += weight
+    left = sums.sum((1, 2))
+    stays = np.flatnonzero(left == 0)
+    for table in (sums, rewards, ends):
+        table += DOUBT * (table.sum(1) / np.maximum(left, 1e-9)[:, None])[:, None]
+    sums[stays, :, stays] = 1.0
+    known = np.where(sums > 0, sums, 1)
+    p = sums / sums.sum(-1, keepdims=True)
+    return tabular.Table(p, rewards / known, ends / known, start / start.sum())
 
 
-def _padded(traces: list[Trace], log: Log, shared: Tables, random: Any) -> dict[str, np.ndarray]:
-    """The parameters of a count model, with as many codes as the true one. A pair that was never
-    taken ends the episode, for what its member believes: a draw about the log's returns."""
-    table = tabular.from_traces(traces, shared.num_states, shared.num_actions)
-    taken = np.zeros((shared.num_states, shared.num_actions), bool)
-    for trace in traces:
-        taken[trace.observations[:-1], trace.actions] = True
+def _padded(table: tabular.Table, shared: Tables) -> dict[str, np.ndarray]:
+    """The parameters of a count model, with as many codes as the largest one needs."""
     params = tabular.TabularModel(table, DISCOUNT).params
-    missing = shared.num_codes - params["next"].shape[-1]
+    missing = CODES - params["next"].shape[-1]
     fill = {"chance_logits": tabular.IMPOSSIBLE, "next": 0, "r": 0, "ended": 0}
     widths = ((0, 0), (0, 0), (0, missing))
-    found = {name: np.pad(params[name], widths, constant_values=x) for name, x in fill.items()}
-    earned = returns_to_go(log)
-    belief = earned.mean() + np.ptp(earned) / 2 * random.normal(size=taken.shape)
-    return found | {"r": np.where(taken[..., None], found["r"], belief[..., None])}
+    return {name: np.pad(params[name], widths, constant_values=x) for name, x in fill.items()}
 
 
 def _tabular(case: Case, config: GateConfig) -> Question:

@@ -1,13 +1,17 @@
 """The main job as small as it can be, and one such run for every test that only looks at it."""
 
-from collections.abc import Sequence
+import importlib
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jaxtyping
 import pytest
 
+from dreaming.gate.verdict import Verdict
 from experiments import dream, fit
 from experiments.command.cli import main
 from experiments.command.unread import dream_rules, fit_rules
@@ -103,13 +107,43 @@ def tiny() -> list[str]:
     return [f"{name}={value}" for name, value in TINY.items()]
 
 
+BECAUSE = "because a test says so"
+
+
+@contextmanager
+def deciding(accept: bool) -> Iterator[list[Verdict]]:
+    """The gate plays, tells and counts as ever, but what it says is `accept`; yields the verdicts
+    that it gave, so that nobody trusts a gate that was not asked."""
+    module = importlib.import_module("dreaming.gate.decide")
+    ask, said = module.real_gate, list[Verdict]()
+
+    def told(*args, **kwargs):
+        said.append(replace(ask(*args, **kwargs), accept=accept, reasons=(BECAUSE,)))
+        return said[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "real_gate", told)
+        yield said
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tiny, tmp_path_factory) -> Path:
-    """The directory of a finished run. Copy it before you change anything in it."""
+    """The directory of a finished run, whose candidate was rejected: it learned next to nothing.
+    Copy it before you change anything in it."""
     run_dir = tmp_path_factory.mktemp("tiny") / "run"
     with as_users_run(), reading(lambda config: dream_rules(config, "vectors")) as reads:
         assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
     reads.save(run_dir.parent / "reads.json")
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def accepted_run(tiny_run, tiny, tmp_path_factory) -> Path:
+    """The same run, whose gate let everything pass. Copy it before you change anything in it."""
+    run_dir = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("accepted") / "run"))
+    with as_users_run(), deciding(True) as said:
+        assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
+    assert len(said) == 1
     return run_dir
 
 

@@ -306,12 +306,15 @@ def test_a_log_without_a_termination_runs_to_an_honest_verdict(verb, tmp_path):
     assert (code, err, result["verdict"]) == (0, [], "reject")
     assert "not improvable" in result["reasons"][0] and "not improvable" in out
     assert any("no evidence" in reason for reason in result["reasons"]) and "no evidence" in out
-    for name in ("incumbent", "candidate", "deployed"):
-        assert result[f"{name}_return"] is None
+    assert result["candidate_return"] is None
+    for name in ("incumbent", "deployed"):  # the process goes on as the log shows it
+        assert result[f"{name}_return"] == result["behaviour_return"]
+        assert result[f"{name}_return"]["ci"] == [5, 5]
     assert set(result["baselines"].values()) == {None}
     assert result["gate_steps"] == result["evaluation_steps"] == 0
     assert result["dream_return"]["episodes"] == 4
-    assert (run_dir / "policy" / "policy.json").exists() and (run_dir / "world.dream").exists()
+    assert (run_dir / "candidate/policy.json").exists() and (run_dir / "world.dream").exists()
+    assert not (run_dir / "policy").exists() and result["deployed_sha256"] is None
 
 
 # Options
@@ -319,14 +322,14 @@ def test_a_log_without_a_termination_runs_to_an_honest_verdict(verb, tmp_path):
 
 KNOBS = {
     **dict.fromkeys(["env.real_steps", "fit.batch", "fit.unroll_steps"], (0, -1)),
-    **dict.fromkeys(["fit.td_steps", "judge.steps", "judge.members", "model.members"], (0, -1)),
+    **dict.fromkeys(["fit.td_steps", "judge.steps", "model.members"], (0, -1)),
     **dict.fromkeys(["model.window", "model.latent"], (0, -1)),
     **dict.fromkeys(["search.num_simulations", "search.max_considered"], (0, -16)),
     **dict.fromkeys(["rehearse.dreams", "rehearse.horizon", "baselines.batch"], (0, -1)),
     **dict.fromkeys(["rehearse.taught", "distill.minibatches", "distill.width"], (0, -1)),
     **dict.fromkeys(["evaluation.episodes", "evaluation.dreams", "gate.episodes"], (0, -1)),
-    **dict.fromkeys(["rehearse.iterations", "baselines.steps"], (-1,)),
-    **dict.fromkeys(["fit.discount", "judge.share", "gate.level"], (0, 1, -0.5, 2)),
+    **dict.fromkeys(["rehearse.iterations", "baselines.steps", "judge.members"], (-1,)),
+    **dict.fromkeys(["fit.discount", "judge.share", "judge.most", "gate.level"], (0, 1, -0.5, 2)),
     **dict.fromkeys(["fit.learning_rate", "distill.learning_rate"], (0, -1, "nan", "inf")),
     **dict.fromkeys(["search.pessimism", "gate.min_gain", "fit.weight_decay"], (-1, "nan")),
     "model.chance_codes": (-1,),

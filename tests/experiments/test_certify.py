@@ -63,7 +63,13 @@ def test_a_dream_file_is_certified_on_any_log_of_its_spaces(tiny_run, log, verb,
     assert code == 0 and "no policy was named" in said
     written = json.loads(out.read_text())
     assert FIGURES <= set(written["figures"]) and not written["notes"]
-    args = f"world={world}", f"policy={tiny_run}/policy", "env=cartpole", "episodes=3", "dreams=3"
+    args = (
+        f"world={world}",
+        f"policy={tiny_run}/candidate",
+        "env=cartpole",
+        "episodes=3",
+        "dreams=3",
+    )
     code, said, _ = verb("certify", *args, f"traces={log}", f"path={out}")
     assert code == 0 and "there is no model at hand that did not plan" in said
     written = json.loads(out.read_text())

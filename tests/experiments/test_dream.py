@@ -15,7 +15,8 @@ from gymnasium.utils.env_checker import check_env
 
 import dreaming
 from dreaming.checkpoint import state_sha256
-from dreaming.config import GateConfig, SearchConfig
+from dreaming.config import FIRST_SEED, GateConfig, SearchConfig
+from dreaming.gate.real import gate_seeds
 from dreaming.observe.collect import record
 from dreaming.observe.log import Log
 from dreaming.world.physics import LearnedPhysics, make_world, world_of
@@ -24,18 +25,21 @@ from envs.traces import TraceStore
 from envs.types import Features, action_features
 from experiments.command.cli import main
 from experiments.pages.strip import dream_strip
+from experiments.runs.certificate import CERTIFY_SEED
 from experiments.runs.results import REPORT_SEED
+from tests.experiments.conftest import BECAUSE
 from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.fit import init_fit
 
 ROOT = Path(__file__).parents[2]
 FILES = {"config.yaml", "metrics.jsonl", "result.json", "report.html", "traces", "world.dream"}
-FILES |= {"certificate.json"}
+FILES |= {"certificate.json", "candidate", "trials.json"}
 KEYS = {
     *("schema_version", "experiment", "env", "seed", "teacher", "real_steps", "gate_steps"),
     *("evaluation_steps", "dream_steps", "search_steps", "behaviour_return", "incumbent_return"),
     *("candidate_return", "deployed_return", "dream_return", "verdict", "reasons", "baselines"),
-    *("fidelity", "seconds", "versions", "state_sha256"),
+    *("fidelity", "seconds", "versions", "state_sha256", "round", "trial", "real_episodes"),
+    *("gate_episodes", "deployed_sha256"),
 }
 RETURNS = ("behaviour", "incumbent", "candidate", "deployed", "dream")
 STAGES = {"record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify"}
@@ -55,7 +59,7 @@ def stored(tiny_run, stage):
 
 
 def test_the_run_directory_holds_what_is_promised(tiny_run):
-    assert {*FILES, "policy"} <= {path.name for path in tiny_run.iterdir()}
+    assert {*FILES, "state"} == {path.name for path in tiny_run.iterdir()}
     assert not list(tiny_run.rglob("*.tmp")) and not list(tiny_run.rglob("unfinished-*"))
     assert TraceStore(tiny_run / "traces").num_steps == 200
 
@@ -71,13 +75,17 @@ def test_the_result_has_exactly_the_promised_keys(result):
     assert all(isinstance(x, float | int) for x in result["fidelity"].values())
     assert result["versions"]["jax"] == jax.__version__
     assert result["verdict"] in ("accept", "reject") and result["reasons"]
+    assert (result["schema_version"], result["round"], result["trial"]) == (2, 0, 0)
 
 
 def test_every_step_is_counted_where_it_was_spent(tiny_run, result):
     gate, report = stored(tiny_run, "gate"), stored(tiny_run, "evaluate")
-    lengths = [x.sum() for name, x in gate.items() if name.endswith("[1]")]
-    assert len(lengths) == 2 and result["gate_steps"] == sum(lengths)
+    played = ~np.isnan(gate["['returns']"])
+    assert (played[0] == played[1]).all() and played.sum() == 2 * result["gate_episodes"]
+    assert result["gate_episodes"] in GateConfig(episodes=4).looks
     # In CartPole a return is a number of steps.
+    assert (gate["['returns']"][played] == gate["['lengths']"][played]).all()
+    assert result["gate_steps"] == gate["['lengths']"].sum() > 0
     names = ("['behaviour_cloning']", "['conservative_q']", "['candidate']")
     ranked = stored(tiny_run, "certify")
     assert ranked["['steps']"] == ranked["['real']"].sum() > 0
@@ -95,6 +103,16 @@ def test_the_returns_are_those_of_the_stored_episodes(tiny_run, result):
     closed = [x.rewards.sum() for x in TraceStore(tiny_run / "traces") if not x.is_open]
     assert result["behaviour_return"]["mean"] == pytest.approx(np.mean(closed))
     assert result["behaviour_return"]["episodes"] == len(closed)
+    assert result["real_episodes"] == len(TraceStore(tiny_run / "traces"))
+
+
+def test_the_incumbent_of_round_0_is_the_process_as_it_ran(result):
+    """Not a clone of it: its returns are those of the log, and it goes on where nothing passed."""
+    assert result["incumbent_return"] == result["behaviour_return"]
+    assert result["incumbent_return"] != result["baselines"]["behaviour_cloning"]
+    assert result["verdict"] == "reject"
+    assert result["deployed_return"] == result["incumbent_return"]
+    assert any("the process as it ran" in reason for reason in result["reasons"])
 
 
 def test_the_log_is_what_the_verb_record_would_have_recorded(tiny_run, tmp_path):
@@ -106,44 +124,44 @@ def test_the_log_is_what_the_verb_record_would_have_recorded(tiny_run, tmp_path)
         assert np.array_equal(recorded.actions, learned_from.actions)
 
 
-def test_gate_and_report_episodes_share_no_seed():
-    report = range(REPORT_SEED, REPORT_SEED + 10**6)
-    gate = {seed for rounds in range(100) for seed in GateConfig(episodes=1000).seeds(rounds)}
-    assert len(gate) == 100 * 1000 and not gate & set(report)
+def test_gate_report_and_certificate_share_no_seed():
+    """Not even by a trial of a thousand episodes; a report of 10,000,000 would reach the next."""
+    every = []
+    for run in range(5):
+        for trial in range(20):
+            every += gate_seeds(jax.random.key(run), trial, GateConfig(episodes=250).looks[-1])
+    assert len(every) == 100 * 1000 and len(set(every)) > 0.98 * len(every)
+    assert FIRST_SEED <= min(every) and max(every) < REPORT_SEED < CERTIFY_SEED
+    assert len(set(gate_seeds(jax.random.key(0), 0, 10_000))) == 10_000  # within a trial, never
 
 
-def test_what_is_deployed_is_the_candidate_if_and_only_if_accepted(tiny_run, result):
-    rehearsed, clone = stored(tiny_run, "rehearse"), stored(tiny_run, "clone")
-    candidate = rehearsed[".student['layers'][0]['w']"]
-    incumbent = clone["['behaviour_cloning']['layers'][0]['w']"]
-    deployed = dreaming.load_policy(tiny_run / "policy").params["layers"][0]["w"]
-    if result["verdict"] == "accept":
-        assert np.array_equal(deployed, candidate)
-        assert result["deployed_return"] == result["candidate_return"]
-    else:
-        assert np.array_equal(deployed, incumbent)
-        assert result["deployed_return"] == result["incumbent_return"]
-    assert not np.array_equal(candidate, incumbent)
+def weights(policy) -> np.ndarray:
+    return policy.params["layers"][0]["w"]
 
 
-def test_an_accepted_candidate_is_what_is_deployed(tiny_run, tiny, tmp_path, monkeypatch):
-    """The same run, whose gate now lets everything pass."""
-    import shutil
-
-    from dreaming.gate import verdict as one
-    from experiments import dream
-
-    run_dir = tmp_path / "run"
-    shutil.copytree(tiny_run, run_dir)
-    accept = lambda *args, **kwargs: one.Verdict(True, 1.0, 2.0, 1.5, ("because a test says so",))
-    monkeypatch.setattr(one, "gate", accept)
-    assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
-    result = json.loads((run_dir / "result.json").read_text())
-    assert result["verdict"] == "accept" and result["reasons"] == ["because a test says so"]
-    assert result["deployed_return"] == result["candidate_return"]
+def test_a_rejected_candidate_is_kept_and_not_deployed(tiny_run, result):
+    assert result["verdict"] == "reject" and result["deployed_sha256"] is None
+    assert not (tiny_run / "policy").exists()
     candidate = stored(tiny_run, "rehearse")[".student['layers'][0]['w']"]
-    deployed = dreaming.load_policy(run_dir / "policy").params["layers"][0]["w"]
-    assert np.array_equal(deployed, candidate)
+    kept = dreaming.load_policy(tiny_run / "candidate")
+    assert np.array_equal(weights(kept), candidate)
+    assert kept.card["verdict"] == "reject" and kept.card["reasons"] == result["reasons"]
+    clone = stored(tiny_run, "clone")["['behaviour_cloning']['layers'][0]['w']"]
+    assert not np.array_equal(candidate, clone)
+
+
+def test_an_accepted_candidate_is_what_is_deployed(accepted_run, tiny_run):
+    """The same run, whose gate let everything pass."""
+    result = json.loads((accepted_run / "result.json").read_text())
+    assert result["verdict"] == "accept" and result["reasons"] == [BECAUSE]
+    assert result["deployed_return"] == result["candidate_return"] != result["incumbent_return"]
+    candidate = stored(tiny_run, "rehearse")[".student['layers'][0]['w']"]
+    for place in ("", "policy", "candidate"):
+        policy = dreaming.load_policy(accepted_run / place)
+        assert np.array_equal(weights(policy), candidate) and policy.card["reasons"] == [BECAUSE]
+        assert policy.name == f"student-{result['deployed_sha256'][:12]}"
+    assert (result["trial"], result["gate_episodes"]) == (0, 4)  # the same trial of the same gate
+    assert (accepted_run / "trials.json").read_bytes() == (tiny_run / "trials.json").read_bytes()
 
 
 def test_the_report_is_one_self_contained_page(tiny_run, result):
@@ -184,7 +202,7 @@ def test_the_checker_says_nothing_of_the_dream_that_it_does_not_say_of_the_task(
 
 
 def test_the_policy_of_a_run_acts_in_the_real_task_and_in_its_dream(tiny_run):
-    policy = dreaming.load_policy(tiny_run / "policy")
+    policy = dreaming.load_policy(tiny_run / "candidate")
     world = dreaming.load_world(tiny_run / "world.dream")
     real = gymnasium.make("CartPole-v1")
     dreamed = gymnasium.make("dreaming/Dream-v0", path=str(tiny_run / "world.dream"))

@@ -33,7 +33,7 @@ def test_a_run_on_frames_leaves_a_dream_and_a_policy_of_frames(tiny, tmp_path):
     real = gymnasium.make("dreaming/Catch-v0")
     dreamed = gymnasium.make("dreaming/Dream-v0", path=str(run_dir / "world.dream"))
     assert dreamed.observation_space == real.observation_space
-    policy = dreaming.load_policy(run_dir / "policy")
+    policy = dreaming.load_policy(run_dir / "candidate")
     world = dreaming.load_world(run_dir / "world.dream")
     for env in (real, dreamed):
         o, _ = env.reset(seed=1)

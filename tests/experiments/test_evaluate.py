@@ -17,19 +17,33 @@ def result(tiny_run):
 
 
 def test_seed_0_repeats_the_episodes_of_the_report(verb, tiny_run, result, tmp_path):
-    words = [f"policy={tiny_run}/policy", "env=cartpole", f"json={tmp_path}/out.json"]
+    words = [f"policy={tiny_run}/candidate", "env=cartpole", f"json={tmp_path}/out.json"]
     code, out, err = verb("evaluate", *words)
     assert (code, err) == (0, [])
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["real_return"] == result["deployed_return"]
+    assert found["real_return"] == result["candidate_return"]
     # In CartPole a return is a number of steps.
     assert found["real_steps"] == pytest.approx(found["real_return"]["mean"] * 4)
     assert "dream_return" not in found
     assert f"{found['real_return']['mean']:.4g}" in out and "4 episodes of CartPole-v1" in out
 
 
+def test_a_run_stands_for_what_it_deployed(verb, fails, accepted_run, tiny_run, tmp_path):
+    result = json.loads((accepted_run / "result.json").read_text())
+    found = []
+    for place in (accepted_run, accepted_run / "policy", accepted_run / "candidate"):
+        words = [f"policy={place}", "env=cartpole", f"json={tmp_path}/out.json"]
+        assert verb("evaluate", *words)[0] == 0
+        found.append(json.loads((tmp_path / "out.json").read_text())["real_return"])
+    assert found == [result["deployed_return"]] * 3
+    reason = json.loads((tiny_run / "result.json").read_text())["reasons"][0]
+    for place in (tiny_run, tiny_run / "policy"):
+        words = ["nothing is deployed", reason, tiny_run / "candidate"]
+        fails("evaluate", f"policy={place}", "env=cartpole", words=words, code=(1,))
+
+
 def test_another_seed_takes_other_episodes(verb, tiny_run, result, tmp_path):
-    words = [f"policy={tiny_run}/policy", "env=cartpole", "evaluation.episodes=20"]
+    words = [f"policy={tiny_run}/candidate", "env=cartpole", "evaluation.episodes=20"]
     means = []
     for seed in (0, 1):
         assert verb("evaluate", *words, f"seed={seed}", f"json={tmp_path}/{seed}")[0] == 0
@@ -40,7 +54,7 @@ def test_another_seed_takes_other_episodes(verb, tiny_run, result, tmp_path):
 def test_a_world_scores_it_without_the_task_and_a_sure_policy_scores_the_same_again(
     verb, tiny_run, tmp_path
 ):
-    words = [f"policy={tiny_run}/policy", f"world={tiny_run}/world.dream"]
+    words = [f"policy={tiny_run}/candidate", f"world={tiny_run}/world.dream"]
     texts = []
     for name in ("one", "two"):
         code, out, err = verb("evaluate", *words, f"json={tmp_path}/{name}")
@@ -52,11 +66,10 @@ def test_a_world_scores_it_without_the_task_and_a_sure_policy_scores_the_same_ag
 
 
 def test_what_does_not_fit_is_one_line(fails, tiny_run, tmp_path):
-    mine = f"policy={tiny_run}/policy"
+    mine = f"policy={tiny_run}/candidate"
     fails("evaluate", words=["option policy has no value", "policy=..."], code=(2,))
     fails("evaluate", mine, words=["env=cartpole", "world="], code=(2,))
     fails("evaluate", f"policy={tmp_path}", "env=cartpole", words=[tmp_path, "no policy"])
-    fails("evaluate", f"policy={tiny_run}", "env=cartpole", words=[tiny_run, "policy.json"])
     words = ["MountainCar-v0 has the observation space", "the policy has"]
     fails("evaluate", mine, "env=mountaincar", words=words, code=(2,))
     fails("evaluate", mine, f"world={tmp_path}/no.dream", words=["no.dream", "No such file"])
@@ -64,7 +77,7 @@ def test_what_does_not_fit_is_one_line(fails, tiny_run, tmp_path):
 
 
 def test_a_world_of_another_task_or_window_is_refused(fails, tiny_run, tmp_path):
-    cart = load_policy(tiny_run / "policy")
+    cart = load_policy(tiny_run / "candidate")
     world = f"world={tiny_run}/world.dream"
     more = init_student(jax.random.key(0), 4, 3, 8, np.zeros(4), np.ones(4))
     save_policy(tmp_path / "more", Policy(more, cart.observation_space, Discrete(3)))

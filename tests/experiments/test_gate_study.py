@@ -1,12 +1,27 @@
 """The gate's study: what its cases claim is true, and its sums are right."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
 
+from dreaming.config import GateConfig
 from envs import tabular
-from experiments.gate_study import cases_of, decide, grouped, main, options, rate, table
+from experiments.gate_study import (
+    COUNTS,
+    GATES,
+    cases_of,
+    decide,
+    grouped,
+    main,
+    options,
+    rate,
+    table,
+)
 from experiments.study import cartpole, cases
 from experiments.study.cases import Case
+from experiments.study.episodes import play_cartpole, play_table
 
 
 @pytest.mark.parametrize("name", ["lake", "open_lake", "corridor", "cab"])
@@ -61,21 +76,78 @@ def test_the_suites_are_fixed():
     pairs = {(case.task, case.behaviour, case.kind) for case in sabotage}
     assert len(pairs) == 4 * 2 * 4 + 2 * 3
     assert sabotage == cases_of("sabotage", 200, 0)
-    seeds = [{x.seed for x in cases_of(x, 24, 0)} for x in ("sabotage", "known_good", "power")]
-    assert not seeds[0] & seeds[1] and not seeds[1] & seeds[2]
+    seeds = [{x.seed for x in cases_of(suite, 24, 0)} for suite in COUNTS]
+    assert not any(one & other for one, other in itertools.combinations(seeds, 2))
+    lineages = cases_of("lineages", 40, 0)
+    assert {case.effect for case in lineages} == {0.0}  # exactly: so without CartPole
+    assert {case.task for case in lineages} == {"lake", "open_lake", "corridor", "cab"}
 
 
-def test_a_case_is_decided_the_same_way_twice():
-    case = Case("corridor", 3, "uniform", "good", 0.5)
-    once, again = decide(case), decide(case)
+GOOD, BAD = Case("corridor", 3, "uniform", "good", 0.5), Case("corridor", 4, "uniform", "flipped",
+                                                              -0.2)  # fmt: skip
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_case_is_decided_the_same_way_twice(gate):
+    once, again = decide(gate, "known_good", GOOD), decide(gate, "known_good", GOOD)
     assert once == again and once["true_effect"] == pytest.approx(0.5)
-    assert once["accept"] and not decide(Case("corridor", 4, "uniform", "flipped", -0.2))["accept"]
+    assert once["accept"] and not decide(gate, "sabotage", BAD)["accept"]
+    json.dumps(once)
+
+
+def test_the_log_alone_says_of_each_estimate_whether_it_held_the_truth():
+    found = decide("offline", "known_good", GOOD)
+    assert len(found["intervals"]) == len(found["covered"]) == 3
+    for interval, held in zip(found["intervals"], found["covered"], strict=True):
+        assert len(interval) == 3 and len(held) == 2  # over the policy, over the process
+        assert interval[0] is not None or held == [None, None]
+    assert any(held[0] is not None for held in found["covered"])
+
+
+def test_the_real_gate_uses_no_more_episodes_than_it_needs():
+    """The difference of a case is known long before the last look; what it would have seen then is
+    kept, for a gate of a fixed number."""
+    most = GateConfig().looks[-1]
+    for case in (GOOD, BAD):
+        found = decide("real", "power", case)
+        assert found["episodes"] in GateConfig().looks[:2]
+        assert len(found["differences"]) == most
+        assert np.sign(np.mean(found["differences"])) == np.sign(case.effect)
+
+
+def test_a_lineage_of_no_effect_is_tried_again_with_other_episodes():
+    """Five trials, or as many as it takes to be fooled: the same episodes would say the same."""
+    [case] = cases_of("lineages", 1, 0)
+    found = decide("real", "lineages", case)
+    assert found["true_effect"] == pytest.approx(0, abs=1e-12)
+    assert not found["accept"] and decide("real", "lineages", case) == found
+
+
+@pytest.mark.parametrize("name", ["lake", "cab"])
+def test_episodes_of_a_table_earn_what_is_computed(name):
+    task, seeds = cases.tasks()[name], list(range(4000))
+    uniform = np.full(task.table.r.shape[:2], 1 / task.table.r.shape[1])
+    returns, lengths = play_table(task, uniform, seeds)
+    error = returns.std() / np.sqrt(len(seeds))
+    assert abs(returns.mean() - task.value(uniform)) < 4 * error
+    assert 1 <= lengths.min() and lengths.max() <= task.horizon
+    few = play_table(task, uniform, seeds[7:9])[0]
+    assert (few == returns[7:9]).all()  # an episode is that of its seed, whoever plays beside it
+
+
+def test_episodes_of_cartpole_earn_what_was_measured():
+    incumbent = cartpole.policies_of("flipped", -0.2)[1]
+    returns, lengths = play_cartpole(incumbent, list(range(300)))
+    assert (returns == lengths).all() and lengths.max() <= 500
+    error = returns.std() / np.sqrt(300)
+    assert abs(returns.mean() - cartpole.value(incumbent)) < 4 * error
 
 
 def outcome(accept, effect, lower):
     return {
         "accept": accept, "share": 1.0 if accept else 0.0, "effect": effect, "task": "lake",
         "intervals": [[0.1, lower, 0.3], [None] * 3, [-0.1, -0.2, -0.05]],
+        "covered": [[True, False], [None, None], [False, None]],
     }  # fmt: skip
 
 
@@ -86,15 +158,30 @@ def test_rates_by_hand():
     assert (found["accepted"], found["cases"], found["rate"]) == (4, 200, 0.02)
     assert found["ci"] == pytest.approx([0.00548, 0.05041], abs=1e-4)
     row = grouped([*outcomes, outcome(True, 0.5, 0.1)], "effect")[0]
-    assert row["effect"] == -0.1 and row["fitted_q_above"] == 200 and row["doubly_robust"] == 0
-    assert row["judge_below"] == 200
+    assert row["effect"] == -0.1
+    assert [row[f"G{k} +/-"] for k in (1, 2, 3)] == ["200/0 of 200", "0/0 of 0", "0/200 of 200"]
+    assert [row[f"G{k} holds (policy)"] for k in (1, 2, 3)] == ["200/200", "0/0", "0/200"]
+    assert [row[f"G{k} holds (log)"] for k in (1, 2, 3)] == ["0/200", "0/0", "0/0"]
     text = table("title", [row])
     assert "4/200" in text and "0.5% to 5.0%" in text and "200/0 of 200" in text
 
 
+def test_a_gate_of_a_fixed_number_by_hand():
+    """Two cases that took 32 and 64 episodes: 48 of each, of which one is clearly above zero."""
+    sure, unsure = np.ones(128) + np.arange(128) % 2, np.where(np.arange(128) % 2, 1.0, -1.0)
+    common = {"accept": True, "share": 1.0, "effect": 0.1}
+    outcomes = [common | {"episodes": 32, "differences": sure.tolist()}]
+    outcomes += [common | {"episodes": 64, "differences": unsure.tolist()}]
+    [row] = grouped(outcomes, "effect")
+    assert (row["mean episodes"], row["with so many"]) == ("48.0", "1/2")
+
+
 def test_options_and_what_is_none(capsys):
     assert options(["count=3", "suite=power"]) | {"out": ""} == {
-        "suite": "power", "count": 3, "seed": 1_000_000, "out": ""
+        "suite": "power", "gate": "all", "count": 3, "seed": 1_000_000, "out": ""
     }  # fmt: skip
+    assert (
+        main(["gate=both"]) == 2 and "choose all or ['offline', 'real']" in capsys.readouterr().err
+    )
     assert main(["counts=3"]) == 2 and "not one of suite=" in capsys.readouterr().err
     assert main(["suite=nothing"]) == 2 and main(["--help"]) == 0

@@ -1,6 +1,7 @@
 """Runs, dreams, policies and packs that an earlier commit wrote load, and say what they said."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -44,14 +45,47 @@ def state_sha256(run_dir: Path) -> str:
     return json.loads((run_dir / "result.json").read_text())["state_sha256"]
 
 
-def test_a_run_is_done_and_ends_as_it_ended(golden, capsys):
+def files_of(run_dir: Path) -> dict[str, bytes]:
+    files = (path for path in run_dir.rglob("*") if path.is_file())
+    return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
+
+
+def test_a_finished_run_is_recognised_and_nothing_but_its_report_is_made_again(golden, capsys):
     run_dir = golden / "frozenlake"
+    (run_dir / "report.html").unlink(missing_ok=True)
+    before = files_of(run_dir)
     with as_users_run():
         assert dream.main([*LAKE, f"hydra.run.dir={run_dir}"]) == 0
-    out = capsys.readouterr().out
-    stages = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify")
-    assert all(f"{stage}: done before" in out for stage in stages)
+    out, err = capsys.readouterr()
+    assert "was finished by an earlier version; its report is drawn again" in out
+    assert f"verdict: {json.loads(before['result.json'])['verdict']}" in out and not err
+    after = files_of(run_dir)
+    assert "FrozenLake-v1" in after.pop("report.html").decode()
+    assert after == before  # no candidate/, no trials.json, no stage
     assert state_sha256(run_dir) == EXPECTED["frozenlake_state_sha256"]
+
+
+def test_an_unfinished_one_is_refused_by_the_rules_of_its_stages(golden, tmp_path, capsys):
+    """Its split, its gate and its incumbent were others; to go on would be to mix two methods."""
+    run_dir = Path(shutil.copytree(golden / "frozenlake", tmp_path / "run"))
+    (run_dir / "result.json").unlink()
+    before = files_of(run_dir)
+    with as_users_run():
+        assert dream.main([*LAKE, f"hydra.run.dir={run_dir}"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    for words in (str(run_dir), "made with another configuration", "split was absent, is 2"):
+        assert words in line, line
+    assert files_of(run_dir) == before
+
+
+def test_there_is_no_next_round_of_it(golden, tmp_path, capsys):
+    run_dir = Path(shutil.copytree(golden / "frozenlake", tmp_path / "run"))
+    words = [f"run={run_dir}", f"traces={run_dir}/traces", f"hydra.run.dir={tmp_path}/not"]
+    with as_users_run():
+        assert dream.main(words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "was made by an earlier version; make it anew to go on" in line
+    assert not (run_dir / "rounds").exists() and not (tmp_path / "not").exists()
 
 
 def test_a_report_is_drawn_of_it(golden):

@@ -81,6 +81,9 @@ def test_what_a_run_leaves_behind(finished):
     names = [trace.policy for trace in traces]
     assert list(dict.fromkeys(names)) == ["random", "student-1", "student-2", "student-3"]
     assert {100, 160, 220, 250} <= set(ends.tolist())
+    assert found["verdict"] == "ungated"
+    for name in ("policy", "candidate"):  # the best round's student, the last round's
+        assert load_policy(finished / name).card["verdict"] == "ungated", name
     for name in ("world.dream", "policy/policy.json", "config.yaml", "report.html"):
         assert (finished / name).exists(), name
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]

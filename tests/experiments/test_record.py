@@ -1,5 +1,7 @@
 """Recording as a verb: exactly the steps asked for, never over what stands already."""
 
+import json
+
 import gymnasium
 import jax
 import numpy as np
@@ -100,9 +102,11 @@ def test_a_saved_policy_records_with_its_own_propensities(policy_path, tmp_path)
     traces = list(TraceStore(tmp_path / "log"))
     policy = load_policy(policy_path)
     actions = np.concatenate([trace.actions for trace in traces])
+    sha256 = json.loads((policy_path / "policy.json").read_text())["sha256"]
+    assert policy.name == f"student-{sha256[:12]}"  # and not where it happened to lie
     assert 0.05 < actions.mean() < 0.25  # exp(0) / (exp(2) + exp(0)) is 0.12
     for trace in traces[:3]:
-        assert trace.policy == str(policy_path) and trace.propensities is not None
+        assert trace.policy == policy.name and trace.propensities is not None
         for o, a, p in zip(trace.observations, trace.actions, trace.propensities, strict=False):
             taken, propensity = policy.behaviour()(o, None, np.random.default_rng(0))
             assert propensity is not None

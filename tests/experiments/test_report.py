@@ -25,9 +25,17 @@ def write_run(run_dir: Path, **changes) -> Path:
         "candidate": np.where(rng.random(100) < 0.06, rng.integers(300, 500, 100), 500),
     }
     returns = {name: x.astype(float) for name, x in returns.items()}
-    reason = "the candidate earned 447.3 [432.0, 462.5] per episode more than behaviour cloning"
+    earned = "the candidate earned 447.3 [432.0, 462.5] more per episode than"
+    over = ("behaviour cloning in the same 32 episodes", "the process as it ran (30.2 in 90")
+    reasons = [f"{earned} {over[0]} (97.0% interval)"]
+    reasons += [f"{earned} {over[1]} logged episodes of random) (97.0% interval)"]
     result = {
-        "schema_version": 1,
+        "schema_version": 2,
+        "round": 0,
+        "trial": 0,
+        "real_episodes": 91,
+        "gate_episodes": 32,
+        "deployed_sha256": "5c" * 32,
         "experiment": "dream",
         "env": "CartPole-v1",
         "seed": 0,
@@ -37,12 +45,12 @@ def write_run(run_dir: Path, **changes) -> Path:
         "dream_steps": 614_400,
         "search_steps": 9_830_400,
         "behaviour_return": summary(returns["behaviour"]),
-        "incumbent_return": summary(returns["behaviour_cloning"]),
+        "incumbent_return": summary(returns["behaviour"]),
         "candidate_return": summary(returns["candidate"]),
         "deployed_return": summary(returns["candidate"]),
         "dream_return": summary(returns["candidate"] - 3),
         "verdict": "accept",
-        "reasons": [f"{reason} over 20 paired episodes (95% interval)"],
+        "reasons": reasons,
         "baselines": {
             name: summary(returns[name]) for name in ("behaviour_cloning", "conservative_q")
         },
@@ -125,7 +133,8 @@ def test_the_report_says_what_the_result_says(report):
         "The new policy earns 49",
         "where the log earned ",
         "Learned from 2,000 recorded real steps alone.",
-        "more than behaviour cloning over 20 paired episodes",
+        "more per episode than behaviour cloning in the same 32 episodes",
+        "more per episode than the process as it ran (30.2 in 90 logged episodes of random)",
         "conservative Q",
         "candidate, deployed",
         "614,400",
@@ -196,7 +205,13 @@ def test_verdicts_have_their_headlines(tmp_path):
     assert "not measurably better in CartPole-v1" in told(verdict="reject", reasons=["chance"])
     run_dir = write_run(tmp_path, verdict="reject", deployed_return=result["incumbent_return"])
     text = Page(render(run_dir).read_text()).text
-    assert "behaviour cloning, deployed" in text and "candidate, deployed" not in text
+    assert "behaviour in the log, deployed" in text and "candidate, deployed" not in text
+    # In a later round it is what was deployed before: neither of the baselines, nor the log.
+    before = summary(np.arange(40.0, 80.0))
+    changed = {"round": 1, "incumbent_return": before, "deployed_return": before}
+    run_dir = write_run(tmp_path, verdict="reject", **changed)
+    text = Page(render(run_dir).read_text()).text
+    assert "incumbent, deployed" in text and "behaviour in the log, deployed" not in text
     assert "nothing to learn" in told(verdict="reject", reasons=["not improvable: all 50"])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import dream
+from experiments.runs.lineage import read_trials
 from experiments.runs.once import Once
 
 ROOT = Path(__file__).parents[2]
@@ -53,16 +54,23 @@ def test_a_stage_that_is_lost_is_worked_out_again_and_nothing_else(
     after = json.loads((copy / "result.json").read_text())
     assert after["seconds"].pop(stage) >= 0 and before["seconds"].pop(stage) >= 0
     assert after == before
-    for name in ("world.dream", "policy/student.safetensors", "traces/segment-000000.parquet"):
+    for name in (
+        "world.dream",
+        "candidate/student.safetensors",
+        "candidate/policy.json",
+        "trials.json",
+        "traces/segment-000000.parquet",
+    ):
         assert (copy / name).read_bytes() == (tiny_run / name).read_bytes(), name
 
 
 def test_a_finished_run_does_no_work_again(copy, tiny, tiny_run, work_done):
-    shutil.rmtree(copy / "policy")
+    shutil.rmtree(copy / "candidate")
     (copy / "world.dream").unlink()
     assert dream.main([*tiny, f"hydra.run.dir={copy}"]) == 0
     assert work_done == [] and sha256(copy) == sha256(tiny_run)
-    assert (copy / "world.dream").read_bytes() == (tiny_run / "world.dream").read_bytes()
+    for name in ("world.dream", "candidate/student.safetensors", "candidate/policy.json"):
+        assert (copy / name).read_bytes() == (tiny_run / name).read_bytes(), name
 
 
 def test_a_damaged_stage_is_told_and_worked_out_again(copy, tiny, tiny_run, work_done, capsys):
@@ -76,13 +84,19 @@ def test_a_damaged_stage_is_told_and_worked_out_again(copy, tiny, tiny_run, work
     assert "arrays.safetensors" in capsys.readouterr().out
 
 
-def test_the_hash_can_differ_and_stages_before_a_change_are_kept(copy, tiny, tiny_run, work_done):
+def test_another_candidate_is_another_trial_and_stages_before_a_change_are_kept(
+    copy, tiny, tiny_run, work_done
+):
     for stage in ("rehearse", "gate", "evaluate", "certify"):
         shutil.rmtree(copy / "state" / stage)
     overrides = [*tiny, "distill.learning_rate=1e-2", f"hydra.run.dir={copy}"]
     assert dream.main(overrides) == 0
     assert work_done == ["rehearse", "gate", "evaluate", "certify"]
     assert sha256(copy) != sha256(tiny_run)
+    first, second = (json.loads((x / "result.json").read_text()) for x in (tiny_run, copy))
+    assert (first["trial"], second["trial"]) == (0, 1)
+    trials = read_trials(copy / "trials.json")
+    assert trials[:1] == read_trials(tiny_run / "trials.json") and len(trials) == 2
 
 
 @pytest.mark.slow

@@ -57,14 +57,19 @@ def test_so_is_every_option_of_runs_of_other_kinds(name, verb, tiny_run, tmp_pat
 
 SMALL = {
     "evaluate": (
-        ("policy={run}/policy", "env=cartpole"),
-        ("policy={run}/policy", "env=cartpole", "world={run}/world.dream"),
-        ("policy={run}/policy", "env=none", "world={run}/world.dream"),
+        ("policy={run}/candidate", "env=cartpole"),
+        ("policy={run}/candidate", "env=cartpole", "world={run}/world.dream"),
+        ("policy={run}/candidate", "env=none", "world={run}/world.dream"),
     ),
     "certify": (
         ("run={run}", "episodes=2", "dreams=2", "path={tmp}/certificate.json"),
         ("world={run}/world.dream", "traces={run}/traces"),
-        ("world={run}/world.dream", "traces={run}/traces", "policy={run}/policy", "env=cartpole"),
+        (
+            "world={run}/world.dream",
+            "traces={run}/traces",
+            "policy={run}/candidate",
+            "env=cartpole",
+        ),
     ),
     "inspect-traces": (("path={run}/traces",),),
     "record": (
