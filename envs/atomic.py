@@ -37,9 +37,8 @@ def replace_directory(target: Path, files: Mapping[str, bytes]) -> None:
 
     A power cut can leave it missing, never half: say elsewhere first that it is not valid.
     """
-    draft, old = (target.with_name(f".{target.name}.{what}") for what in ("new", "old"))
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    draft, old = drafts_of(target)
+    clear_drafts(target)
     draft.mkdir(parents=True)
     for name, data in files.items():
         write_file(draft / name, data)
@@ -51,10 +50,21 @@ def replace_directory(target: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def drafts_of(target: Path) -> tuple[Path, Path]:
+    """Where a directory is made, and where the one before it is moved."""
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+
+
+def clear_drafts(target: Path) -> None:
+    """Remove what a stopped attempt left."""
+    for leftover in drafts_of(target):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def remove_directory(target: Path) -> None:
     """Remove a directory, by its name at once."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    _, old = drafts_of(target)
+    clear_drafts(target)
     if target.exists():
         os.rename(target, old)
         sync_directory(target.parent)

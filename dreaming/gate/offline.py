@@ -139,10 +139,7 @@ def conclusion(found: dict[str, np.ndarray], passed: list[int], min_gain: float)
         if harm.any():
             saw = " and ".join(name for name, x in zip(NAMES, harm, strict=True) if x)
             return f"no real environment: {told}, and {saw} saw harm"
-        return (
-            f"no real environment: {told}; one and another that agrees are needed, and no mixture"
-            " passed either"
-        )
+        return f"no real environment: {told}; one, and another that agrees, are needed"
     if shown == 0:
         return f"no real environment: {told}, and none sees harm"
     return (

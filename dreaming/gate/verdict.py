@@ -18,7 +18,8 @@ class Verdict:
 
     `gain` is the mean gain per episode over what is nearest to it, [lower, upper] its interval; NaN
     = unknown. If accepted, the candidate acts in `share` of the steps, else the incumbent. The gate
-    took `steps` real steps in `episodes` pairs of episodes. `trial` is its number in the lineage.
+    took `steps` real steps in `episodes` pairs of episodes. `trial` is its number in the lineage,
+    None where nothing was tried.
     """
 
     accept: bool
@@ -29,7 +30,7 @@ class Verdict:
     share: float = 1.0
     steps: int = 0
     episodes: int = 0
-    trial: int = 0
+    trial: int | None = None
     is_gated: bool = True
 
     @property

@@ -247,8 +247,10 @@ def load_policy(path: Any) -> Policy:
 
     path = Path(path)
     if not (path / CARD).exists() and (why := rejection(path.parent)):
+        before = path.parent / "incumbent"
+        kept = f"{before} stays deployed" if before.exists() else "nothing is deployed"
         raise RejectedError(
-            f"{path}: nothing is deployed, the candidate was rejected ({why}); it lies in "
+            f"{path}: {kept}, the candidate was rejected ({why}); it lies in "
             f"{path.parent / CANDIDATE}"
         )
     try:

@@ -153,7 +153,7 @@ def search_rules(config: Any) -> Iterator[Unread]:
 
 def dream_rules(config: Any, kind: str) -> Iterator[Unread]:
     """Of `dream`."""
-    yield from fit_rules(config, kind)
+    yield from world_rules(config, kind)
     yield from search_rules(config)
     if config.env.id == "none":
         options = ("gate.episodes", "evaluation.episodes")
@@ -161,10 +161,18 @@ def dream_rules(config: Any, kind: str) -> Iterator[Unread]:
     else:
         options = ("gate.members", "gate.width", "gate.least_effective")
         yield Unread(options, "a run with a real task", "its gate reads gate.episodes")
+        told = "its judges decide nothing; it reads judge.share"
+        yield Unread(("judge.most",), "a run with a real task", told)
 
 
 def fit_rules(config: Any, kind: str) -> Iterator[Unread]:
     """Of `fit`."""
+    yield from world_rules(config, kind)
+    yield Unread(("judge.most",), "`fit`", "its judges decide nothing; it reads judge.share")
+
+
+def world_rules(config: Any, kind: str) -> Iterator[Unread]:
+    """Of what `fit` and `dream` share."""
     yield from model_rules(config, kind)
     yield from log_rules(config)
     if config.env.id == "none":

@@ -53,7 +53,8 @@ def body(rounds: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     who = f"the policy of round {accepted[-1]}" if accepted else "nothing; the process goes on"
     facts: list[tuple[str, Any]] = [("rounds", len(results)), ("accepted", len(accepted))]
     facts += [("recorded episodes", last["real_episodes"])] if "real_episodes" in last else []
-    facts += [("trials of the gate", 1 + max(int(result.get("trial", 0)) for result in results))]
+    trials = [result["trial"] for result in results if result.get("trial") is not None]
+    facts += [("trials of the gate", 1 + max(trials))] if trials else []
     head = (
         '<header><p class="eyebrow"><span class="badge">lineage</span>'
         f"<span>seed {last.get('seed', '?')}</span></p>\n"
@@ -93,7 +94,8 @@ def _table(rounds: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     rows, mean = [], lambda x: number(x["mean"]) if x else "–"
     for k, (_, result) in enumerate(rounds):
         cells = [str(k), *(number(result.get(x, 0)) for x in ("real_episodes", "real_steps"))]
-        cells += [str(result.get("verdict")), str(result.get("trial", 0))]
+        trial = result.get("trial")
+        cells += [str(result.get("verdict")), "–" if trial is None else str(trial)]
         cells += [str(result.get("gate_episodes", 0))]
         names = ("incumbent_return", "candidate_return", "deployed_return")
         cells += [mean(result.get(name)) for name in names]

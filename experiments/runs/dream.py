@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dreaming.config import RoundConfig
 from dreaming.errors import ConfigError
@@ -20,16 +21,21 @@ from dreaming.student.walks import dream_returns
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
-from envs.traces import TraceStore
 from experiments.command.progress import Progress
 from experiments.command.unread import GIVEN, dream_rules, refuse
 from experiments.config import DreamConfig, WorldConfig
-from experiments.logs.reading import kind_of, read_log
+from experiments.logs.reading import kind_of, log_source, read_log
 from experiments.pages.lineage import write_lineage
 from experiments.pages.run_report import render
 from experiments.pages.strip import dream_strip
 from experiments.runs.certificate import make_certificate, ranking_stage
-from experiments.runs.directory import RESULT_VERSION, begin, finish, read_config, values_of
+from experiments.runs.directory import (
+    RESULT_VERSION,
+    begin,
+    finish,
+    read_config,
+    values_of,
+)
 from experiments.runs.lineage import Lineage, digest_of, next_of, read_result, rounds_of
 from experiments.runs.once import Once
 from experiments.runs.results import REPORT_SEED, make_result, root_key
@@ -57,7 +63,7 @@ def whole_loop(config: DreamConfig, run_dir: Path, progress: Progress) -> dict[s
 def earlier(run_dir: Path) -> dict[str, Any] | None:
     """The result of a run that an earlier version finished, whose stages cannot go on."""
     result = read_result(Lineage(run_dir))
-    if result is None or result.get("schema_version") == RESULT_VERSION:
+    if result is None or "verdict" not in result or result["schema_version"] == RESULT_VERSION:
         return None
     render(run_dir)
     return result
@@ -70,8 +76,6 @@ def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str,
     once = Once(run_dir, stage_fields(config, lineage), progress)
     refuse(dream_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
-    lineage.check_log(log)
-    lineage.check_incumbent(lineage.incumbent(), log, config.model.window)
     begin(run_dir, config)
     report = play_round(config, log, once, lineage)
     if config.model.name in ("auto", "mlp") and (hint := chance_hint(report)):
@@ -225,22 +229,28 @@ def save_artifacts(lineage: Lineage, log: Log, report: Report) -> None:
 def next_round(config: DreamConfig, progress_in: Callable) -> tuple[dict[str, Any], Lineage]:
     """(result.json of the next round of the run `config.run` on a log that grew, and the round).
 
-    `progress_in(run_dir, config)` is the progress of a round. Raises `UserError`.
+    `progress_in(run_dir, config)` is the progress of a round. Everything is checked before
+    anything is made. Raises `UserError`.
     """
     root = Path(config.run or "")
+    if config.traces is None and config.source.name is None:
+        raise ConfigError("run= needs the log that grew; name it with traces= or source.name=")
     config = continued(config, read_config(root, DreamConfig))
-    episodes = None
-    if config.traces is not None:
-        episodes = [digest_of(trace) for trace in TraceStore(config.traces).traces()]
+    source, spaces = log_source(config, lambda n: None)
+    episodes = [digest_of(trace, spaces) for trace in source]
     lineage = next_of(root, episodes)
-    lineage.begin()
+    if not (lineage.run_dir / "state" / "record").exists():  # it has its log
+        lineage.check_log(episodes, spaces)
+        lineage.check_incumbent(spaces, config.model.window)
+        lineage.begin()
     with progress_in(lineage.run_dir, config) as progress:
         result = play(config, lineage, progress)
     write_lineage(root)
     return result, lineage
 
 
-FIXED = ("env.", "seed", "experiment", "context.", "model.window")  # in a lineage
+FIXED = ("env", "seed", "experiment", "context", "model.window")  # in a lineage
+ANEW = ("traces", "source", "run", "devices")  # given with each round
 
 
 def continued(config: DreamConfig, first: DreamConfig) -> DreamConfig:
@@ -248,20 +258,27 @@ def continued(config: DreamConfig, first: DreamConfig) -> DreamConfig:
 
     Raises `ConfigError` for what a lineage does not change.
     """
-    log = {"traces": config.traces, "source": config.source}
-    if config.traces is None and config.source.name is None:
-        raise ConfigError("run= needs the log that grew; name it with traces= or source.name=")
+    values, given = (dataclasses.asdict(each) for each in (first, config))
     for name in GIVEN.get():
-        if any(name == each or f"{name}.".startswith(each) for each in FIXED):
+        group, *_ = names = name.split(".")
+        if any(f"{name}.".startswith(f"{each}.") for each in FIXED):
             raise ConfigError(
                 f"{name} cannot change in a next round: its incumbent, its task and its error "
                 "probability are those of run=; start another run"
             )
-        owner, _, field = name.rpartition(".")
-        if owner and owner.partition(".")[0] not in ("source", "hydra"):
-            of = operator.attrgetter(owner)
-            setattr(of(first), field, getattr(of(config), field))
-    first = dataclasses.replace(first, **log, run=None, devices=config.devices)
+        if group == "hydra":
+            raise ConfigError(f"{name} has no effect with run=; a round is kept in run=/rounds")
+        if group not in ANEW:
+            inner, new = values, given
+            for each in names[:-1]:
+                inner, new = inner[each], new[each]
+            inner[names[-1]] = new[names[-1]]
     if "teacher" in GIVEN.get():
-        first.teacher, first.search.teacher = config.teacher, config.teacher
-    return first
+        values["search"]["teacher"] = given["teacher"]
+    values |= {name: given[name] for name in ANEW} | {"run": None}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DreamConfig), OmegaConf.create(values))
+        return OmegaConf.to_object(merged)  # type: ignore
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"these options do not fit those of {config.run}: {reason}") from error

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dreaming.checkpoint import Damaged, atomic_write, seal, state_sha256, unseal
-from dreaming.errors import CheckpointError, ConfigError, TraceError
-from dreaming.observe.log import Log
+from dreaming.errors import CheckpointError, ConfigError, TraceError, UserError
 from dreaming.student.policy import CANDIDATE, CARD, Policy, load_policy
-from envs.atomic import remove_directory, replace_directory, sync_directory
+from envs.atomic import clear_drafts, remove_directory, replace_directory, sync_directory
 from envs.traces import TraceStore
-from envs.types import Trace
+from envs.types import Features, Trace, action_features
 from experiments.runs.directory import RESULT, RESULT_VERSION
 
 POLICY, INCUMBENT, ROUNDS, TRIALS = "policy", "incumbent", "rounds", "trials.json"
@@ -89,33 +90,40 @@ class Lineage:
             sync_directory(self.run_dir)
         for name, files in wanted.items():
             put(self.run_dir / name, files)
-        if deployed and self.number:
-            put(self.root / POLICY, wanted[POLICY])
+        if self.number:  # what was deployed before stays, or is put back
+            put(self.root / POLICY, wanted[POLICY] or files_of(self.run_dir / INCUMBENT))
 
-    def check_log(self, log: Log) -> None:
-        """Raise `TraceError` unless the log holds all episodes of the round before, and more."""
-        if self.number == 0:
-            return
+    def check_log(self, episodes: Sequence[str], spaces: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` for a log of another task, and `TraceError` unless it holds all
+        `episodes` (their digests) of the round before, and more."""
+        known = TraceStore(self.before.run_dir / "traces").schema()
+        for name, space in known.items():
+            if spaces[name] != space:
+                raise ConfigError(
+                    f"the log has the {name.replace('_', ' ')} {spaces[name]}, {self.root} learned "
+                    f"from {space}; the next round of a run is on the same task"
+                )
         old = Counter(episodes_of(self.before))
-        missing = old - Counter(map(digest_of, log.traces))
+        missing = old - Counter(episodes)
         if missing:
             raise TraceError(
                 f"the log lacks {missing.total()} of the {old.total()} episodes that round "
                 f"{self.before.number} of {self.root} learned from; a lineage goes on with a log "
                 "that grew"
             )
-        if len(log.traces) == old.total():
+        if len(episodes) == old.total():
             raise TraceError(
-                f"the log holds no episode that round {self.before.number} of {self.root} has not "
-                "seen; record more, for example with env.behaviour=DIR/policy append=true"
+                f"the log has not grown since round {self.before.number} of {self.root}; record "
+                f"more, for example with env.behaviour={self.root / POLICY} append=true"
             )
 
-    def check_incumbent(self, policy: Policy | None, log: Log, window: int) -> None:
+    def check_incumbent(self, spaces: Mapping[str, Any], window: int) -> None:
         """Raise `ConfigError` if what is deployed was made for other spaces, or another window."""
-        if policy is None:
+        if not (self.root / POLICY).is_dir():
             return
+        policy = load_policy(self.root / POLICY)
         ours = policy.observation_space, policy.action_space, policy.window
-        theirs = log.observation.space, log.action.space, window
+        theirs = spaces["observation_space"], spaces["action_space"], window
         names = "observation space", "action space", "window"
         for name, mine, other in zip(names, ours, theirs, strict=True):
             if mine != other:
@@ -151,12 +159,15 @@ def put(directory: Path, files: Mapping[str, bytes]) -> None:
         remove_directory(directory)
     elif files_of(directory) != files:
         replace_directory(directory, files)
+    clear_drafts(directory)
 
 
-def digest_of(trace: Trace) -> str:
+def digest_of(trace: Trace, spaces: Mapping[str, Any]) -> str:
     """SHA-256 over what was observed, done and earned in an episode, and how it ended."""
-    ends = trace.terminated[-1], trace.truncated[-1]
-    return state_sha256((trace.observations, trace.actions, trace.rewards, ends))
+    o = Features(spaces["observation_space"]).flatten(trace.observations)
+    a = action_features(spaces["action_space"]).flatten(trace.actions)
+    ends = bool(trace.terminated[-1]), bool(trace.truncated[-1])
+    return state_sha256((o, a, np.asarray(trace.rewards, np.float64), ends))
 
 
 def rounds_of(root: Path) -> list[Lineage]:
@@ -177,49 +188,66 @@ def read_result(lineage: Lineage) -> dict[str, Any] | None:
         raise ConfigError(f"{lineage.run_dir / RESULT} cannot be read: {error}") from error
 
 
-def check_untouched(rounds: Sequence[Lineage]) -> None:
+def check_untouched(rounds: Sequence[Lineage], deployed: Path) -> None:
     """Raise `ConfigError` if results of finished rounds do not say what their policies say, or if
-    what is deployed is not what the last one deployed."""
-    root = rounds[0].root
+    the policy in `deployed` is not what the last one deployed."""
     for each in rounds:
         result = read_result(each) or {}
-        card = load_policy(each.run_dir / CANDIDATE).card
+        card = _loaded(each.run_dir / CANDIDATE).card
         if result.get("verdict") != card.get("verdict"):
             raise ConfigError(
                 f"{each.run_dir}: {RESULT} says {result.get('verdict')}, the candidate's own card "
                 f"{card.get('verdict')}; a verdict is not edited, make the run anew"
             )
-    said = (read_result(rounds[-1]) or {}).get("deployed_sha256")
-    if said != sha256_of(files_of(root / POLICY)):
+    if deployed.exists():
+        _loaded(deployed)
+    if (read_result(rounds[-1]) or {}).get("deployed_sha256") != sha256_of(files_of(deployed)):
         raise ConfigError(
-            f"{root / POLICY} is not what round {rounds[-1].number} deployed; put that back, or "
-            "make the run anew"
+            f"{deployed} is not what round {rounds[-1].number} deployed; put that back, or make "
+            "the run anew"
         )
+    known = len(read_trials(rounds[0].root / TRIALS))
+    trials = [(read_result(each) or {}).get("trial") for each in rounds]
+    used = max([1 + trial for trial in trials if trial is not None], default=0)
+    if known < used:
+        raise CheckpointError(
+            f"{rounds[0].root / TRIALS} knows {known} trials, the rounds took {used}: how much "
+            "error probability was spent is not known; start another run"
+        )
+
+
+def _loaded(directory: Path) -> Policy:
+    """A policy of a lineage. Raises `ConfigError` where it is damaged."""
+    try:
+        return load_policy(directory)
+    except UserError as error:
+        raise ConfigError(f"{error}; put it back, or make the run anew") from error
 
 
 def sha256_of(policy: Mapping[str, bytes]) -> str | None:
     """The hash in the card of a policy's files; None without files."""
-    return json.loads(policy[CARD])["sha256"] if policy else None
+    return json.loads(policy[CARD])["sha256"] if CARD in policy else None
 
 
 def episodes_of(lineage: Lineage) -> list[str]:
     """The digests of the episodes that a round learned from."""
-    return [digest_of(trace) for trace in TraceStore(lineage.run_dir / "traces").traces()]
+    store = TraceStore(lineage.run_dir / "traces")
+    return [digest_of(trace, store.schema()) for trace in store.traces()]
 
 
-def next_of(root: Path, episodes: list[str] | None) -> Lineage:
+def next_of(root: Path, episodes: Sequence[str]) -> Lineage:
     """The round to play: one that was stopped; the last one again if `episodes` (their digests)
     are those of its log; else a new one. Raises `ConfigError` where none can follow."""
     first = read_result(Lineage(root))
-    if first is None or "verdict" not in first:
+    if first is None or "candidate_return" not in first:
         raise ConfigError(f"run={root} is no finished run of `dream`; finish it first")
     if first["schema_version"] != RESULT_VERSION:
         raise ConfigError(f"run={root} was made by an earlier version; make it anew to go on")
     *finished, last = rounds_of(root)
-    if read_result(last) is None:
-        check_untouched(finished)
+    if read_result(last) is None:  # it may have been stopped while it deployed its policy
+        check_untouched(finished, last.run_dir / INCUMBENT)
         return last
-    check_untouched([*finished, last])
-    if last.number and episodes == episodes_of(last):
+    check_untouched([*finished, last], root / POLICY)
+    if last.number and list(episodes) == episodes_of(last):
         return last
     return Lineage(root, last.number + 1)

@@ -315,6 +315,7 @@ def test_a_log_without_a_termination_runs_to_an_honest_verdict(verb, tmp_path):
     assert result["dream_return"]["episodes"] == 4
     assert (run_dir / "candidate/policy.json").exists() and (run_dir / "world.dream").exists()
     assert not (run_dir / "policy").exists() and result["deployed_sha256"] is None
+    assert result["trial"] is None and not (run_dir / "trials.json").exists()  # nothing was tried
 
 
 # Options

@@ -33,7 +33,7 @@ from worldmodels.fit import init_fit
 
 ROOT = Path(__file__).parents[2]
 FILES = {"config.yaml", "metrics.jsonl", "result.json", "report.html", "traces", "world.dream"}
-FILES |= {"certificate.json", "candidate", "trials.json"}
+FILES |= {"certificate.json", "figures.json", "candidate", "trials.json", "state"}
 KEYS = {
     *("schema_version", "experiment", "env", "seed", "teacher", "real_steps", "gate_steps"),
     *("evaluation_steps", "dream_steps", "search_steps", "behaviour_return", "incumbent_return"),
@@ -59,7 +59,7 @@ def stored(tiny_run, stage):
 
 
 def test_the_run_directory_holds_what_is_promised(tiny_run):
-    assert {*FILES, "state"} == {path.name for path in tiny_run.iterdir()}
+    assert FILES == {path.name for path in tiny_run.iterdir()}
     assert not list(tiny_run.rglob("*.tmp")) and not list(tiny_run.rglob("unfinished-*"))
     assert TraceStore(tiny_run / "traces").num_steps == 200
 

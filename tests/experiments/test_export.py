@@ -9,7 +9,6 @@ import pytest
 
 import dreaming
 
-
 FILES = ("policy.json", "student.safetensors")
 
 

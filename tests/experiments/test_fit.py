@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -10,6 +11,7 @@ import dreaming
 from experiments import dream
 from experiments.config import DreamConfig, EnvConfig, WorldConfig
 from experiments.runs.dream import stage_fields, world_fields
+from experiments.runs.lineage import Lineage
 from experiments.runs.once import Once
 
 
@@ -65,7 +67,11 @@ def test_fit_and_dream_have_the_same_defaults_and_the_same_stages():
     one, whole = WorldConfig(env=EnvConfig("a")), DreamConfig(env=EnvConfig("a"))
     shared = world_fields(whole)
     assert world_fields(one) == shared
-    assert {name: stage_fields(whole)[name] for name in shared} == shared
+    stages = stage_fields(whole, Lineage(Path("run")))
+    assert {name: stages[name] for name in shared} == shared
+    later = stage_fields(whole, Lineage(Path("run"), 2))  # a round on the same log is another one
+    assert {name: later[name] for name in shared} == shared
+    assert later["rehearse"] != stages["rehearse"] and later["gate"] != stages["gate"]
 
 
 def test_what_cannot_be_fitted(fails, tiny_run, tmp_path):

@@ -11,6 +11,7 @@ from envs import tabular
 from experiments.gate_study import (
     COUNTS,
     GATES,
+    OPTIONS,
     cases_of,
     decide,
     grouped,
@@ -177,11 +178,9 @@ def test_a_gate_of_a_fixed_number_by_hand():
 
 
 def test_options_and_what_is_none(capsys):
-    assert options(["count=3", "suite=power"]) | {"out": ""} == {
-        "suite": "power", "gate": "all", "count": 3, "seed": 1_000_000, "out": ""
-    }  # fmt: skip
-    assert (
-        main(["gate=both"]) == 2 and "choose all or ['offline', 'real']" in capsys.readouterr().err
-    )
+    assert options(["count=3", "suite=power"]) == OPTIONS | {"count": 3, "suite": "power"}
+    assert OPTIONS["suite"] == OPTIONS["gate"] == "all" and options([]) == OPTIONS
+    assert main(["gate=both"]) == 2
+    assert "choose all or ['offline', 'real']" in capsys.readouterr().err
     assert main(["counts=3"]) == 2 and "not one of suite=" in capsys.readouterr().err
     assert main(["suite=nothing"]) == 2 and main(["--help"]) == 0

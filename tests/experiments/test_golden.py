@@ -78,14 +78,28 @@ def test_an_unfinished_one_is_refused_by_the_rules_of_its_stages(golden, tmp_pat
     assert files_of(run_dir) == before
 
 
+def test_a_world_without_a_policy_is_not_taken_for_a_finished_run(golden, tmp_path, capsys):
+    """`fit` and `dream` may share a directory, but an old one is another configuration."""
+    run_dir = Path(shutil.copytree(golden / "frozenlake", tmp_path / "run"))
+    result = json.loads((run_dir / "result.json").read_text())
+    kept = ("schema_version", "experiment", "env", "seed", "seconds", "versions", "real_steps")
+    kept += ("behaviour_return", "fidelity", "state_sha256")
+    fitted = {name: result[name] for name in kept} | {"experiment": "fit"}
+    (run_dir / "result.json").write_text(json.dumps(fitted))
+    with as_users_run():
+        assert dream.main([*LAKE, f"hydra.run.dir={run_dir}"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "made with another configuration" in line, line
+
+
 def test_there_is_no_next_round_of_it(golden, tmp_path, capsys):
     run_dir = Path(shutil.copytree(golden / "frozenlake", tmp_path / "run"))
-    words = [f"run={run_dir}", f"traces={run_dir}/traces", f"hydra.run.dir={tmp_path}/not"]
+    words = [f"run={run_dir}", f"traces={run_dir}/traces"]
     with as_users_run():
         assert dream.main(words) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "was made by an earlier version; make it anew to go on" in line
-    assert not (run_dir / "rounds").exists() and not (tmp_path / "not").exists()
+    assert not (run_dir / "rounds").exists()
 
 
 def test_a_report_is_drawn_of_it(golden):

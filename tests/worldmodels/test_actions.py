@@ -76,14 +76,17 @@ def test_a_factor_without_a_legal_entry_is_free_and_the_others_are_not():
 def test_probabilities_are_those_of_the_draws(head):
     pi = rows(head, 1)
     drawn = np.asarray(head.sample(jnp.tile(pi, (4000, 1)), raw_keys(4000)))
-    a, p = (np.asarray(x)[0] for x in head.spectrum(pi))
-    np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
+    own = np.exp(np.asarray(head.log_prob(jnp.tile(pi, (4000, 1)), jnp.asarray(drawn))))
     if head.kind == "factored":
         marginal = np.exp(np.asarray(head.log_probs(pi))[0])
         np.testing.assert_allclose(drawn.mean(0), marginal, atol=0.03)
+        product = np.prod(np.where(drawn > 0, marginal, 1.0), axis=1)
+        np.testing.assert_allclose(own, product, rtol=1e-4)
         return
-    each = (drawn[:, None] == a[None]).all(-1).mean(0)
-    np.testing.assert_allclose(each, p, atol=0.03)
+    p = np.asarray(jax.nn.softmax(pi))[0]
+    each = (drawn[:, None] == head.table[None]).all(-1)
+    np.testing.assert_allclose(each.mean(0), p, atol=0.03)
+    np.testing.assert_allclose(own, each @ p, rtol=1e-5)
 
 
 def test_a_gaussian_draws_by_its_mean_and_spread_inside_the_box():

@@ -13,7 +13,7 @@ THIRDS = (1 / 3, 2 / 3, 1.0)
 
 
 def obrien_fleming(share: float) -> float:
-    return 2 * stats.norm.sf(stats.norm.isf(ERROR / 2) / math.sqrt(share)) / ERROR
+    return float(2 * stats.norm.sf(stats.norm.isf(ERROR / 2) / math.sqrt(share)) / ERROR)
 
 
 def pocock(share: float) -> float:

@@ -1,4 +1,4 @@
-"""The gate without a real task: two of three, none against; mixtures; words; small logs."""
+"""The gate without a real task: one firmly, another that agrees, none against; mixtures; words."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from dreaming.config import GateConfig
-from dreaming.gate.evidence import Evidence
-from dreaming.gate.offline import SHARES, offline_gate, offline_verdict, passes, unknown, weigh
+from dreaming.gate.evidence import UNKNOWN, Evidence, nearer, possible
+from dreaming.gate.incumbent import Incumbent
+from dreaming.gate.offline import (
+    SHARES,
+    SPENT,
+    offline_gate,
+    offline_verdict,
+    passes,
+    unknown,
+    weigh,
+)
+from dreaming.gate.returns import Gain
 from dreaming.world.judge import Judge
 from dreaming.world.physics import make_world
 from envs import tabular
@@ -23,8 +33,25 @@ LEFT = RIGHT[:, ::-1]
 LOG = tabular_log(record(TASK, RANDOM, 0), ROAD)
 NOBODY = Judge([], [], None, jax.random.key(0))
 
-GOOD, BAD, OPEN = (1.0, 0.5, 1.5), (-1.0, -1.5, -0.5), (0.2, -0.5, 1.0)
-NOTHING = (np.nan, np.nan, np.nan)
+CONFIG, NAMES = GateConfig(members=16), ("behaviour cloning", "the process as it ran")
+# (gain, lower, upper), and the lower bound that is only likely
+GOOD, BAD, OPEN = (1.0, 0.5, 1.5, 0.8), (-1.0, -1.5, -0.5, -1.2), (0.2, -0.5, 1.0, -0.1)
+AGREES, NOTHING = (0.5, -0.1, 1.1, 0.2), (np.nan, np.nan, np.nan, np.nan)
+
+
+def a_row(*estimates, effective=50.0):
+    estimates = np.array(estimates)
+    return {
+        "intervals": estimates[:, :3], "likely": estimates[:, 3], "over": np.zeros(3),
+        "error": 0.015, "effective": effective, "diverged": 0, "segments": 100, "opinions": 8,
+    }  # fmt: skip
+
+
+def evidence_of(*estimates, counts=(True, True, True), **more):
+    found = unknown() | {"counts": np.array(counts)}
+    for name, x in a_row(*estimates, **more).items():
+        found[name][0] = x
+    return found
 
 
 @pytest.mark.parametrize(
@@ -33,81 +60,97 @@ NOTHING = (np.nan, np.nan, np.nan)
         ((GOOD, GOOD, GOOD), True),
         ((GOOD, GOOD, OPEN), True),
         ((GOOD, NOTHING, GOOD), True),
+        ((GOOD, AGREES, OPEN), True),  # one firmly, and one that agrees
+        ((AGREES, AGREES, AGREES), False),  # many who think so are no proof
         ((GOOD, OPEN, OPEN), False),
         ((GOOD, NOTHING, NOTHING), False),  # one voice is not enough
         ((GOOD, GOOD, BAD), False),  # nor two against a veto
         ((NOTHING, NOTHING, NOTHING), False),
     ],
 )
-def test_two_voices_for_and_none_against(estimates, passed):
-    assert passes(np.array(estimates), 0.0) is passed
+def test_one_firmly_another_that_agrees_and_none_against(estimates, passed):
+    assert passes(evidence_of(*estimates), 0, 0.0) is passed
+
+
+def test_judges_that_share_episodes_count_one_estimate_less():
+    """What they say for the candidate is not heard; the harm they see is."""
+    shared = {"counts": (True, True, False)}
+    assert not passes(evidence_of(GOOD, NOTHING, GOOD, **shared), 0, 0.0)
+    assert passes(evidence_of(GOOD, AGREES, OPEN, **shared), 0, 0.0)
+    assert not passes(evidence_of(GOOD, GOOD, BAD, **shared), 0, 0.0)
+    verdict = offline_verdict(evidence_of(GOOD, NOTHING, GOOD, **shared), CONFIG, NAMES)
+    assert "1 of 2 estimates" in verdict.reasons[0] and "not independent" in verdict.reasons[3]
 
 
 def test_the_least_gain_asked_for_must_be_passed_by_both():
-    assert passes(np.array([GOOD, GOOD, OPEN]), 0.4)
-    assert not passes(np.array([GOOD, GOOD, OPEN]), 0.5)
+    assert passes(evidence_of(GOOD, GOOD, OPEN), 0, 0.4)
+    assert not passes(evidence_of(GOOD, GOOD, OPEN), 0, 0.5)
+    assert not passes(evidence_of(GOOD, AGREES, OPEN), 0, 0.3)
 
 
-def a_row(*estimates, effective=50.0):
-    return {
-        "intervals": np.array(estimates), "effective": effective, "diverged": 0, "segments": 100,
-        "dreams": 256,
-    }  # fmt: skip
+def test_mixtures_are_tried_until_one_passes_and_share_the_error():
+    tried, errors = [], []
 
-
-def test_mixtures_are_tried_until_one_passes():
-    tried = []
-
-    def evidence(policy):
+    def evidence(policy, error):
         tried.append(float(policy.get("share", 1.0)))
+        errors.append(error)
         return a_row(GOOD, GOOD if tried[-1] <= 0.25 else OPEN, OPEN)
 
     new, old = tabular_student(RIGHT), tabular_student(RANDOM)
-    found = weigh(evidence, new, old, 0.0)
-    assert tried == [1.0, 0.5, 0.25]
-    verdict = offline_verdict(found, GateConfig(), 0.95)
+    found = weigh(evidence, new, old, CONFIG, trial=2)
+    assert tried == [1.0, 0.5, 0.25] and found["trial"] == 2
+    spent = 1 - CONFIG.level_of(2)
+    np.testing.assert_allclose(errors, spent * np.array(SPENT[:3]))
+    assert sum(SPENT) == pytest.approx(1)
+    verdict = offline_verdict(found, CONFIG, NAMES)
     assert verdict.accept and verdict.share == 0.25
     assert (verdict.lower, verdict.upper, verdict.gain) == (0.5, 1.0, 1.0)
     assert "a mixture that asks it in 25% of the steps" in verdict.reasons[0]
     assert verdict.reasons[-1].startswith("of the candidate alone, the judge's dreams: +0.2")
-    deployed = verdict.deployed(new, old)
-    assert deployed["share"] == 0.25 and deployed["new"] is new and deployed["old"] is old
 
 
 def test_a_little_harm_is_harm():
     """Where an estimate sees harm no mixture is tried."""
     tried = []
-    evidence = lambda policy: tried.append(policy) or a_row(GOOD, BAD, GOOD)
-    found = weigh(evidence, tabular_student(RIGHT), tabular_student(RANDOM), 0.0)
+    evidence = lambda policy, error: tried.append(policy) or a_row(GOOD, BAD, GOOD)
+    found = weigh(evidence, tabular_student(RIGHT), tabular_student(RANDOM), CONFIG)
     assert len(tried) == 1
-    verdict = offline_verdict(found, GateConfig(), 0.95)
-    assert not verdict.accept and verdict.deployed(1, 2) == 2
+    verdict = offline_verdict(found, CONFIG, NAMES)
+    assert not verdict.accept
     assert "2 of 3 estimates" in verdict.reasons[0]
     assert "doubly robust saw harm" in verdict.reasons[0]
 
 
 def test_reasons_give_every_number_or_say_why_there_is_none():
-    found = unknown()
-    for name, x in a_row(GOOD, NOTHING, OPEN, effective=3.24).items():
-        found[name][0] = x
+    found = evidence_of(GOOD, NOTHING, OPEN, effective=3.24)
+    found["over"][0, 2] = 1
     config = GateConfig()
-    verdict = offline_verdict(found, config, 0.97)
+    verdict = offline_verdict(found, config, NAMES)
     assert not verdict.accept
     assert verdict.reasons == (
-        "no real environment: 1 of 3 estimates from the log have a lower bound above zero, two "
-        "are needed; no mixture passed either",
-        "fitted Q: +1 [+0.5, +1.5] per episode, discounted (97.0% interval)",
+        "no real environment: 1 of 3 estimates from the log has a lower bound above zero; one, and "
+        "another that agrees, are needed",
+        "fitted Q: +1 [+0.5, +1.5] per episode over behaviour cloning (97.0% interval)",
         "doubly robust is ignored: too few effective samples, 3.2 episodes where 30 are needed",
-        "the judge's dreams: +0.2 [-0.5, +1] per episode (97.0% interval)",
+        "the judge's dreams: +0.2 [-0.5, +1] per episode over the process as it ran (97.0% "
+        "interval)",
     )
     told = lambda name, x: " ".join(
-        offline_verdict(found | {name: np.full(4, x)}, config, 0.97).reasons
+        offline_verdict(found | {name: np.full(4, x)}, config, NAMES).reasons
     )
     found["intervals"][0] = np.nan
-    assert "no propensities" in told("effective", np.nan)
+    assert "needs propensities of all episodes" in told("effective", np.nan)
     assert "the values of 9 of 32 members left what rewards allow" in told("diverged", 9)
-    assert "there is no judge" in told("dreams", 0)
+    assert "there is no judge" in told("opinions", 0)
+    assert "2 of 3 members needed" in told("opinions", 2)
     assert "7 held-out segments of the log, 20 are needed" in told("segments", 7)
+
+
+def test_what_is_harder_to_beat_decides():
+    easy, hard = Gain(3.0, 2.0, 4.0), Gain(1.0, -0.5, 2.0)
+    assert nearer((easy, hard)) == (Gain(1.0, -0.5, 2.0), 1)
+    assert nearer((hard, easy)) == (Gain(1.0, -0.5, 2.0), 0)
+    assert nearer((easy, UNKNOWN)) == (easy, 0)  # there are too few logged returns
 
 
 def test_error_probability_is_spent_across_rounds():
@@ -117,10 +160,16 @@ def test_error_probability_is_spent_across_rounds():
     assert 0.0499 < spent < 0.05
 
 
+class Four(tabular.TabularModel):
+    """A table believed by four members alike."""
+
+    num_members = 4
+
+
 def count_judge(log):
     """A pair of count models, one per half of the log."""
     halves = [log.only(np.arange(i, len(log.traces), 2)) for i in (0, 1)]
-    models = [tabular.TabularModel(tabular.from_traces(x.traces, 5, 2), 0.9) for x in halves]
+    models = [Four(tabular.from_traces(x.traces, 5, 2), 0.9) for x in halves]
     worlds = [
         make_world(model, model.params, half, TASK.horizon, {"discount": 0.9})
         for model, half in zip(models, halves, strict=True)
@@ -136,13 +185,12 @@ def once(stage, total, like, work):
     return state
 
 
-def decide(candidate, log=LOG, judge=None, config=None):
+def decide(candidate, log=LOG, judge=None, config=CONFIG, policy=RANDOM):
     new = tabular_student(candidate) if isinstance(candidate, np.ndarray) else candidate
-    old = tabular_student(RANDOM)
+    old = Incumbent.of(None, tabular_student(policy), log.traces)
     judge = count_judge(log) if judge is None else judge
-    config = config or GateConfig(members=16)
-    evidence = {"log": log, "window": 1, "discount": 0.9, "judge": judge}
-    rules = {"rounds": 0, "key": jax.random.key(1), "config": config, "once": once}
+    evidence = {"log": log, "window": 1, "horizon": TASK.horizon, "judge": judge}
+    rules = {"trials": lambda: 0, "key": jax.random.key(1), "config": config, "once": once}
     return offline_gate(new, old, **evidence, **rules)
 
 
@@ -155,7 +203,17 @@ def test_a_clear_gain_is_accepted_and_the_same_loss_refused():
 
 def test_the_incumbent_itself_is_no_gain():
     verdict = decide(RANDOM)
-    assert not verdict.accept and verdict.gain == 0
+    assert not verdict.accept and abs(verdict.gain) < 0.05
+
+
+def test_beating_a_poor_clone_is_not_beating_the_process():
+    """The log is of a policy that goes right; its clone knows nothing of that."""
+    log = tabular_log(record(TASK, RIGHT, 0), ROAD)
+    middling = np.tile([0.4, 0.6], (5, 1))
+    verdict = decide(middling, log=log)
+    told = " ".join(verdict.reasons)
+    assert not verdict.accept and "saw harm" in told and "over the process as it ran" in told
+    assert "behaviour cloning earns" in told and "less per episode than the log" in told
 
 
 def test_near_the_behaviour_the_doubly_robust_estimate_speaks():
@@ -189,17 +247,23 @@ def test_small_logs_and_logs_that_teach_nothing_are_no_evidence():
 
 
 def test_diverged_members_are_counted_and_too_many_silence_the_estimate():
-    evidence = Evidence(LOG, 1, 0.9, tabular_student(RANDOM), NOBODY, GateConfig(members=16), 0.95,
-                        jax.random.key(0))  # fmt: skip
+    old = Incumbent.of(None, tabular_student(RANDOM), LOG.traces)
+    evidence = Evidence(LOG, 1, TASK.horizon, old, NOBODY, CONFIG, jax.random.key(0))
     fine = evidence._evaluate(tabular_student(RIGHT))
-    assert evidence.fitted_q(fine)[1] == 0
+    assert evidence.diverged(fine).sum() == 0
     wild = lambda count: fine.replace(values=fine.values.at[:count].set(jnp.nan))
-    interval, diverged = evidence.fitted_q(wild(2))
-    assert diverged == 2 and np.isfinite(interval).all()
-    interval, diverged = evidence.fitted_q(wild(3))
-    assert diverged == 3 and np.isnan(interval).all()
-    # Rewards are 0 or 1: nothing is worth more than 1 / (1 - 0.9), nor less than 0.
-    assert evidence.fitted_q(fine.replace(values=fine.values + 11.5))[1] == 16
+    assert evidence.diverged(wild(2)).sum() == 2
+    assert all(np.isfinite(gain.mean) for gain in evidence.fitted_q(wild(2), 0.02))
+    assert all(np.isnan(gain.mean) for gain in evidence.fitted_q(wild(3), 0.02))
+    # Only the last step pays, at most 1: no episode is worth more, or less than 0.
+    assert possible(LOG, TASK.horizon) == (0, 1)
+    assert evidence.diverged(fine.replace(values=fine.values + 1.2)).all()
+
+
+def test_what_an_episode_can_earn_by_hand():
+    """-1 for going on and 20 for ending, three steps: from 3 * -1 to 2 * 0 + 20."""
+    ended = Trace(np.zeros(3, int), np.zeros(2, int), np.array([-1.0, 20]), True, False)
+    assert possible(tabular_log([ended], ROAD), 3) == (-3, 20)
 
 
 def test_shares_fall():

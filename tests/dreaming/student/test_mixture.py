@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 
-from dreaming.student.network import act, action_distribution, mixture, network, student_logits
+from dreaming.student.network import (
+    act,
+    action_probabilities,
+    mixture,
+    network,
+    student_logits,
+)
 from dreaming.student.policy import Policy, load_policy, save_policy
 from envs.dream import start_context
 from experiments.study.judges import tabular_student
@@ -17,8 +23,7 @@ CONTEXT, HEAD = start_context(np.eye(2), 2), make_head((2,), 2)
 
 
 def probabilities(params):
-    a, p = action_distribution(params, CONTEXT, HEAD)
-    return np.einsum("bka,bk->ba", np.asarray(a), np.asarray(p))
+    return np.asarray(action_probabilities(params, CONTEXT, HEAD, jnp.ones((2, 2), bool)))
 
 
 def test_probabilities_are_mixed_by_hand():

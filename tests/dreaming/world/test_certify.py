@@ -17,7 +17,13 @@ from dreaming.config import SearchConfig
 from dreaming.observe.collect import behaviour_return, record
 from dreaming.observe.log import Log
 from dreaming.student.evaluate import evaluate
-from dreaming.student.network import act, action_distribution, head_of, init_student, with_uniform
+from dreaming.student.network import (
+    act,
+    action_probabilities,
+    head_of,
+    init_student,
+    with_uniform,
+)
 from dreaming.student.walks import dream_episodes, dream_returns
 from dreaming.world import ranking
 from dreaming.world.certify import (
@@ -334,7 +340,7 @@ def test_a_uniform_share_is_mixed_into_what_a_student_does(dry):
     own = act(with_uniform(expert, 0.0), context, keys, head)
     assert np.array_equal(np.asarray(own).argmax(-1), best)
     mixed = with_uniform(expert, 0.4)
-    p = np.asarray(action_distribution(mixed, context, head)[1])
+    p = np.asarray(action_probabilities(mixed, context, head, jnp.ones((16, 4), bool)))
     assert np.allclose(p.sum(-1), 1) and np.allclose(p[np.arange(16), best], 0.6 + 0.4 / 4)
     many = jax.tree.map(lambda x: jnp.repeat(x[:1], 4000, axis=0), context)
     keys = jax.random.key_data(jax.random.split(jax.random.key(1), 4000))

@@ -5,7 +5,14 @@ import math
 import jax
 import numpy as np
 
-from dreaming.world.judge import Judge, segment_errors, segments, systematic_error
+from dreaming.world.judge import (
+    Dreamed,
+    Judge,
+    segment_errors,
+    segments,
+    spread_of_models,
+    systematic_error,
+)
 from dreaming.world.physics import make_world
 from envs import tabular
 from envs.types import Trace
@@ -29,7 +36,7 @@ def judge(table=ROAD, clone=RIGHT):
 
 def test_its_dreams_return_what_the_table_says():
     for policy in (HALF, RIGHT):
-        returns, lengths = judge().returns(tabular_student(policy))
+        returns, lengths, *_ = judge().dreams(tabular_student(policy))
         error = returns.std() / math.sqrt(returns.size)
         assert abs(returns.mean() - tabular.evaluate(ROAD, policy, 12)) < 3.5 * error + 1e-9
         assert lengths.max() <= 12 and lengths.min() >= 4
@@ -37,7 +44,7 @@ def test_its_dreams_return_what_the_table_says():
 
 def test_policies_dream_in_pairs():
     """The same keys for all: a policy against itself differs in no dream."""
-    once, again = (judge().returns(tabular_student(RIGHT))[0] for _ in range(2))
+    once, again = (judge().dreams(tabular_student(RIGHT)).returns for _ in range(2))
     assert (once == again).all() and once.std() > 0
 
 
@@ -50,7 +57,7 @@ def test_a_right_judge_is_right_on_average_and_a_wrong_one_is_not():
 
 def test_without_models_it_has_no_opinion():
     nobody = Judge([], [], None, jax.random.key(0))
-    assert nobody.returns(None)[0].size == nobody.errors().size == 0
+    assert nobody.dreams(None).returns.size == nobody.errors().size == 0
     assert nobody.figures(None, None) == {}
 
 
@@ -88,3 +95,33 @@ def test_the_bound_holds_as_often_as_it_says():
         bound = systematic_error(errors, 0.95)
         missed += bound is None or bound < 0.05
     assert missed / 400 < 0.07
+
+
+def dreamed(means, noise=0.0, each=64, models=1):
+    """Dreams of members whose policies earn `means`, the members shared out among the models."""
+    means, random = np.asarray(means, float), np.random.default_rng(0)
+    member = np.tile(np.arange(means.size // models), models)
+    rows = lambda x: np.repeat(x, each)
+    returns = rows(means) + noise * random.normal(size=means.size * each)
+    model = rows(np.repeat(np.arange(models), means.size // models))
+    return Dreamed(returns, np.ones(returns.size, int), model, rows(member))
+
+
+def test_members_that_differ_widen_what_a_judge_says():
+    """Members are draws of what the log leaves open: their deviation is the error, by hand."""
+    found = dreamed([1.0, 2, 3, 4, 5])
+    spread, freedom = spread_of_models(found.returns, found)
+    assert abs(spread - np.std([1, 2, 3, 4, 5], ddof=1)) < 1e-9 and freedom == 4
+    two = dreamed([1.0, 2, 3, 1, 2, 3], models=2)  # of different episodes: by the root of two less
+    assert abs(spread_of_models(two.returns, two)[0] - math.sqrt(0.8 / 2)) < 1e-9
+
+
+def test_chance_in_dreams_is_not_taken_for_a_difference_of_members():
+    found = dreamed(np.zeros(8), noise=1.0)
+    spread, _ = spread_of_models(found.returns, found)
+    assert spread < 3 / math.sqrt(8 * 64)
+
+
+def test_two_members_do_not_show_how_much_they_differ():
+    found = dreamed([1.0, 2.0])
+    assert math.isnan(spread_of_models(found.returns, found)[0])

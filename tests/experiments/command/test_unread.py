@@ -16,7 +16,8 @@ BEHAVIOUR = ("env.switch", "env.epsilon")  # handed to behaviours that do not us
 def test_every_option_of_a_run_is_read_or_refused(run, request):
     reads = Reads.load(request.getfixturevalue(run).parent / "reads.json")
     assert {"seed", "fit.steps", "model.width"} <= reads.read  # what was recorded is real
-    assert {"images.bins", "model.options"} <= reads.declared
+    assert {"images.bins", "model.options", "judge.most"} <= reads.declared
+    assert ("run" in reads.read) == (run == "tiny_run")  # by the verb, at the start
     assert (reads.silent, reads.wronged(*BEHAVIOUR, "source.uri", "fit.noise")) == (set(), set())
 
 
@@ -122,6 +123,8 @@ def test_a_benchmark_of_vectors_reads_nothing_of_images():
         ("dream", ["search.temperature=0.1"], "it reads search.num_simulations"),
         ("dream", ["teacher=one_step", "search.c_scale=0.2"], "it reads search.temperature"),
         ("dream", ["gate.members=9"], "its gate reads gate.episodes"),
+        ("dream", ["judge.most=0.4"], "judge.most has no effect on"),
+        ("fit", ["judge.most=0.4"], "judge.most has no effect on"),
         ("dream", ["env.switch=0.5"], "it is read with env.behaviour=sticky_random"),
         ("fit", ["source.uri=x"], "name one with source.name"),
         ("record", ["path={tmp}/a", "env=cartpole", "env.epsilon=0.1"], "half_random"),
@@ -152,6 +155,8 @@ def test_what_has_no_effect_is_refused(name, words, told, tmp_path, capsys):
         ("dream", ["search.teacher=one_step"], "search.temperature"),
         ("dream", ["env=none", "traces=x"], "certify.dreams"),
         ("dream", ["env=none", "traces=x"], "gate.members"),
+        ("dream", ["env=none", "traces=x"], "judge.most"),
+        ("dream", ["env=none", "traces=x", "run=y"], "run"),
         ("dream", ["model.name=somebody_s"], "images.bins"),
         ("dream", ["model.name=somebody_s"], "model.options"),
         ("dream", ["env.behaviour=sticky_random"], "env.switch"),
