@@ -81,8 +81,8 @@ def _earned(results: Sequence[Mapping[str, Any]]) -> str:
         return ""
     return page.section(
         "What is deployed",
-        "The dot is the mean return of fresh episodes in the real task, the bar its 95% interval; "
-        "coloured where the round changed what is deployed.",
+        "The dot is the mean return of fresh episodes in the real task (of logged ones as long as "
+        "nothing is deployed), the bar its 95% interval; coloured where the round changed it.",
         f'<div class="wide">{plots.before_after(rows)}</div>',
     )
 
