@@ -57,19 +57,24 @@ def legal_actions(steps: Steps) -> Bool[Array, "S A"]:
     return jnp.zeros((steps.x.shape[-1], votes.shape[-1])).at[s].add(votes) >= 0
 
 
+def _backwards(constant, onward, pi, horizon: int):
+    """(v [S] with `horizon` steps left, (q [H, S, A] with 1, 2, ... and v [H, S] with 0, 1, ... steps
+    left)), backwards from the end of an episode."""
+
+    def step(v, _):
+        q = constant + onward @ v
+        return jnp.sum(pi * q, -1), (q, v)
+
+    return jax.lax.scan(step, jnp.zeros(len(constant)), length=horizon)
+
+
 @jax.jit
 def _solve(steps: Steps, counts: Counts, pi: Float[Array, "S A"]) -> Valued:
     s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
 
     def one(member):
-        """Values with 0, 1, ... steps left, backwards from the end of an episode."""
         constant, onward, start = member
-
-        def step(v, _):
-            q = constant + onward @ v
-            return jnp.sum(pi * q, -1), (q, v)
-
-        v, (q, later) = jax.lax.scan(step, jnp.zeros(len(start)), length=steps.horizon)
+        v, (q, later) = _backwards(constant, onward, pi, steps.horizon)
         v_now = jnp.concatenate([later[1:], v[None]])
         at = steps.left - 1
         return Valued(start @ v, q[at, s, a], v_now[at, s], later[at, n])
