@@ -141,7 +141,8 @@ def stacks(
     capacity = ring.a.shape[0]
     there = jnp.minimum(ring.elapsed[slots], (capacity - 1 - age(ring, slots)) // envs)
     back = jnp.minimum(jnp.arange(window - 1, -1, -1), there[..., None])
-    return ring.o[(slots[..., None] - back * envs) % capacity]
+    at = jax.lax.optimization_barrier((slots[..., None] - back * envs) % capacity)
+    return ring.o[at]  # without the barrier `at` is computed anew for every pixel
 
 
 def cut(ring: RingState, slots: Int[Array, " B"], envs: int, length: int) -> Cut:

@@ -10,8 +10,8 @@ INTENSITY = 0.05  # relative standard deviation of the brightness, cut off at tw
 
 def shift(x: Num[Array, "W H V F"], by) -> Num[Array, "W H V F"]:
     """A stack shifted by `by` = (down, right), each -PAD..PAD; the border is repeated."""
-    padded = jnp.pad(x, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
-    return jax.lax.dynamic_slice(padded, (0, PAD - by[0], PAD - by[1], 0), x.shape)
+    at = lambda size, by: jnp.clip(jnp.arange(size) - by, 0, size - 1)
+    return x[:, at(x.shape[1], by[0])[:, None], at(x.shape[2], by[1])]
 
 
 def augment(x: Num[Array, "B W H V F"], key: jax.Array) -> Float[Array, "B W H V F"]:
@@ -19,5 +19,6 @@ def augment(x: Num[Array, "B W H V F"], key: jax.Array) -> Float[Array, "B W H V
     Yarats et al., 2021): x (1 + 0.05 clip(N(0, 1), -2, 2))."""
     shift_key, light_key = jax.random.split(key)
     by = jax.random.randint(shift_key, (x.shape[0], 2), -PAD, PAD + 1)
+    by = jax.lax.optimization_barrier(by)  # drawn once; fused, they are drawn for every pixel
     light = jnp.clip(jax.random.normal(light_key, (x.shape[0], 1, 1, 1, 1)), -2, 2)
     return jax.vmap(shift)(x, by) * (1 + INTENSITY * light)
