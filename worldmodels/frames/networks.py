@@ -9,6 +9,7 @@ Latent states are [B, h, w, C]; the memory of the value prefix is an LSTM's pair
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,6 +21,7 @@ SIZES = {
     "base": (32, 64, 512, 32, 1024, 512),
 }
 PATCH = 4  # rows and columns of pixels
+CHANNELS = 8  # of bfloat16, which matrix units of GPUs take at once
 REDUCED = 16  # channels of a latent that a head flattens
 LATENT = 6  # most rows and columns of a latent
 SIDES = {"nano": 48, "small": 64}  # longest side in pixels up to which "auto" chooses this size
@@ -41,18 +43,29 @@ class Norm(nn.Module):
         return normed.astype(x.dtype)
 
 
+def convolve(x: Float[Array, "B H W C"], kernel: Float[Array, "I J C D"], *how: Any, **more: Any):
+    """`jax.lax.conv_general_dilated` of channels that are, in bfloat16, filled up with zeros to a
+    multiple of CHANNELS. The result is the same; cuDNN does it otherwise, in slow passes of its
+    own."""
+    missing = -x.shape[-1] % CHANNELS if x.dtype == jnp.bfloat16 else 0
+    if missing:
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0)))
+    return jax.lax.conv_general_dilated(x, kernel, *how, **more)
+
+
 def conv(features: int, stride: int = 1, size: int = 3, bias: bool = False) -> nn.Conv:
     """A convolution that keeps height and width (stride 1), or halves them (stride 2)."""
     pad = (size // 2, size // 2)
-    kernel, strides = (size, size), (stride, stride)
-    return nn.Conv(features, kernel, strides, (pad, pad), use_bias=bias)
+    shape = (size, size), (stride, stride), (pad, pad)
+    return nn.Conv(features, *shape, use_bias=bias, conv_general_dilated=convolve)
 
 
 def patches(features: int, size: tuple[int, int]) -> nn.Conv:
     """A layer over patches of PATCH x PATCH pixels; `size` (height, width) is padded with 0."""
     pad = [(0, -x % PATCH) for x in size]
     square = (PATCH, PATCH)
-    return nn.Conv(features, square, square, pad, use_bias=False)
+    return nn.Conv(features, square, square, pad, use_bias=False, conv_general_dilated=convolve)
 
 
 class Residual(nn.Module):

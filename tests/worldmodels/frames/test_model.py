@@ -8,7 +8,14 @@ import pytest
 from experiments.bench.flops import count_flops
 from worldmodels.actions import make_head
 from worldmodels.frames.model import FrameAfterstate, FrameModel, PrefixState
-from worldmodels.frames.networks import SIZES, Decoder, Encoder, encoder_of, latent_sizes
+from worldmodels.frames.networks import (
+    SIZES,
+    Decoder,
+    Encoder,
+    convolve,
+    encoder_of,
+    latent_sizes,
+)
 from worldmodels.support import squash, unsquash
 
 ATARI = FrameModel(make_head((18,), 18), (96, 96, 3))
@@ -119,6 +126,22 @@ def test_a_fresh_model_earns_nothing_and_prefers_nothing():
     np.testing.assert_allclose(p.continuation, jax.nn.sigmoid(3.0), rtol=1e-5)
     shown = model.decode(params, z)
     assert shown.shape == (4, 1600) and 0 <= shown.min() and shown.max() <= 255
+
+
+def test_channels_that_are_filled_up_change_nothing():
+    """Six channels are eight in bfloat16; the kernel and its gradient keep theirs."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(2, 9, 8, 6)), jnp.bfloat16)
+    kernel = jnp.asarray(random.normal(size=(3, 3, 6, 4)), jnp.bfloat16)
+    shape: dict = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    exact = [y.astype(jnp.float32) for y in (x, kernel)]
+    plain = lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), **shape)
+    filled = lambda x, k: convolve(x, k, (2, 2), **shape).astype(jnp.float32)
+    np.testing.assert_allclose(filled(x, kernel), plain(*exact), rtol=0.02, atol=0.1)
+    loss = lambda f: lambda k, x: jnp.sum(jnp.square(f(x, k)))
+    told, expected = jax.grad(loss(filled))(kernel, x), jax.grad(loss(plain))(exact[1], exact[0])
+    assert told.shape == kernel.shape
+    np.testing.assert_allclose(told.astype(jnp.float32), expected, rtol=0.1, atol=5)
 
 
 @pytest.mark.parametrize("size", SIZES)
