@@ -13,7 +13,7 @@ SIGMA = 0.75  # deviation of a Gaussian histogram, in bins
 def scalar_to_support(x: Float[Array, "*B"], support: Float[Array, " S"]) -> Float[Array, "*B S"]:
     """Two-hot weights whose mean under `support` is `x`, clipped to its ends."""
     x = jnp.clip(x, support[0], support[-1])
-    upper = jnp.clip(jnp.searchsorted(support, x), 1, support.size - 1)
+    upper = jnp.clip(jnp.searchsorted(support, x, method="compare_all"), 1, support.size - 1)
     lower = upper - 1
     w = (x - support[lower]) / (support[upper] - support[lower])
     one_hot = lambda index: jax.nn.one_hot(index, support.size)
