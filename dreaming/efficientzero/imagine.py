@@ -50,8 +50,9 @@ def make_imagine(
         teach = make_teach(model, config, state.updates, gumbel_scale=1.0)
         says = lambda params, z, keys: teach(params, z, keys, config.value_span)
         part = lambda *inputs: walk(model, says, *inputs, steps=rule.steps)
+        params = model.lowered(state.params)  # once, not in every step
         a, pi_search, v_search, reached = share_out(
-            part, mesh, state.params, frames, pi, each_key(walk_key, slots)
+            part, mesh, params, frames, pi, each_key(walk_key, slots)
         )
         return Imagined(slots, a, pi_search, v_search, is_one[:, None] * reached)
 

@@ -48,6 +48,7 @@ def make_search(
         teach = make_teach(model, config, updates, gumbel_scale)
 
         def part(params, frames, keys) -> Acted:
+            params = model.lowered(params)  # once, not in every simulation
             z = model.begin(model.encode(params, frames))
             found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
             v, _, _ = model.predict(params, z)

@@ -114,6 +114,7 @@ def make_searcher(case: Workload) -> Callable:
     teach = make_teacher(model, model.head, config.search, config.discount)
 
     def search(params, z, keys):
+        params = model.lowered(params)
         found = teach(params, z, jax.random.wrap_key_data(keys), config.value_span)
         return found.pi_search, found.v_search
 
@@ -125,6 +126,7 @@ def make_network_loop(case: Workload) -> Callable:
     model, budget = case.model, case.config.search.num_simulations
 
     def loop(params, z, keys):
+        params = model.lowered(params)
         a = jax.nn.one_hot(keys[:, 0] % model.head.size, model.head.size)
         no_code = jnp.zeros(len(a), jnp.int32)
 
@@ -157,6 +159,7 @@ def dream_figures(case: Workload, params) -> dict[str, float]:
 
     def dream(params, z, keys):
         no_code = jnp.zeros(len(keys), jnp.int32)
+        params = model.lowered(params)
         _, pi, _ = model.predict(params, z)
 
         def step(carry, at):

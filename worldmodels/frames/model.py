@@ -60,9 +60,14 @@ class FrameModel:
 
     def apply(self, params, method: str, *args) -> Any:
         """One method of the networks under `params`."""
-        params, args = jax.tree_util.tree_map_with_path(self._lower, (params, args))
+        params, args = self.lowered((params, args))
         out = self.networks.apply({"params": params}, *args, method=method)
         return jax.tree.map(lambda x: x.astype(jnp.float32), out)
+
+    def lowered(self, params):
+        """`params` as `apply` computes with them. `apply` does this itself, but what a loop is not
+        given like this it casts anew in every iteration."""
+        return jax.tree_util.tree_map_with_path(self._lower, params)
 
     def _lower(self, path, x):
         """What convolutions and matrices compute with; norms and output layers stay as they are."""

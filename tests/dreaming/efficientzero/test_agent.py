@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreaming.config import SearchConfig
-from dreaming.efficientzero.agent import check_losses, make_agent, stream
+from dreaming.efficientzero.agent import check_losses, make_agent, make_agent_model, stream
 from dreaming.efficientzero.config import AgentConfig, OptimiserConfig, ReplayConfig, TargetConfig
 from dreaming.efficientzero.ring import stacks
 from dreaming.efficientzero.search import agent_mesh, make_search, usual_devices
@@ -104,6 +104,29 @@ def test_a_tick_is_the_same_whenever_it_is_acted(agent, state):
     np.testing.assert_array_equal(one.action, again.action)
     assert one.pi_search.shape == (2, 3) and one.action.shape == one.v.shape == (2,)
     np.testing.assert_allclose(jnp.sum(later.pi_search, -1), 1, rtol=1e-5)
+
+
+def test_params_are_lowered_once_and_not_in_every_simulation():
+    config = dataclasses.replace(CONFIG, compute="bfloat16")
+    model = make_agent_model(config, (16, 16, 1), 3)
+    search = make_search(model, config, agent_mesh(jax.devices()[:1], config), gumbel_scale=1.0)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    frames = jnp.zeros((2, 2, 16, 16, 1), jnp.uint8)
+    traced = jax.make_jaxpr(search)(params, frames, jax.random.key(0), jnp.arange(2), 0)
+    kernels = {x.shape for x in jax.tree.leaves(params) if x.ndim == 4}
+    lowered = [inside for inside, shape in casts(traced.jaxpr) if shape in kernels]
+    assert lowered and not any(lowered)
+
+
+def casts(jaxpr, inside=False):
+    """(whether it is inside of a loop, shape) of every cast to bfloat16."""
+    for equation in jaxpr.eqns:
+        if equation.params.get("new_dtype") == jnp.bfloat16:
+            yield inside, equation.invars[0].aval.shape
+        loops = inside or equation.primitive.name in ("while", "scan")
+        for inner in (getattr(x, "jaxpr", x) for x in equation.params.values()):
+            if hasattr(inner, "eqns"):
+                yield from casts(inner, loops)
 
 
 def test_learning_needs_few_searches_and_compiles_once(agent, state, caplog):
