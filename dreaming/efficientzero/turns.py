@@ -47,7 +47,7 @@ def take_turn(
     """
     left = (config.real_steps - int(state.real_steps)) // config.envs
     first = int(state.ring.added) // config.envs
-    params, key = jax.tree.map(jnp.copy, (state.params, state.key))  # `learn` donates its state
+    params, key = copied((state.params, state.key))  # `learn` donates its state
     numbers = range(first, first + min(ticks, left))
     act = partial(agent.act, updates=int(state.updates))
     collecting = thread.submit(collect, act, params, key, actors, numbers)
@@ -58,6 +58,12 @@ def take_turn(
     for rows in collected.rows:
         state = agent.add(state, rows)
     return state, collected, metrics
+
+
+@jax.jit
+def copied(tree: Any) -> Any:
+    """A copy of every array, by one program."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def is_over(config: AgentConfig, state: AgentState) -> bool:
@@ -102,6 +108,7 @@ def learn_due(
         state, metrics = learn(state)
         done += config.updates_per_call
         told.append(metrics)
+    told = jax.device_get(told)  # all at once: reading one waits for the device
     for number, metrics in enumerate(told):
         check_losses(metrics, done - config.updates_per_call * (len(told) - 1 - number))
     mean = lambda *x: float(np.mean(x))

@@ -18,7 +18,14 @@ from flax import struct
 import dreaming  # noqa: F401 (registers Catch)
 from dreaming.efficientzero.actors import Actors
 from dreaming.efficientzero.config import AgentConfig, ReplayConfig, ResetConfig, TargetConfig
-from dreaming.efficientzero.turns import collect, is_over, learn_due, take_turn, updates_due
+from dreaming.efficientzero.turns import (
+    collect,
+    copied,
+    is_over,
+    learn_due,
+    take_turn,
+    updates_due,
+)
 from dreaming.efficientzero.types import Acted
 from dreaming.errors import LossError
 
@@ -175,6 +182,14 @@ def test_resets_follow_the_refresh_of_their_update():
     for real_steps in (44, 45, 68, 69, 120):
         state, _ = learn_due(agent, config, state.replace(real_steps=jnp.int32(real_steps)))
     assert int(state.updates) == 50 and agent.reset_at == [12, 24, 36]
+
+
+def test_a_copy_outlives_what_was_copied():
+    tree = {"a": jnp.arange(3.0), "b": jnp.uint32(7)}
+    copy = copied(tree)
+    jax.tree.map(lambda x: x.delete(), tree)
+    np.testing.assert_array_equal(copy["a"], [0, 1, 2])
+    assert int(copy["b"]) == 7
 
 
 def test_updates_come_in_whole_calls():
