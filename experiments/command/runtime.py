@@ -34,11 +34,18 @@ def configure(
 
 
 def _choose(platform: str) -> None:
-    """Make the first device of `platform` JAX's default device."""
+    """Make `platform` the one that JAX computes on.
+
+    With cpu, accelerators are not even looked for: a default device alone would leave them in
+    `jax.devices()`, and `jax.default_backend()` would still name them.
+    """
     import jax
 
     from dreaming.errors import ConfigError
 
+    if platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        return
     try:
         device = jax.devices(platform)[0]
     except RuntimeError as error:

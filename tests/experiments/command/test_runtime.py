@@ -36,6 +36,16 @@ def test_compiled_programs_are_kept_and_a_damaged_one_is_compiled_anew(tmp_path)
     assert (again.stdout, again.stderr) == ("3 42.0\n", "")
 
 
+def test_with_platform_cpu_no_other_devices_are_seen():
+    program = (
+        "from experiments.command.runtime import configure; configure(platform='cpu', cache_dir='')"
+        "; import jax; print(jax.config.jax_platforms, jax.default_backend())"
+    )
+    command, root = [sys.executable, "-c", program], Path(__file__).parents[3]
+    told = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert told.stdout == "cpu cpu\n"
+
+
 def test_the_cache_lives_in_the_users_cache_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert runtime.default_cache_dir() == tmp_path / "dreaming" / "jax"
