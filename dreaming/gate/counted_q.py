@@ -58,8 +58,8 @@ def legal_actions(steps: Steps) -> Bool[Array, "S A"]:
 
 
 def _backwards(constant, onward, pi, horizon: int):
-    """(v [S] with `horizon` steps left, (q [H, S, A] with 1, 2, ... and v [H, S] with 0, 1, ... steps
-    left)), backwards from the end of an episode."""
+    """(v [S] with `horizon` steps left, (q [H, S, A] with 1, 2, ... and v [H, S] with 0, 1, ...)),
+    backwards from the end of an episode."""
 
     def step(v, _):
         q = constant + onward @ v
