@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -34,6 +35,19 @@ def checked_modules(root: Path) -> list[str]:
 # An int is a float here, as it is for static checkers.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(checked_modules(ROOT), CHECKER)
+
+# Linux lets a process map 65,530 pieces of memory, and every compiled program takes about seven of
+# them: with thousands of programs the next one ends the process.
+MOST_MAPPED = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Let compiled programs go once there are many; the cache on disk brings back the needed."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPPED:
+        jax.clear_caches()
 
 
 def pytest_addoption(parser):

@@ -22,7 +22,7 @@ from dreaming.config import GateConfig
 from dreaming.gate import doubly_robust
 from dreaming.gate.fitted_q import evaluate_fitted, make_members
 from dreaming.gate.incumbent import CLEARLY, Incumbent
-from dreaming.gate.logged_steps import Evaluate, Steps, Valued, make_steps
+from dreaming.gate.logged_steps import Evaluate, Steps, Valued, make_steps, possible
 from dreaming.gate.returns import Gain
 from dreaming.observe.log import Log
 from dreaming.statistics import t_interval
@@ -100,7 +100,7 @@ class Evidence:
     def diverged(self, new: Valued) -> Bool[np.ndarray, " M"]:
         """Whose values of the candidate or the incumbent left what rewards allow."""
         values = np.stack([np.asarray(x.values, np.float64) for x in (new, self._old)])
-        lowest, highest = possible(self.log, self.horizon)
+        lowest, highest = possible(self._steps.paid, self.horizon)
         slack = DIVERGED * (highest - lowest)
         inside = (values >= lowest - slack) & (values <= highest + slack)  # NaN is outside
         return np.asarray(~inside.all(0))
@@ -115,7 +115,7 @@ class Evidence:
         if self.diverged(new).mean() > 1 / 8:
             return UNKNOWN, UNKNOWN
         values = np.stack([np.asarray(x.values, np.float64) for x in (new, self._old)])
-        lowest, highest = possible(self.log, self.horizon)
+        lowest, highest = possible(self._steps.paid, self.horizon)
         ours, theirs = np.clip(np.nan_to_num(values, nan=lowest), lowest, highest)
 
         def over(others: Float[np.ndarray, " M"]) -> Gain:
@@ -207,16 +207,6 @@ def widened(x: Float[np.ndarray, " n"], dreamed: Dreamed, error: float, more: fl
     spread, freedom = spread_of_models(x, dreamed)
     half = float(stats.t.isf(error, freedom)) * spread + more
     return Gain(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
-
-
-def possible(log: Log, horizon: int) -> tuple[float, float]:
-    """The least and the highest return that an episode of `horizon` steps can have, by the rewards
-    that the log paid for going on and for ending."""
-    ends = [trace.rewards[-1] for trace in log.traces if trace.terminated[-1]]
-    on = np.concatenate([t.rewards[: len(t) - bool(t.terminated[-1])] for t in log.traces])
-    lowest, highest = min(on.min(initial=0.0), 0.0), max(on.max(initial=0.0), 0.0)
-    least, most = min([lowest, *ends]), max([highest, *ends])
-    return (horizon - 1) * lowest + least, (horizon - 1) * highest + most
 
 
 MOST_PAIRS = 4096  # most (observation, action) pairs for `counted_q`, a feature each

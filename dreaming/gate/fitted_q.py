@@ -6,7 +6,9 @@
 undiscounted return of an episode. A Q network has one hidden layer that
 is drawn and not trained (random Fourier features, Rahimi & Recht, 2007) under a fitted output
 layer; where observations are categories, every pair of observation and action is a feature of its
-own. So each regression is solved exactly, and all of it takes seconds.
+own. So each regression is solved exactly, and all of it takes seconds. On logs of short episodes
+sweeps to a far horizon diverge in some members; so every BOUNDED sweeps the values that the next
+one regresses on are cut to what the rewards of the log allow in the steps that are left.
 
 Members differ in the weight of each episode (Exp(1), the Bayesian bootstrap), in their hidden layer
 and in their prior belief: where the log has no data, they disagree.
@@ -22,11 +24,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights
+from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights, possible
 
 GAIN = 2.0  # scale of the hidden weights; at 3 networks generalise less far than CartPole drifts
 DOUBT = 0.3  # weight of a member's prior belief, in logged steps; with 0.01 the iteration diverges
 # on random logs of CartPole, with 10 every value is drawn to the log's mean
+BOUNDED = 20  # sweeps after which values are cut; each sweep gives no less spread, ten times slower
 
 
 def hidden(layer: Any, x: Float[Array, "*B X"], a: Float[Array, "*B A"]) -> Float[Array, "*B D"]:
@@ -53,11 +56,10 @@ class Members(struct.PyTreeNode):
     later: Float[Array, "*M D"]  # Phi^T W (r - (1 - goes_on) mean) + DOUBT * belief
 
 
-def _in_parts(arrays: dict, add: Callable[[dict], Any], zero: Any) -> Any:
-    """`add` summed over parts of ROWS steps."""
+def _rows(arrays: dict, each: Callable[[dict], Any]) -> Any:
+    """`each` of the steps, ROWS at a time."""
     parts = jax.tree.map(lambda x: x.reshape(-1, ROWS, *x.shape[1:]), arrays)
-    plus = lambda total, part: (jax.tree.map(jnp.add, total, add(part)), None)
-    return jax.lax.scan(plus, zero, parts)[0]
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(each, parts))
 
 
 def _columns(steps: Steps, *names: str) -> dict[str, Array]:
@@ -82,15 +84,10 @@ def _member(steps: Steps, key: jax.Array, width: int) -> Members:
     weights = episode_weights(steps, weight_key)
     belief = steps.spread * jax.random.normal(belief_key, (width,))
 
-    def add(part):
-        phi = hidden(layer, part["x"], part["a"])
-        weighed = phi * (weights[part["episode"]] * part["is_real"])[:, None]
-        last = part["r"] - steps.mean
-        return phi.T @ weighed, last @ weighed, (last + part["goes_on"] * steps.mean) @ weighed
-
-    arrays = _columns(steps, "x", "a", "r", "goes_on", "episode", "is_real")
-    none = jnp.zeros(width)
-    gram, first, later = _in_parts(arrays, add, (jnp.zeros((width, width)), none, none))
+    phi = _rows(_columns(steps, "x", "a"), lambda part: hidden(layer, part["x"], part["a"]))
+    weighed = phi * (weights[steps.episode] * steps.is_real)[:, None]
+    gram, last = phi.T @ weighed, steps.r - steps.mean
+    first, later = last @ weighed, (last + steps.goes_on * steps.mean) @ weighed
     inverse = jnp.linalg.inv(gram + DOUBT * jnp.eye(width))
     return Members(layer, weights, inverse, first + DOUBT * belief, later + DOUBT * belief)
 
@@ -114,19 +111,32 @@ def _evaluate(steps: Steps, members: Members, choices: Choices) -> Valued:
 def _valued(steps: Steps, member: Members, choices: Choices) -> Valued:
     """Values of a policy by one member."""
 
-    def add(part):
-        weight = member.weights[part["episode"]] * part["is_real"]
-        weighed = hidden(member.layer, part["x"], part["a"]) * weight[:, None]
+    def features(part):
+        now = hidden(member.layer, part["x"], part["a"])
         after = expected(member.layer, part["x_next"], part["a_next"], part["p_next"])
-        return weighed.T @ (after * part["goes_on"][:, None])
+        return now, after * part["goes_on"][:, None]
 
-    arrays = _columns(steps, "x", "a", "x_next", "episode", "goes_on", "is_real")
-    arrays |= {"a_next": choices.next[0], "p_next": choices.next[1]}
-    cross = _in_parts(arrays, add, jnp.zeros_like(member.inverse))
+    arrays = _columns(steps, "x", "a", "x_next", "goes_on")
+    now, after = _rows(
+        arrays | dict(zip(("a_next", "p_next"), choices.next, strict=True)), features
+    )
+    weighed = now * (member.weights[steps.episode] * steps.is_real)[:, None]
     first, later = member.inverse @ member.first, member.inverse @ member.later
-    linear = member.inverse @ cross
-    sweep = lambda w, _: (later + linear @ w, w)
-    _, every = jax.lax.scan(sweep, first, length=steps.horizon)  # with 1, 2, ... steps left
+    linear = member.inverse @ (weighed.T @ after)
+
+    def beyond(w, left):
+        """What the values after the steps have too much, with `left` steps left."""
+        v = after @ w + steps.goes_on * steps.mean
+        return v - jnp.clip(v, *possible(steps.paid, left)) * steps.goes_on
+
+    def sweep(w, left):
+        """From `left` steps left to one more; every BOUNDED sweeps, values are cut to what rewards
+        allow."""
+        cut = lambda: member.inverse @ (weighed.T @ beyond(w, left))
+        more = jax.lax.cond(left % BOUNDED == 0, cut, lambda: jnp.zeros_like(w))
+        return later + linear @ w - more, w
+
+    _, every = jax.lax.scan(sweep, first, jnp.arange(1, steps.horizon + 1))
     w = every[-1]
     value = lambda x, choice: expected(member.layer, x, *choice)
     begun = value(steps.x_first, choices.first) @ w + steps.mean

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,14 @@ class Asked(struct.PyTreeNode):
     legal: Bool[Array, "N A"]
 
 
+class Paid(NamedTuple):
+    """The least and the most that a log paid for a step after which the episode went on (or
+    nothing), and for one that may have been the last."""
+
+    on: tuple[float, float]
+    last: tuple[float, float]
+
+
 class Steps(struct.PyTreeNode):
     """N logged steps and the first observations of E episodes, padded."""
 
@@ -49,6 +57,7 @@ class Steps(struct.PyTreeNode):
     is_episode: Float[Array, " E"]  # 0 in padding
     mean: Float[Array, ""]  # of the returns from each logged step
     spread: Float[Array, ""]  # half the range of these returns
+    paid: Paid
     horizon: int = struct.field(pytree_node=False)  # steps of an episode
     head: ActionHead = struct.field(pytree_node=False)
 
@@ -105,6 +114,7 @@ def make_steps(log: Log, window: int, horizon: int) -> Steps:
         is_episode=real(begins, episodes),
         mean=jnp.float32(seen.mean()),
         spread=jnp.float32(np.ptp(seen) / 2),
+        paid=jax.tree.map(jnp.float32, paid_by(log)),
         horizon=horizon,
         head=log.head,
     )
@@ -138,6 +148,20 @@ def returns_to_go(log: Log) -> np.ndarray:
     """float64 [N]: sum of the logged rewards from each step to its episode's end."""
     after = lambda r: np.cumsum(np.asarray(r, np.float64)[::-1])[::-1]
     return np.concatenate([after(trace.rewards) for trace in log.traces])
+
+
+def paid_by(log: Log) -> Paid:
+    """What the log paid for going on, and for ending."""
+    ends = [trace.rewards[-1] for trace in log.traces if trace.terminated[-1]]
+    on = np.concatenate([t.rewards[: len(t) - bool(t.terminated[-1])] for t in log.traces])
+    lowest, highest = min(on.min(initial=0.0), 0.0), max(on.max(initial=0.0), 0.0)
+    return Paid((lowest, highest), (min([lowest, *ends]), max([highest, *ends])))
+
+
+def possible(paid: Paid, left: Any) -> tuple[Any, Any]:
+    """The least and the highest return that `left` steps can have, by the rewards of the log."""
+    least, most = ((left - 1) * on + last for on, last in zip(paid.on, paid.last, strict=True))
+    return least, most
 
 
 def episode_weights(steps: Steps, key: jax.Array) -> Float[Array, " E"]:

@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from dreaming.gate import fitted_q
 from dreaming.gate.evidence import make_fitted_q
 from dreaming.gate.fitted_q import make_members
-from dreaming.gate.logged_steps import ask, make_steps, returns_to_go
+from dreaming.gate.logged_steps import DRAWS, ask, make_steps, returns_to_go
 from dreaming.observe.log import Log
 from envs import tabular
 from envs.types import Features, Trace, action_features
+from experiments.study import cartpole
 from experiments.study.cases import Task, record
-from experiments.study.judges import tabular_log, tabular_student
+from experiments.study.judges import linear_student, tabular_log, tabular_student
 
 HORIZON = 12  # of the task, and so of what is estimated
 ROAD = tabular.corridor(5, slip=0.1)
@@ -177,7 +179,7 @@ def test_the_policy_judged_is_the_policy_deployed(factors):
     whether combinations are single actions or factors are drawn one by one."""
     space = gymnasium.spaces.MultiDiscrete(factors)
     random = np.random.default_rng(0)
-    a = np.stack([random.integers(n, size=4000) for n in factors], axis=1)
+    a = np.stack([random.integers(n, size=2000) for n in factors], axis=1)
     r = (a == a[:, :1]).all(1).astype(float)
     traces = [
         Trace(np.zeros(2, int), x[None], y[None], True, False) for x, y in zip(a, r, strict=True)
@@ -189,11 +191,66 @@ def test_the_policy_judged_is_the_policy_deployed(factors):
     outputs = np.log(joint).ravel() if log.head.kind == "discrete" else np.log(np.concatenate(p))
     student = tabular_student(np.exp(outputs)[None])
     agree = sum(joint[(i,) * len(factors)] for i in range(min(factors)))
-    evaluate = make_fitted_q(log, 1, 1, jax.random.key(0), 8, 512)[2]
+    evaluate = make_fitted_q(log, 1, 1, jax.random.key(0), 4, 256)[2]
     found = np.asarray(evaluate(student).values).mean()
-    assert abs(found - agree) < 0.02
+    assert abs(found - agree) < 0.03
     drawn = ask(student, log.head, make_steps(log, 1, 1).first)
     every = np.asarray(drawn[0])[:64].reshape(-1, log.head.size)
     weight = np.asarray(drawn[1])[:64].ravel() / 64
     marginal = weight @ every  # of every value of each factor
     np.testing.assert_allclose(marginal, np.concatenate(p), atol=0.06)
+
+
+def test_the_gaussian_judged_is_the_gaussian_deployed():
+    """One step that pays the product of two of three numbers: the product of their means, which are
+    those of normal variables cut off at the ends of the space; numbers drawn as one would pay
+    the covariance too."""
+    space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    random = np.random.default_rng(0)
+    a = random.uniform(-1, 1, (2000, 3)).astype(np.float32)
+    r = a[:, 0] * a[:, 1]
+    traces = [
+        Trace(np.zeros(2, int), x[None], y[None], True, False) for x, y in zip(a, r, strict=True)
+    ]
+    log = Log(traces, Features(gymnasium.spaces.Discrete(1)), action_features(space))
+    student = linear_student(np.array([[0.5, 0.7, -0.2, 1.0, 1.0, -1.0]]))
+    mean, spread = (np.asarray(x) for x in log.head.gaussian(jnp.array([0.5, 0.7, -0.2, 1, 1, -1])))
+    low, high = (-1 - mean) / spread, (1 - mean) / spread
+    phi, inside = stats.norm.pdf, stats.norm.cdf(high) - stats.norm.cdf(low)
+    cut = stats.norm.sf(high) - stats.norm.cdf(low)
+    expected = mean * inside + spread * (phi(low) - phi(high)) + cut  # of clip(mean + spread z)
+
+    steps, _, evaluate = make_fitted_q(log, 1, 1, jax.random.key(0), 8, 128)
+    drawn, p = (np.asarray(x)[: len(traces)] for x in ask(student, log.head, steps.now))
+    assert drawn.shape == (2000, DRAWS, 3) and np.all(p == 1 / DRAWS)
+    every = drawn.reshape(-1, 3)
+    error = every.std(0) / np.sqrt(len(every))
+    assert np.all(abs(every.mean(0) - expected) < 4 * error)
+    assert np.all(abs(np.corrcoef(every.T) - np.eye(3)) < 4 / np.sqrt(len(every)))
+    values = np.asarray(evaluate(student).values)
+    apart = expected[0] * expected[1]
+    as_one = apart + every[:, 0].std() * every[:, 1].std()
+    interval = 4 * max(values.std(), np.std(every[:, 0] * every[:, 1]) / np.sqrt(len(every)))
+    assert abs(values.mean() - apart) < interval < (as_one - apart) / 2
+
+
+def test_a_far_horizon_on_short_episodes_does_not_run_away(monkeypatch):
+    """Random CartPole falls after some twenty steps. Seen from 500 steps, values of some members
+    leave what rewards allow if sweeps go on unbounded, and none do as they are bounded."""
+    task, log = gymnasium.make("CartPole-v1"), cartpole.record(((1.0, "random"),), 500)[:80]
+    log = Log(log, Features(task.observation_space), action_features(task.action_space))
+    policy = linear_student(np.stack([np.zeros(4), cartpole.CONTROLLERS["best"]], axis=1))
+    steps = make_steps(log, 1, 500)
+    members = make_members(steps, jax.random.key(500), 8, 128)
+
+    def outside():
+        values = np.asarray(fitted_q.evaluate_fitted(steps, members, policy).values)
+        return (~((values > -50) & (values < 550))).sum()
+
+    monkeypatch.setattr(fitted_q, "BOUNDED", 1000)
+    program: Any = fitted_q._evaluate
+    program.clear_cache()
+    assert outside() > 0
+    monkeypatch.undo()
+    program.clear_cache()
+    assert outside() == 0

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dreaming.config import GateConfig
-from dreaming.gate.evidence import UNKNOWN, Evidence, nearer, possible
+from dreaming.gate.evidence import UNKNOWN, Evidence, nearer
 from dreaming.gate.incumbent import Incumbent
+from dreaming.gate.logged_steps import paid_by, possible
 from dreaming.gate.offline import (
     SHARES,
     SPENT,
@@ -256,14 +257,14 @@ def test_diverged_members_are_counted_and_too_many_silence_the_estimate():
     assert all(np.isfinite(gain.mean) for gain in evidence.fitted_q(wild(2), 0.02))
     assert all(np.isnan(gain.mean) for gain in evidence.fitted_q(wild(3), 0.02))
     # Only the last step pays, at most 1: no episode is worth more, or less than 0.
-    assert possible(LOG, TASK.horizon) == (0, 1)
+    assert possible(paid_by(LOG), TASK.horizon) == (0, 1)
     assert evidence.diverged(fine.replace(values=fine.values + 1.2)).all()
 
 
 def test_what_an_episode_can_earn_by_hand():
     """-1 for going on and 20 for ending, three steps: from 3 * -1 to 2 * 0 + 20."""
     ended = Trace(np.zeros(3, int), np.zeros(2, int), np.array([-1.0, 20]), True, False)
-    assert possible(tabular_log([ended], ROAD), 3) == (-3, 20)
+    assert possible(paid_by(tabular_log([ended], ROAD)), 3) == (-3, 20)
 
 
 def test_shares_fall():
