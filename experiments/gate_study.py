@@ -64,8 +64,9 @@ def decide_offline(case: Any) -> dict[str, Any]:
     true = {"true_effect": question.gains[0] / question.unit}
     if not improvable(question.evidence.log.traces)[0]:
         return true | UNASKED
-    evidence, counts = question.evidence, (True, True, question.evidence.judge.is_independent)
-    found = weigh(evidence.of, question.candidate, question.incumbent, config, counts=counts)
+    evidence = question.evidence
+    given = evidence.of, question.candidate, question.incumbent
+    found = weigh(*given, config, counts=evidence.counts)
     names = question.evidence.incumbent.name, "the process as it ran"
     verdict = offline_verdict(found, config, names)
     return true | {

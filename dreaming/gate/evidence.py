@@ -28,7 +28,6 @@ from dreaming.observe.log import Log
 from dreaming.statistics import t_interval
 from dreaming.world.judge import Dreamed, Judge, spread_of_models, systematic_error
 
-AGREES = 1 / 6  # error probability of the lower bound of an estimate that agrees with another one
 WIDER = 1.15  # members share the bias of few steps: without it 86 % of 90 % intervals held (study)
 DIVERGED = 0.1  # a value has diverged if it leaves the range that rewards allow by this share of it
 UNKNOWN = Gain(np.nan, np.nan, np.nan)
@@ -71,7 +70,9 @@ class Evidence:
     def of(self, candidate: Any, error: float) -> dict[str, Any]:
         """The three estimates and their sample sizes, with the keys of `offline.unknown`."""
         new, ratios, dreamed = asked = self.asked(candidate)
-        firm, likely = ([nearer(each) for each in self.gains(asked, at)] for at in (error, AGREES))
+        firm = [nearer(each) for each in self.gains(asked, error)]
+        speaks = ~np.isnan([gain.mean for gain, _ in firm]) & self.counts
+        likely = [nearer(each) for each in self.gains(asked, agreeing(int(speaks.sum())))]
         return {
             "intervals": np.array([[gain.mean, gain.lower, gain.upper] for gain, _ in firm]),
             "over": np.array([which for _, which in firm], float),
@@ -82,6 +83,11 @@ class Evidence:
             "segments": self._errors.size,
             "opinions": spread_of_models(dreamed.returns, dreamed)[1] + 1,
         }
+
+    @property
+    def counts(self) -> Bool[np.ndarray, "3"]:
+        """Which estimates may speak for a candidate: the judge only if it is independent."""
+        return np.array([True, True, self.judge.is_independent])
 
     def asked(self, candidate: Any) -> Asked:
         """What the log says of a candidate, before any error probability is chosen."""
@@ -190,6 +196,15 @@ class Evidence:
             return np.full(len(weights), np.nan)
         mine = weights[:, self.incumbent.newest]
         return mine @ self.incumbent.returns / mine.sum(1)
+
+
+def agreeing(speaking: int) -> float:
+    """Error probability of the lower bound of an estimate that agrees with another one.
+
+    Of `speaking` estimates, n (n - 1) pairs can be one that is firm and one that agrees: if they
+    err independently, a pair does at most as often as a single one is firm in error.
+    """
+    return 1 / max(2, speaking * (speaking - 1))
 
 
 def nearer(gains: Gains) -> tuple[Gain, int]:

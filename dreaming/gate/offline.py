@@ -3,7 +3,7 @@
 G1 fitted-Q evaluation, G2 weighted doubly robust, G3 the judge's dreams; each of the undiscounted
 return of an episode. A candidate is accepted if the lower bound of one of them is above the least
 gain asked for at the error probability of the trial, another one agrees (its lower bound is, at the
-error probability AGREES), and none has an upper bound below zero; else its mixtures with the
+error probability `agreeing`), and none has an upper bound below zero; else its mixtures with the
 incumbent are tried; else nothing changes. No single family of estimators is near an oracle (Fu et
 al., 2021), and these three fail in different ways: G1 where the log is thin, G2 where candidate and
 behaviour differ, G3 where the model is wrong; so one alone is not believed, however sure it is.
@@ -11,7 +11,7 @@ Judges that share episodes with the planner cannot speak for what it planned: G3
 where it sees harm.
 
 The error: if the estimates err together, accepting errs as often as one of them does; if
-independently, at most 6 * AGREES = 1 times as often.
+independently, at most as often as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ def unknown() -> dict[str, np.ndarray]:
 
     `intervals` [share, estimate, (gain, lower, upper)] over the policy (`over` 0) or over the
     process as it ran (1), whichever is harder to beat; `error` probability of each end; `likely`
-    lower bounds at the error probability AGREES; `effective` episodes of G2; `diverged` members of
+    lower bounds at the error probability `agreeing`; `effective` episodes of G2; `diverged` members of
     G1; `segments` and `opinions` (members) of the judge. `counts` [estimate]: whether it may speak
     for a candidate. `trial`: its number in the lineage. `clone` (gain, lower, upper) of a clone
     over the log that it was cloned from.
@@ -215,8 +215,7 @@ def offline_gate(
             key=key,
         )
         tried = lambda policy, error: update(1) or evidence.of(policy, error)
-        counts = True, True, judge.is_independent
-        found = weigh(tried, candidate, incumbent.params, config, trial, counts)
+        found = weigh(tried, candidate, incumbent.params, config, trial, evidence.counts)
         return found | {"clone": evidence.of_clone()}
 
     found = once("gate", len(SHARES), unknown(), work)
