@@ -16,7 +16,9 @@ from dreaming.gate.logged_steps import Steps, Valued, episode_weights
 from dreaming.student.network import action_probabilities
 from envs.types import Context
 
-DOUBT = 0.01  # weight of a member's prior belief, in logged steps
+# Weight of a member's prior belief, in logged steps. A step pays that share to the belief, so over
+# a far horizon a larger weight would draw every value to it.
+DOUBT = 0.001
 
 
 class Counts(struct.PyTreeNode):
@@ -79,9 +81,7 @@ def _solve(steps: Steps, counts: Counts, pi: Float[Array, "S A"]) -> Valued:
         at = steps.left - 1
         return Valued(start @ v, q[at, s, a], v_now[at, s], later[at, n])
 
-    valued = jax.lax.map(one, (counts.constant, counts.onward, counts.start))
-    mean = lambda x: jnp.mean(x, axis=0)
-    return Valued(valued.values, mean(valued.q), mean(valued.v), mean(valued.v_next))
+    return jax.lax.map(one, (counts.constant, counts.onward, counts.start))
 
 
 def evaluate_counted(steps: Steps, counts: Counts, policy: Any) -> Valued:

@@ -5,6 +5,10 @@ log, each weighed by the importance ratio of policy to behaviour up to its step:
     J = mean_e V(o_e[0]) + sum_t sum_e w_et (r + goes_on V(o[t+1]) - Q(o, a)),
     w_et = rho_et / sum_e rho_et,  rho_et = product of pi / propensity up to step t,
 with V and Q for the steps that are left: the undiscounted return of an episode.
+
+Each member of the fitted values is corrected under the weights of the episodes that it was fitted
+with: its errors on the log it has seen are smaller than those elsewhere, and only the spread of
+members that saw different logs tells by how much.
 """
 
 from typing import Any
@@ -16,8 +20,6 @@ from jaxtyping import Float
 from dreaming.gate.logged_steps import Steps, Valued
 from dreaming.observe.log import Log
 from dreaming.student.network import probability
-
-RESAMPLES = 500
 
 
 def ratios(log: Log, steps: Steps, policy: Any) -> Float[np.ndarray, " N"] | None:
@@ -56,20 +58,18 @@ def weighted_doubly_robust(
     steps: Steps,
     valued: Valued,
     rho: Float[np.ndarray, "E T"],
-    weights: Float[np.ndarray, "B E"],
-) -> Float[np.ndarray, " B"]:
-    """J of a policy (see above) under B weightings of the episodes."""
-    count = len(log)
-    part = lambda x: np.asarray(x, np.float64)[:count]
-    error = part(steps.r) + part(steps.goes_on) * part(valued.v_next) - part(valued.q)
-    error = by_episode(log, error, 0.0)
-    first = by_episode(log, part(valued.v), 0.0)[:, 0]
-    total = weights @ rho
-    mean_error = (weights @ (rho * error)) / np.where(total > 0, total, 1)
-    return weights @ first / weights.sum(1) + mean_error.sum(1)
+    weights: Float[np.ndarray, "M E"],
+) -> Float[np.ndarray, " M"]:
+    """J of a policy (see above) by M members, each with its own weights of the episodes."""
+    part = lambda x: np.asarray(x, np.float64)[: len(log)]
+    r, goes_on = part(steps.r), part(steps.goes_on)
 
+    def corrected(v, v_next, q, weight) -> float:
+        error = by_episode(log, r + goes_on * part(v_next) - part(q), 0.0)
+        first = by_episode(log, part(v), 0.0)[:, 0]
+        total = weight @ rho
+        mean_error = (weight @ (rho * error)) / np.where(total > 0, total, 1)
+        return weight @ first / weight.sum() + mean_error.sum()
 
-def episode_bootstrap(episodes: int, seed: int) -> Float[np.ndarray, "B E"]:
-    """Equal weights in the first row, Exp(1) weights in RESAMPLES others."""
-    drawn = np.random.default_rng(seed).exponential(size=(RESAMPLES, episodes))
-    return np.concatenate([np.ones((1, episodes)), drawn])
+    members = zip(valued.v, valued.v_next, valued.q, weights, strict=True)
+    return np.array([corrected(*member) for member in members])

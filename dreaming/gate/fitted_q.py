@@ -103,9 +103,7 @@ class Choices(NamedTuple):
 
 @jax.jit
 def _evaluate(steps: Steps, members: Members, choices: Choices) -> Valued:
-    valued = jax.lax.map(lambda one: _valued(steps, one, choices), members)
-    mean = lambda x: jnp.mean(x, axis=0)
-    return Valued(valued.values, mean(valued.q), mean(valued.v), mean(valued.v_next))
+    return jax.lax.map(lambda one: _valued(steps, one, choices), members)
 
 
 def _valued(steps: Steps, member: Members, choices: Choices) -> Valued:

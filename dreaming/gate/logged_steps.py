@@ -63,13 +63,12 @@ class Steps(struct.PyTreeNode):
 
 
 class Valued(struct.PyTreeNode):
-    """Undiscounted returns of a policy to the horizon, by M members; `q`, `v` and `v_next` by their
-    mean where L is empty."""
+    """Undiscounted returns of a policy to the horizon, by M members."""
 
     values: Float[Array, "*M"]  # mean value of the first observations
-    q: Float[Array, "*L N"]  # of the logged action, for the steps that are left
-    v: Float[Array, "*L N"]  # before the step, for the steps that are left
-    v_next: Float[Array, "*L N"]  # after the step, for one step less; also after a termination
+    q: Float[Array, "*M N"]  # of the logged action, for the steps that are left
+    v: Float[Array, "*M N"]  # before the step, for the steps that are left
+    v_next: Float[Array, "*M N"]  # after the step, for one step less; also after a termination
 
 
 Evaluate = Callable[[Any], Valued]  # from the parameters of a student to its values

@@ -40,10 +40,10 @@ def unknown() -> dict[str, np.ndarray]:
 
     `intervals` [share, estimate, (gain, lower, upper)] over the policy (`over` 0) or over the
     process as it ran (1), whichever is harder to beat; `error` probability of each end; `likely`
-    lower bounds at the error probability `agreeing`; `effective` episodes of G2; `diverged` members of
-    G1; `segments` and `opinions` (members) of the judge. `counts` [estimate]: whether it may speak
-    for a candidate. `trial`: its number in the lineage. `clone` (gain, lower, upper) of a clone
-    over the log that it was cloned from.
+    lower bounds at the error probability `agreeing`; `effective` episodes of G2; `diverged` members
+    of G1; `segments` and `opinions` (members) of the judge. `counts` [estimate]: whether it may
+    speak for a candidate. `trial`: its number in the lineage. `clone` (gain, lower, upper) of a
+    clone over the log that it was cloned from.
     """
     each = lambda *shape: np.full((len(SHARES), *shape), np.nan)
     names = ("error", "effective", "diverged", "segments", "opinions")
@@ -76,7 +76,7 @@ def weigh(
     incumbent: Any,
     config: GateConfig,
     trial: int = 0,
-    counts: Sequence[bool] = (True, True, True),
+    counts: Any = (True, True, True),
 ) -> dict[str, np.ndarray]:
     """The evidence on the candidate, and on its mixtures with the incumbent until one passes.
 

@@ -1,5 +1,7 @@
 """The doubly robust estimate by hand, and when it must not be believed."""
 
+import dataclasses
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,6 @@ import numpy as np
 from dreaming.gate.doubly_robust import (
     by_episode,
     effective_samples,
-    episode_bootstrap,
     ratios,
     weighted_doubly_robust,
 )
@@ -47,7 +48,7 @@ EIGHTY = np.tile([0.2, 0.8], (5, 1))
 
 def valued(q, v, v_next):
     """What a policy is worth at three steps; padded as the log is."""
-    pad = lambda x: jnp.pad(jnp.asarray(x, jnp.float32), (0, 2045))
+    pad = lambda x: jnp.pad(jnp.asarray(x, jnp.float32), (0, 2045))[None]
     return Valued(jnp.zeros(1), pad(q), pad(v), pad(v_next))
 
 
@@ -57,6 +58,12 @@ def weights_of(log, policy):
     found = ratios(log, steps, policy)
     assert found is not None
     return np.cumprod(by_episode(log, found, 1.0), axis=1), steps
+
+
+def found_ratios(log, steps, policy):
+    found = ratios(log, steps, tabular_student(policy))
+    assert found is not None
+    return found
 
 
 def test_ratios_and_effective_samples_by_hand():
@@ -92,9 +99,9 @@ def test_it_mends_values_that_are_wrong():
     fitted = evaluate(tabular_student(near))
     ones = jnp.ones_like(fitted.q)
     wrong = fitted.replace(q=ones, v=ones, v_next=ones * (steps.left > 1))
-    weights = np.ones((1, len(LOG.traces)))
+    weights = np.ones((len(ones), len(LOG.traces)))
     right, mended = (
-        weighted_doubly_robust(LOG, steps, seen, rho, weights)[0] for seen in (fitted, wrong)
+        weighted_doubly_robust(LOG, steps, seen, rho, weights).mean() for seen in (fitted, wrong)
     )
     true = TASK.value(near)
     assert effective_samples(rho) > 30
@@ -168,7 +175,13 @@ def test_ratios_of_factors_are_products():
     np.testing.assert_allclose(found, [0.2 * 0.2 / 0.25, 0.1 * 0.1 / 0.25], rtol=1e-5)
 
 
-def test_the_first_weighting_of_a_bootstrap_is_the_log_itself():
-    weights = episode_bootstrap(7, seed=1)
-    assert (weights[0] == 1).all() and weights.shape[1] == 7
-    assert abs(weights[1:].mean() - 1) < 0.1 and (weights > 0).all()
+def test_members_that_saw_different_logs_tell_how_sure_it_is():
+    """Over many logs, the intervals of one policy's value hold it about as often as they say."""
+    near, held = np.tile([0.45, 0.55], (5, 1)), []
+    for seed in range(40):
+        log = tabular_log(record(dataclasses.replace(TASK, log_steps=600), RANDOM, seed), ROAD)
+        steps, weights, evaluate = make_fitted_q(log, 1, TASK.horizon, jax.random.key(seed))
+        rho = np.cumprod(by_episode(log, found_ratios(log, steps, near), 1.0), axis=1)
+        j = weighted_doubly_robust(log, steps, evaluate(tabular_student(near)), rho, weights)
+        held.append(abs(j.mean() - TASK.value(near)) < 1.645 * j.std(ddof=1))
+    assert 0.75 < np.mean(held) <= 1

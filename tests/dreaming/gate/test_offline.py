@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreaming.config import GateConfig
-from dreaming.gate.evidence import UNKNOWN, Evidence, nearer
+from dreaming.gate.evidence import UNKNOWN, Evidence, agreeing, nearer
 from dreaming.gate.incumbent import Incumbent
 from dreaming.gate.logged_steps import paid_by, possible
 from dreaming.gate.offline import (
@@ -81,6 +81,15 @@ def test_judges_that_share_episodes_count_one_estimate_less():
     assert not passes(evidence_of(GOOD, GOOD, BAD, **shared), 0, 0.0)
     verdict = offline_verdict(evidence_of(GOOD, NOTHING, GOOD, **shared), CONFIG, NAMES)
     assert "1 of 2 estimates" in verdict.reasons[0] and "not independent" in verdict.reasons[3]
+
+
+def test_estimates_that_err_independently_pass_as_often_as_one_errs():
+    """Uniform error probabilities of n estimates: one below alpha, another below `agreeing`."""
+    random, alpha = np.random.default_rng(0), 0.05
+    for n in (2, 3):
+        p = np.sort(random.random((200_000, n)), axis=1)
+        passed = ((p[:, 0] < alpha) & (p[:, 1] < agreeing(n))).mean()
+        assert 0.7 * alpha < passed < alpha
 
 
 def test_the_least_gain_asked_for_must_be_passed_by_both():
