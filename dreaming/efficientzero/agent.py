@@ -31,7 +31,7 @@ from dreaming.efficientzero.learner import agent_optimiser, make_update
 from dreaming.efficientzero.resets import reset
 from dreaming.efficientzero.ring import add, filled, init_ring, stacks
 from dreaming.efficientzero.search import agent_mesh, make_search, usual_devices
-from dreaming.efficientzero.types import Acted, AgentState, Imagined, Tick
+from dreaming.efficientzero.types import Acted, AgentState, Imagined, RingState, Tick
 from dreaming.metrics import check_losses
 from worldmodels.actions import make_head
 from worldmodels.frames.model import FrameModel
@@ -74,19 +74,21 @@ def make_agent(
     explore = make_search(model, config, mesh, gumbel_scale=1.0)
     whole = everywhere(mesh)
     init = lambda key: init_agent(model, config, key)
-    late = replace(config, unroll_steps=config.late_unroll_steps or config.unroll_steps)
     share = lambda batch: jax.lax.with_sharding_constraint(batch, spread(mesh))
+    learn = make_learn(model, config, share, whole)
+    is_longer = config.late_unroll_steps not in (0, config.unroll_steps)
+    late = replace(config, unroll_steps=config.late_unroll_steps) if is_longer else None
     return Agent(
         model=model,
         init=jax.jit(init, out_shardings=whole),
         place=lambda state: jax.device_put(state, whole),
         act=make_act(explore),
         act_greedily=make_act(make_search(model, config, mesh, gumbel_scale=0.0)),
-        add=jax.jit(add_rows, donate_argnums=0, out_shardings=whole),
+        add=make_add(whole),
         refresh=make_refresh(explore, make_imagine(model, config, mesh), config, whole),
         reset=make_reset(model, config, whole),
-        learn=make_learn(model, config, share, whole),
-        learn_late=make_learn(model, late, share, whole),
+        learn=learn,
+        learn_late=make_learn(model, late, share, whole) if late else learn,
     )
 
 
@@ -141,11 +143,27 @@ def make_act(search: Callable[..., Acted]) -> Callable[..., Acted]:
 
 def add_rows(state: AgentState, rows: Tick) -> AgentState:
     """`state` after one more tick of all environments."""
-    ring = add(state.ring, rows)
-    stepped = jax.lax.dynamic_slice_in_dim(
-        ring.has_step, state.ring.added % ring.a.size, len(rows.a)
-    )
-    return state.replace(ring=ring, real_steps=state.real_steps + jnp.sum(stepped))
+    ring, real_steps = _added(state.ring, state.real_steps, rows)
+    return state.replace(ring=ring, real_steps=real_steps)
+
+
+def _added(ring: RingState, real_steps: jax.Array, rows: Tick) -> tuple[RingState, jax.Array]:
+    began = ring.added % ring.a.size
+    ring = add(ring, rows)
+    stepped = jax.lax.dynamic_slice_in_dim(ring.has_step, began, len(rows.a))
+    return ring, real_steps + jnp.sum(stepped)
+
+
+def make_add(whole: NamedSharding) -> Callable[[AgentState, Tick], AgentState]:
+    """`add(state, rows)`: `add_rows`, of which only what changes goes through the program: handing
+    over the hundreds of arrays of the params and the optimiser takes longer than the work."""
+    added = jax.jit(_added, donate_argnums=(0, 1), out_shardings=whole)
+
+    def add_to(state: AgentState, rows: Tick) -> AgentState:
+        ring, real_steps = added(state.ring, state.real_steps, rows)
+        return state.replace(ring=ring, real_steps=real_steps)
+
+    return add_to
 
 
 def make_refresh(
