@@ -187,7 +187,10 @@ def policies_of(case: Case, traces: list[Trace]) -> Policies:
     # Where this harm is too small for the effect, the worst policy is mixed in instead.
     end = ends[0] if case.kind == "good" or task.value(ends[0]) <= target else ends[1]
     if case.effect == 0:  # worse in some states, as much better in others
-        candidate = blend(task.value, (incumbent + end) / 2, known["best"], target)
+        # Half of each of two policies can earn more than either.
+        halves = [(incumbent + worse) / 2 for worse in (end, known["flipped"])]
+        start = next(half for half in halves if task.value(half) <= target)
+        candidate = blend(task.value, start, known["best"], target)
     else:
         candidate = blend(task.value, incumbent, end, target)
     return Policies(candidate, incumbent, task.value(candidate) - before)

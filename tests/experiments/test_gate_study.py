@@ -184,3 +184,14 @@ def test_options_and_what_is_none(capsys):
     assert "choose all or ['offline', 'real']" in capsys.readouterr().err
     assert main(["counts=3"]) == 2 and "not one of suite=" in capsys.readouterr().err
     assert main(["suite=nothing"]) == 2 and main(["--help"]) == 0
+
+
+def test_half_of_each_of_two_policies_may_earn_more_than_either():
+    """So do the incumbent and this overrated policy: no mixture with it has no effect."""
+    task, case = cases.tasks()["corridor"], cases_of("lineages", 400, 3_000_000)[90]
+    assert (case.task, case.kind) == ("corridor", "overrated")
+    traces = cases.record(task, cases.behaviour_of(case), case.seed)
+    policies = cases.policies_of(case, traces)
+    both = (policies.incumbent + cases.overrated(task, traces)) / 2
+    assert task.value(both) > task.value(policies.incumbent)
+    assert abs(policies.effect) < 1e-6
