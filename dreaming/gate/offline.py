@@ -57,7 +57,7 @@ def unknown() -> dict[str, np.ndarray]:
 def voices(
     found: Mapping[str, np.ndarray], i: int, min_gain: float
 ) -> tuple[Bool[np.ndarray, " G"], Bool[np.ndarray, " G"], Bool[np.ndarray, " G"]]:
-    """Which estimates speak for share `i` firmly, which are likely to, and which see harm."""
+    """Which estimates speak for share `i` firmly, which agree, and which see harm."""
     intervals, counts = found["intervals"][i], found["counts"]
     firm = (intervals[:, 1] > min_gain) & counts
     return firm, (found["likely"][i] > min_gain) & counts, intervals[:, 2] < 0
@@ -134,7 +134,7 @@ def conclusion(found: dict[str, np.ndarray], passed: list[int], min_gain: float)
     count, agree = int(firm.sum()), int((likely & ~firm).sum())
     told = f"{count} of {int(found['counts'].sum())} estimates from the log"
     told += f" {'has' if count == 1 else 'have'} a lower bound above {bar}"
-    told += f", {agree} more {'is' if agree == 1 else 'are'} likely to" if agree else ""
+    told += f", {agree} more {'agrees' if agree == 1 else 'agree'}" if agree else ""
     if not passed:
         if harm.any():
             saw = " and ".join(name for name, x in zip(NAMES, harm, strict=True) if x)
