@@ -1,1 +1,1 @@
-"""The gate study: its cases and judges."""
+"""The gate study: its cases and judges. Ranges of tasks."""

@@ -1,11 +1,13 @@
-"""Real episodes of the gate study: two policies played from the same seeds."""
+"""Real episodes of the studies: policies played from the same seeds."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 from jaxtyping import Float, Int
 
+from envs.real import make_real
 from experiments.study import cartpole
 from experiments.study.cases import Task
 
@@ -46,3 +48,28 @@ def play_cartpole(mixed: cartpole.Mixed, seeds: list[int]) -> Played:
         alive &= ~(terminated | truncated)
     env.close()
     return lengths.astype(np.float64), lengths
+
+
+def play_task(
+    task: str, policy: Callable[[Any, int], np.ndarray] | None, count: int, seed: int, steps: int
+) -> Float[np.ndarray, " count"]:
+    """Returns within `steps` steps of a policy of observations [count, O] and the time.
+
+    Without a policy actions are uniformly random, in a box and among all choices, legal or not.
+    """
+    env = make_real(task, num_envs=count, max_episode_steps=steps)
+    space, random = env.single_action_space, np.random.default_rng(seed)
+    if policy is None and isinstance(space, gymnasium.spaces.Discrete):
+        policy = lambda o, t: random.integers(space.n, size=count)
+    elif policy is None:
+        low, high = space.low, space.high
+        policy = lambda o, t: random.uniform(low, high, (count, *space.shape)).astype(space.dtype)
+    (o, _), t = env.reset(seed=seed), 0
+    total, alive = np.zeros(count), np.ones(count, bool)
+    while alive.any():
+        o, r, terminated, truncated, _ = env.step(policy(o, t))
+        total += alive * r
+        alive &= ~(terminated | truncated)
+        t += 1
+    env.close()
+    return total
