@@ -29,7 +29,7 @@ from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights
 GAIN = 2.0  # scale of the hidden weights; at 3 networks generalise less far than CartPole drifts
 DOUBT = 0.3  # weight of a member's prior belief, in logged steps; with 0.01 the iteration diverges
 # on random logs of CartPole, with 10 every value is drawn to the log's mean
-BOUNDED = 20  # sweeps after which values are cut; in every sweep: hardly less spread, ten times slower
+BOUNDED = 20  # sweeps after which values are cut; in each: hardly less spread, ten times slower
 
 
 def hidden(layer: Any, x: Float[Array, "*B X"], a: Float[Array, "*B A"]) -> Float[Array, "*B D"]:
