@@ -822,14 +822,14 @@ sys.exit(dream.main(sys.argv[1:]))
 def start(log: Path, root: Path) -> subprocess.Popen:
     """A next round as a process of its own group, whose gate accepts."""
     words = [f"run={root}", f"traces={log}"]
-    out = open(root.with_suffix(".log"), "a")
-    return subprocess.Popen(
-        [sys.executable, "-c", ACCEPTING, *words],
-        cwd=ROOT,
-        stdout=out,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with open(root.with_suffix(".log"), "a") as out:
+        return subprocess.Popen(
+            [sys.executable, "-c", ACCEPTING, *words],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def timeless(root: Path) -> dict[str, bytes]:
