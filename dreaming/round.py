@@ -1,6 +1,6 @@
 """One round: from a log of real episodes to a dream, a student that rehearsed in it, a verdict.
 
-log -> reanalyze -> fit -> judge -> clone -> rehearse, distil -> gate -> deploy; with the gate off
+log -> fit -> judge -> clone -> rehearse, distil -> gate -> deploy; with the gate off
 no judge and no clone. Every stage draws from a key of its own name.
 """
 
@@ -17,7 +17,6 @@ from dreaming.gate.decide import decide
 from dreaming.gate.incumbent import Incumbent
 from dreaming.gate.verdict import Verdict
 from dreaming.observe.log import Log
-from dreaming.search.reanalyze import reanalyze
 from dreaming.stages import stage_key
 from dreaming.student.baselines import blank_baselines, fit_baselines
 from dreaming.student.distill import DistillState, blank_distill, practise, with_heads
@@ -25,11 +24,10 @@ from dreaming.world.physics import Fitted
 
 
 class RoundState(struct.PyTreeNode):
-    """What one round hands to the next: the deployed student and its world, None at first."""
+    """What one round hands to the next: the deployed student, None at first."""
 
     incumbent: Any = None
     name: Any = struct.field(pytree_node=False, default=None)  # that its traces bear
-    world: Any = struct.field(pytree_node=False, default=None)
     rounds: int = 0
 
 
@@ -67,8 +65,7 @@ def one_round(
     trials of a lineage, the same one equally; without it the round's number is taken.
     """
     key_of, config = functools.partial(stage_key, key), config.sized(log.observation.kind)
-    again = functools.partial(reanalyze, state.world, log.head, config.search, key_of("reanalyze"))
-    ways = {"is_judged": config.gate is not None, "decides": real is None, "reanalysis": again}
+    ways = {"is_judged": config.gate is not None, "decides": real is None}
     fitted = physics.fitted(log, config.search, horizon, key, once, **ways)
     world, seen = fitted.world, fitted.seen
 
@@ -97,4 +94,4 @@ def one_round(
         incumbent=incumbent,
         deployed=verdict.deployed(candidate, incumbent, state.incumbent),
     )
-    return RoundState(report.deployed, None, report.world, state.rounds + 1), report
+    return RoundState(report.deployed, None, state.rounds + 1), report

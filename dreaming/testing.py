@@ -221,8 +221,6 @@ def windows_of(model: Any, o: np.ndarray, length: int) -> Windows:
         pi=model.head.target(full),
         has_pi=jnp.ones(rows, bool),
         legal=jnp.ones((*rows, model.action_size), bool),
-        v_search=jnp.zeros(rows),
-        has_search=jnp.zeros(rows, bool),
         member_weights=jnp.ones((ROWS, model.num_members)),
     )
 

@@ -31,9 +31,7 @@ class ReplayState(struct.PyTreeNode):
     num_endings: Int[Array, ""]  # F
     ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
     member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
-    pi_target: Float[Array, "R T"]  # the logged action or, where `searched`, pi_search
-    v_search: Float[Array, " R"]
-    searched: Bool[Array, " R"]
+    pi_target: Float[Array, "R T"]  # the logged action
 
 
 class SearchResult(struct.PyTreeNode):

@@ -82,8 +82,7 @@ class Dream:
         """Where code `c` leads; a model that can `sample` draws what is left open within it."""
         if not hasattr(self.model, "sample"):
             return self.model.outcome(params, y, c)
-        apart = jax.vmap(lambda k: jax.random.key_data(jax.random.fold_in(k, 1)))(key)
-        return self.model.sample(params, y, c, apart)
+        return self.model.sample(params, y, c, jax.random.key_data(key))
 
     def initial(
         self, params: Any, context: Context, key: UInt32[Array, "B 2"]
@@ -110,13 +109,13 @@ class Dream:
         self, params: Any, state: DreamState, a: Float[Array, "B A"]
     ) -> tuple[DreamState, DreamStep]:
         """Dream one step: o[t], a[t] -> r[t], terminated[t], o[t+1]."""
-        next_key, member_key, chance_key, end_key = _keys(state.key, 4)
+        next_key, member_key, chance_key, end_key, within_key = _keys(state.key, 5)
         z = state.z
         if self.sampling == "mixture":
             z = dataclasses.replace(z, member=self._draw_member(member_key))
         chance_logits, y = self.model.afterstate(params, z, a)
         c = jax.vmap(jax.random.categorical)(chance_key, chance_logits).astype(jnp.int32)
-        z, prediction = self._happens(params, y, c, chance_key)
+        z, prediction = self._happens(params, y, c, within_key)
         o = self.model.decode(params, z)
         u = jax.vmap(jax.random.uniform)(end_key)  # in [0, 1): continuation 1 never ends
         context = roll_context(state.context, a, o)

@@ -4,8 +4,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
+KEY = jax.random.key(0)
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("dreaming", "envs", "worldmodels", "experiments")
 MOST_POSITIONAL = 6
@@ -42,6 +44,23 @@ def test_beyond_six_parameters_are_named(package):
 def test_closures_are_one_deep(folder):
     for path in (ROOT / folder).glob("*.py"):
         assert not offenders(path.read_text(), 99, deepest=1), path
+
+
+def counted_tags(source: str) -> list[int]:
+    """Lines that fold a literal number into a key: fold_in(k, 1) is split(k, n)[1]."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = lambda call: isinstance(call.func, ast.Attribute) and call.func.attr == "fold_in"
+    tags = lambda call: len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
+    return [call.lineno for call in calls if names(call) and tags(call)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_key_comes_twice(package):
+    """Keys are split, or folded with tags that no split gives (the hash of a name)."""
+    for path in (ROOT / package).rglob("*.py"):
+        assert not counted_tags(path.read_text()), path
+    assert counted_tags("k = jax.random.fold_in(key, 1)") == [1]
+    assert jax.random.fold_in(KEY, 1) == jax.random.split(KEY, 3)[1]  # why
 
 
 def test_what_is_too_much_is_found():

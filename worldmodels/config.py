@@ -46,7 +46,7 @@ class FitConfig:
     steps: int = 0  # 0 = 3,000, or 0.3 per step of the log where that is more
     batch: int = 64  # windows per step
     unroll_steps: int = 5  # K
-    td_steps: int = 1  # n of the value target; 1 or the search value when the log is off-policy
+    td_steps: int = 1  # n of the value target; 1, for the log is off-policy
     discount: float = 0.99  # 1 / (1 - discount) must exceed the steps a good episode takes
     learning_rate: float = 2e-3  # cosine decay to 5 % of it
     weight_decay: float = 1e-4

@@ -47,9 +47,9 @@ def make_fit(model: Trainable, config: FitConfig, sample: Callable[..., Windows]
     length = config.unroll_steps + config.td_steps + 1
 
     def fit_step(state: TrainState, _, replay):
-        key, sample_key = jax.random.split(jax.random.wrap_key_data(state.key))
+        keys = jax.random.split(jax.random.wrap_key_data(state.key), 3)
+        key, sample_key, noise_key = keys
         batch = sample(replay, sample_key, config.batch, length)
-        noise_key = jax.random.fold_in(sample_key, 1)
         loss_of = lambda net: model.loss(
             {"net": net, "scale": state.params["scale"]},
             state.target_params,

@@ -94,10 +94,9 @@ def lambda_returns(
 def n_step_targets(
     v: Float[Array, "B L"], batch: Windows, config: FitConfig
 ) -> Float[Array, "B K1"]:
-    """n-step returns that bootstrap on values `v` of all rows, or the search value where known."""
+    """n-step returns that bootstrap on values `v` of all rows."""
     v = jnp.where(batch.is_absorbing, 0.0, v)
     steps = batch.r, batch.terminated, batch.is_real_step
     n_step = n_step_values(*steps, v, config.discount, config.td_steps)
-    rows = n_step.shape[-1]
-    target = jnp.where(batch.has_search[:, :rows], batch.v_search[:, :rows], n_step)
-    return jax.lax.stop_gradient(jnp.where(batch.is_absorbing[:, :rows], 0.0, target))
+    ended = batch.is_absorbing[:, : n_step.shape[-1]]
+    return jax.lax.stop_gradient(jnp.where(ended, 0.0, n_step))

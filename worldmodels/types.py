@@ -40,8 +40,6 @@ class Windows(struct.PyTreeNode):
     pi: Float[Array, "B L T"]  # policy target (`ActionHead.target`)
     has_pi: Bool[Array, "B L"]  # there is one
     legal: Bool[Array, "B L A"]
-    v_search: Float[Array, "B L"]
-    has_search: Bool[Array, "B L"]  # v_search is the value target here
     member_weights: Float[Array, "B E"]  # bootstrap by episode, mean 1
 
 

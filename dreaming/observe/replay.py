@@ -74,8 +74,6 @@ def make_replay(
         ending_share=np.float32(max(0.0, ENDING_SHARE - endings.size / starts.size)),
         member_weights=weights,
         pi_target=rows(lambda t: pad(np.asarray(head.target(action.flatten(t.actions))))),
-        v_search=np.zeros(num_rows, np.float32),
-        searched=np.zeros(num_rows, bool),
     )
     counts = {"num_starts": starts.size, "num_endings": arrays["endings"].size}
     arrays = {name: _padded(np.asarray(x), multiple) for name, x in arrays.items()}
@@ -167,9 +165,7 @@ def cut_windows(
         terminated=terminated,
         is_real_step=is_real_step,
         pi=jnp.where(is_absorbing[..., None], 0.0, replay.pi_target[at]),
-        has_pi=(replay.has_step | replay.searched)[at] & ~is_absorbing,
+        has_pi=replay.has_step[at] & ~is_absorbing,
         legal=replay.legal[at],
-        v_search=replay.v_search[at],
-        has_search=replay.searched[at],
         member_weights=replay.member_weights[replay.episode[starts]],
     )

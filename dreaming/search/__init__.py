@@ -1,1 +1,1 @@
-"""Looking ahead in a model: teachers, tree searches, reanalysis."""
+"""Looking ahead in a model: teachers and tree searches."""

@@ -16,7 +16,7 @@ from dreaming.metrics import in_chunks
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.search.teachers import make_teacher
-from dreaming.student.network import learned_part, network, student_logits, student_of
+from dreaming.student.network import learned_part, network, renormalised, student_logits, student_of
 from dreaming.student.rehearse import make_rehearse, rehearsal_mesh
 from dreaming.types import DistillState, Minibatch, Rehearsal, ReplayState, Walks
 from envs.dream import World
@@ -128,9 +128,11 @@ def practise(
         chunk=chunk,
         convolves=convolves,
     )
-    student = fresh if incumbent is None else network(incumbent)
-    if incumbent is not None and head.kind != "discrete":
-        incumbent = student  # only probabilities over "discrete" actions can be mixed
+    student = fresh
+    if incumbent is not None:
+        student = renormalised(network(incumbent), log)
+        # Only probabilities over "discrete" actions can be mixed.
+        incumbent = incumbent if head.kind == "discrete" else student
     if distill.anchor == 0:
         incumbent = None
     student = student | {"greedy": jnp.array(True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -105,13 +106,61 @@ def fresh_student(
         frame = frame_shape(log.observation.space)
         size = size or usual_size(*frame[:2])
         return init_frame_student(key, frame, window, log.head.num_outputs, width, size)
-    o = [log.observation.flatten(trace.observations) for trace in log.traces]
-    change = np.concatenate([np.diff(x, axis=0) for x in o])
-    scale = observation_scale(np.concatenate(o), change, log.is_number)
     row = row_size(window, log.observation.size, log.action.size)
     sizes = window * row, log.head.num_outputs, width
     gru_row = row if recurrent else None
-    return init_student(key, *sizes, **scale, gru_row=gru_row)
+    return init_student(key, *sizes, **scale_of(log), gru_row=gru_row)
+
+
+def scale_of(log: Any) -> dict[str, np.ndarray]:
+    """The `observation_scale` of a log."""
+    o = [log.observation.flatten(trace.observations) for trace in log.traces]
+    change = np.concatenate([np.diff(x, axis=0) for x in o])
+    return observation_scale(np.concatenate(o), change, log.is_number)
+
+
+def renormalised(params: Any, log: Any) -> Any:
+    """The same student, normalised by the observations of `log`: what changes of its inputs is
+    folded into its first layer. For frames, which need none, the student itself.
+
+    A feature that hardly varied in an earlier log would else stay large or small for ever.
+    """
+    if "encoder" in params:
+        return params
+    old = {name: np.asarray(x, np.float64) for name, x in params["scale"].items()}
+    new = scale_of(log)
+    layers, gru = params["layers"], params.get("gru")
+    weights = np.asarray(layers[0]["w"], np.float64)
+    rows = gru["w"].shape[0] - gru["b"].size // 3 if gru else None  # features of a row
+    fold = functools.partial(
+        _folded, old=old, new=new, row=row_size(2, log.observation.size, log.action.size)
+    )
+    first, bias = fold(weights[:rows], np.asarray(layers[0]["b"], np.float64))
+    weights = np.concatenate([first, weights[rows:]]) if gru else first
+    f32 = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+    folded = {"layers": [f32({"w": weights, "b": bias}), *layers[1:]], "scale": f32(new)}
+    if gru:
+        w, b = (np.asarray(gru[name], np.float64) for name in ("w", "b"))
+        read, b = fold(w[:rows], b)
+        folded["gru"] = f32({"w": np.concatenate([read, w[rows:]]), "b": b})
+    return params | folded
+
+
+def _folded(
+    w: np.ndarray, b: np.ndarray, *, old: dict, new: dict, row: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(weights, bias) of rows of contexts normalised anew, that say what `w`, `b` said of the old:
+    (o - m) / s = (o - m') / s' * s' / s + (m' - m) / s. A row has `row` features, if not O."""
+    size = old["o_mean"].size
+    longer = new["o_std"] / old["o_std"]
+    shift = (new["o_mean"] - old["o_mean"]) / old["o_std"]
+    if len(w) == size:  # W = 1
+        return w * longer[:, None], b + shift @ w
+    rows = w.reshape(-1, row, w.shape[1]).copy()
+    rows[:, -1] += np.einsum("o,roh->rh", shift, rows[:, :size])  # by `valid`
+    rows[:, :size] *= longer[:, None]
+    rows[:, size : 2 * size] *= (new["o_step"] / old["o_step"])[:, None]
+    return rows.reshape(w.shape), b
 
 
 def mixture(old: Any, new: Any, share: float) -> Any:

@@ -85,9 +85,9 @@ def make_rehearse(
         )
 
     def rehearse(params, slow_params, student, replay: ReplayState, walks: Walks, key) -> Rehearsal:
-        start_key, anew_key, key = jax.random.split(key, 3)
+        start_key, real_key, anew_key, key = jax.random.split(key, 4)
         context = drawn(replay, start_key, config.dreams, model.window)
-        real = drawn(replay, jax.random.fold_in(start_key, 1), logged * mesh.size, model.window)
+        real = drawn(replay, real_key, logged * mesh.size, model.window)
         context = begun(context, walks, config.going_on, anew_key)
         keys = jax.random.key_data(jax.random.split(key, mesh.size))
         found = share_out(part, mesh, (params, slow_params, student), context, real, keys)

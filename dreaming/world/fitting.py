@@ -89,20 +89,14 @@ class LogFit:
         start = lambda: init_fit(self.model, self.config, self.scale, jax.random.key(0))
         return jax.eval_shape(start)
 
-    def learn(
-        self, key: jax.Array, update: Callable, reanalysis: Callable | None = None
-    ) -> TrainState:
+    def learn(self, key: jax.Array, update: Callable) -> TrainState:
         """Fit the model; `update(steps, **metrics)` is called after each chunk.
-
-        `reanalysis(replay)` caches searches in an earlier world beside the rows, if there is one.
 
         Raises `UserError` when a term of the loss stops being finite.
         """
         log, model, steps = self.log, self.model, self.config.steps
-        bootstrap_key, init_key = jax.random.split(key)
+        bootstrap_key, init_key, clone_key = jax.random.split(key, 3)
         replay = log.replay(model.num_members, bootstrap_key)
-        if reanalysis is not None:
-            replay = reanalysis(replay)
         state = init_fit(model, self.config, self.scale, init_key)
         if steps:
             chunk = math.gcd(CHUNK, steps)
@@ -112,7 +106,7 @@ class LogFit:
         every = every_row(replay, len(log) + len(log.traces), log.head, model.window)
         params = model.measured(state.params, every)
         if self.imitates:
-            params = imitate(model, params, replay, jax.random.fold_in(init_key, 1))
+            params = imitate(model, params, replay, clone_key)
         return state.replace(params=params)
 
 

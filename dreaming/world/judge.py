@@ -69,7 +69,7 @@ class Judge:
 
         All policies get the same first observations, members and keys.
         """
-        keys = jax.random.split(jax.random.fold_in(self.key, 0), max(1, len(self.worlds)))
+        keys = jax.random.split(jax.random.split(self.key)[0], max(1, len(self.worlds)))
         found = [dream(world, policy, key) for world, key in zip(self.worlds, keys, strict=False)]
         if not found:
             return Dreamed(np.zeros(0), *(np.zeros(0, np.int64) for _ in range(3)))
@@ -84,7 +84,7 @@ class Judge:
 
     def errors(self) -> Float[np.ndarray, " n"]:
         """Real minus dreamed reward of each segment, in the order of the logs."""
-        keys = jax.random.split(jax.random.fold_in(self.key, 1), max(1, len(self.worlds)))
+        keys = jax.random.split(jax.random.split(self.key)[1], max(1, len(self.worlds)))
         found = [
             segment_errors(world, log, self.clone, key, self.segment)
             for world, log, key in zip(self.worlds, self.held, keys, strict=False)

@@ -68,20 +68,18 @@ class LearnedPhysics:
         *,
         is_judged: bool = True,
         decides: bool = False,
-        reanalysis: Callable | None = None,
     ) -> Fitted:
         """Fit, judge and certify; each stage has a key of its own name, whoever asks.
 
         `once(stage, total, like, work)` is that of `one_round`. Without judges nothing is held out;
         where the verdict depends on them (`decides`), more.
-        `reanalysis(replay)` caches searches in an earlier world beside the rows, if there is one.
         """
         key_of = functools.partial(stage_key, key)
         config = self.judge.sized(decides)
         split = split_log(log, config, key_of("split"), decides) if is_judged else Split(log)
         seen, judged = split.seen, split.judged
         planner, judges = self.planner(seen), [self.second(part, config) for part, _ in judged]
-        learn = functools.partial(planner.learn, key_of("fit"), reanalysis=reanalysis)
+        learn = functools.partial(planner.learn, key_of("fit"))
         learned = once("fit", planner.config.steps, planner.blank(), learn)
         states: list[TrainState] = []
         if judges:

@@ -79,8 +79,6 @@ def windows():
             pi=one_hot(rows),
             has_pi=np.ones(rows, bool),
             legal=np.ones((*rows, 2), bool),
-            v_search=np.zeros(rows, np.float32),
-            has_search=np.zeros(rows, bool),
             member_weights=np.ones((3, 2), np.float32),
         )
         return Windows(**{name: jnp.asarray(x) for name, x in arrays.items()})

@@ -81,7 +81,7 @@ def test_windows_number_by_number():
     row, k = np.nonzero(a >= 0)
     pi[row, k, a[row, k]] = 1  # nothing is imitated where nothing was done
     np.testing.assert_array_equal(batch.pi, pi)
-    assert batch.legal.all() and batch.valid.all() and not batch.has_search.any()
+    assert batch.legal.all() and batch.valid.all()
 
 
 def test_a_truncation_is_no_end():
@@ -137,19 +137,10 @@ def test_windows_carry_the_contexts_of_their_rows():
     np.testing.assert_array_equal(batch.valid, context.valid)
 
 
-def test_legal_actions_and_searches_are_carried():
+def test_legal_actions_are_carried():
     masks = np.array([[True, False], [True, True], [False, True]])
     replay = make([trace([0, 1, 2], [0, 1], [1, 2], terminated=True, action_masks=masks)])
     np.testing.assert_array_equal(cut(replay, [0], 3).legal[0], masks)
-    replay = replay.replace(
-        searched=replay.searched.at[1].set(True),
-        pi_target=replay.pi_target.at[1].set(jnp.array([0.3, 0.7])),
-        v_search=replay.v_search.at[1].set(5.0),
-    )
-    batch = cut(replay, [0], 3)
-    np.testing.assert_allclose(batch.pi[0], [[1, 0], [0.3, 0.7], [0, 0]])
-    np.testing.assert_array_equal(batch.has_search[0], [False, True, False])
-    assert batch.v_search[0, 1] == 5
 
 
 def test_each_member_weighs_each_episode():

@@ -315,8 +315,6 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
         pi=jnp.zeros((1, L, 2)),
         has_pi=flags(True, True, False),
         legal=jnp.ones((1, L, 2), bool),
-        v_search=jnp.zeros((1, L)),
-        has_search=flags(False, False, False),
         member_weights=jnp.full((1, 1), 0.7),
     )
     encode = lambda model, params, o: o[:, :, -1].astype(float)  # a frame is its own latent

@@ -98,16 +98,14 @@ def test_decode_loss_by_hand(tiny):
     np.testing.assert_allclose(loss, [-np.log(0.5)], rtol=1e-6)
 
 
-def test_value_targets_know_ends_and_searches(tiny, windows):
+def test_value_targets_know_ends(tiny, windows):
     model, params = tiny()
     batch = windows(model)
-    # Row 0 terminates at step 1; row 1 was searched at its first state; row 2 goes on.
+    # Row 0 terminates at step 1; the others go on.
     batch = batch.replace(
         terminated=batch.terminated.at[0, 1].set(True),
         is_absorbing=batch.is_absorbing.at[0, 2:].set(True),
         is_real_step=batch.is_real_step.at[0, 2:].set(False),
-        has_search=batch.has_search.at[1, 0].set(True),
-        v_search=batch.v_search.at[1, 0].set(4.5),
     )
     got = np.asarray(jax.jit(lambda batch: value_targets(model, params, batch, CONFIG))(batch))
     z = model.encode(params, batch.o, batch.a_past, batch.valid)
@@ -117,7 +115,6 @@ def test_value_targets_know_ends_and_searches(tiny, windows):
     np.testing.assert_allclose(got[:, 0, 0], r[0, 0] + 0.9 * v[:, 0, 1], rtol=1e-4)
     np.testing.assert_allclose(got[:, 0, 1], r[0, 1], rtol=1e-4)
     np.testing.assert_array_equal(got[:, 0, 2], 0)
-    np.testing.assert_allclose(got[:, 1, 0], 4.5)
     np.testing.assert_allclose(got[:, 2, 1], r[2, 1] + 0.9 * v[:, 2, 2], rtol=1e-4)
 
 
