@@ -30,10 +30,9 @@ def contexts(window, rows=40, seed=1):
     a = np.eye(2)[random.integers(2, size=(rows, window - 1))]
     age = random.integers(1, window + 1, size=(rows, 1))
     valid = np.arange(window) >= window - age
-    arrays = (o, a * valid[:, :-1, None], np.zeros((rows, window), np.int32))
-    return Context(
-        *(jnp.asarray(x, jnp.float32) for x in arrays[:2]), arrays[2], jnp.asarray(valid)
-    )
+    o, a = (jnp.asarray(x, jnp.float32) for x in (o, a * valid[:, :-1, None]))
+    elapsed = jnp.zeros((rows, window), jnp.int32)
+    return Context(o=o, a=a, elapsed=elapsed, valid=jnp.asarray(valid))
 
 
 def student_of(log, window, recurrent):
