@@ -222,6 +222,7 @@ def windows_of(model: Any, o: np.ndarray, length: int) -> Windows:
         has_pi=jnp.ones(rows, bool),
         legal=jnp.ones((*rows, model.action_size), bool),
         member_weights=jnp.ones((ROWS, model.num_members)),
+        weight=jnp.ones(ROWS),
     )
 
 

@@ -290,7 +290,14 @@ MULTIPLES = (
     ("reset.every", "target.every", ": fresh heads learn from a fresh search"),
 )
 # The least value of whole numbers; what is not named here must be at least 1.
-LEAST = {"seed": None, "devices": 0, "model.chance_codes": 0, "judge.least": 0, "gate.episodes": 2}
+LEAST = {
+    "seed": None,
+    "devices": 0,
+    "model.chance_codes": 0,
+    "model.features": 0,
+    "judge.least": 0,
+    "gate.episodes": 2,
+}
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
 LEAST |= {"judge.members": 0, "fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 LEAST |= {"agent.late_unroll_steps": 0}
@@ -329,6 +336,7 @@ CLOSED = (
     "search.uniform_share",
     "rehearse.lam",
     "rehearse.real",
+    "rehearse.greedy",
     "fit.target_decay",
     "distill.target_decay",
     "baselines.target_decay",

@@ -12,7 +12,7 @@ class ModelConfig:
     """Which world model, and the shape of the one for vector observations."""
 
     name: str = "auto"  # mlp, efficientzero, counts or a plug-in's; auto = by the observations
-    latent: int = 32  # size of the latent state; 1,024 dreams of 5 members stay fast on a CPU
+    latent: int = 32  # learned features of a state; 1,024 dreams of 5 members stay fast on a CPU
     width: int = 64  # hidden units of every network
     members: int = 5  # each with its own dynamics, reward, continuation and value
     chance_codes: int = 0  # outcomes per afterstate; 0 = as many as a discrete log shows, else 1
@@ -20,22 +20,20 @@ class ModelConfig:
     recurrent: bool = False  # read the window step by step, rather than as one long vector
     reward_bins: int = 51  # at most; fewer when the log holds fewer distinct rewards
     value_bins: int = 51
-    projection: int = 64  # size of the consistency embedding
-    grounded: bool = True  # re-encode what was decoded at every dreamed step
+    features: int = 0  # random features of the closed-form base; 0 = by the log, 64 to 1,024
     clip_margin: float = 1.0  # dreams stay in the logged range widened by so many deviations
     options: dict[str, Any] = field(default_factory=dict)  # for the model of a plug-in
 
 
 @dataclass(unsafe_hash=True)
 class LossWeights:
-    """Weights of the terms of the loss; reward and consistency as in EfficientZero."""
+    """Weights of the terms of the loss of vectors."""
 
     reward: float = 1.0
     value: float = 0.1  # the heads of a random log are noise to the dynamics: keep them small
     policy: float = 0.1
-    consistency: float = 2.0
     continuation: float = 1.0
-    decode: float = 1.0  # the dream must show observations
+    observation: float = 1.0
     legality: float = 1.0
 
 
@@ -45,7 +43,7 @@ class FitConfig:
 
     steps: int = 0  # 0 = 3,000, or 0.3 per step of the log where that is more
     batch: int = 64  # windows per step
-    unroll_steps: int = 5  # K
+    unroll_steps: int = 5  # K, steps of a window; frames are unrolled over them
     td_steps: int = 1  # n of the value target; 1, for the log is off-policy
     discount: float = 0.99  # 1 / (1 - discount) must exceed the steps a good episode takes
     learning_rate: float = 2e-3  # cosine decay to 5 % of it

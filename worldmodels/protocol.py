@@ -106,6 +106,8 @@ class Trainable(WorldModel, Protocol):
     """What a fit and a rehearsal need beside it. `params` is {"net": learned, "scale": measured}.
 
     In a world params also hold "behaviour", the policy part of `heads` that clones the log.
+    One method is optional: `prepared(params, every)` works out in closed form, before the first
+    gradient step, what `measured` does after the last one.
     """
 
     convolves: ClassVar[bool]  # gradients are kept out of loops, which are slow on CPUs

@@ -41,6 +41,7 @@ class Windows(struct.PyTreeNode):
     has_pi: Bool[Array, "B L"]  # there is one
     legal: Bool[Array, "B L A"]
     member_weights: Float[Array, "B E"]  # bootstrap by episode, mean 1
+    weight: Float[Array, " B"]  # p / q: how often the log begins one here, by how often it is drawn
 
 
 class HeadTargets(struct.PyTreeNode):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from dreaming.types import ReplayState
 from envs.types import Context, Features, Trace, TraceError
@@ -71,7 +71,9 @@ def make_replay(
         last=last.astype(np.int32),
         starts=starts.astype(np.int32),
         endings=(endings if endings.size else starts).astype(np.int32),
-        ending_share=np.float32(max(0.0, ENDING_SHARE - endings.size / starts.size)),
+        ending_share=np.float32(
+            max(0.0, ENDING_SHARE - endings.size / starts.size) if endings.size else 0
+        ),
         member_weights=weights,
         pi_target=rows(lambda t: pad(np.asarray(head.target(action.flatten(t.actions))))),
     )
@@ -110,7 +112,9 @@ def sample_windows(
     """`batch` windows of `length` rows that begin at uniformly drawn steps of the log.
 
     If fewer than ENDING_SHARE of the steps are near a termination, about that share of the windows
-    begins at such steps: a model must learn endings even from two in ten thousand steps.
+    begins at such steps: a model must learn endings even from two in ten thousand steps. Windows
+    have the weights p / q that undo this, or endings would be dreamed too often (importance
+    sampling).
     """
     start_key, ending_key, choice_key, action_key = jax.random.split(key, 4)
     pick = lambda key, rows, count: rows[jax.random.randint(key, (batch,), 0, count)]
@@ -120,7 +124,17 @@ def sample_windows(
         pick(ending_key, replay.endings, replay.num_endings),
         pick(start_key, replay.starts, replay.num_starts),
     )
-    return cut_windows(replay, starts, length, action_key, head=head, window=window)
+    weight = start_weights(replay, starts)
+    cut = functools.partial(cut_windows, replay, starts, length, action_key, head=head)
+    return cut(window=window, weight=weight)
+
+
+def start_weights(replay: ReplayState, starts: Int[Array, " B"]) -> Float[Array, " B"]:
+    """p / q of each first row: uniform over the log's steps, against how `sample_windows` draws."""
+    near = replay.last[starts] - starts <= REACH
+    near &= replay.terminated[jnp.maximum(replay.last[starts] - 1, 0)]
+    more = replay.num_starts / replay.num_endings * near
+    return 1 / (1 - replay.ending_share + replay.ending_share * more)
 
 
 def every_row(replay: ReplayState, rows: int, head: ActionHead, window: int) -> Iterator[RowChunk]:
@@ -141,9 +155,10 @@ def cut_windows(
     *,
     head: ActionHead,
     window: int = 1,
+    weight: Float[Array, " B"] | None = None,
 ) -> Windows:
     """Windows of `length` rows from `starts`; past the end of an episode its last row repeats, with
-    random actions, and the masks say that this is not real."""
+    random actions, and the masks say that this is not real. `weight` is theirs, usually 1."""
     last = replay.last[starts][:, None]
     row = starts[:, None] + jnp.arange(length)
     at = jnp.minimum(row, last)
@@ -168,4 +183,5 @@ def cut_windows(
         has_pi=replay.has_step[at] & ~is_absorbing,
         legal=replay.legal[at],
         member_weights=replay.member_weights[replay.episode[starts]],
+        weight=jnp.ones(starts.shape) if weight is None else weight,
     )

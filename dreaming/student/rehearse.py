@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dreaming.config import RehearseConfig
 from dreaming.devices import everywhere, make_mesh, share_out
@@ -132,7 +133,8 @@ def make_walk(
     model: Any, head: ActionHead, config: RehearseConfig, discount: float, penalty: float
 ) -> Callable:
     """`walk(params, student, context [D], key) -> (last dream states [D], Walked)`: the student
-    draws `config.horizon` actions from each context; rewards are lowered by `penalty`."""
+    takes `config.horizon` actions from each context, in a share `config.greedy` of the walks its
+    most probable ones, else drawn; rewards are lowered by `penalty`."""
     dream = Dream(model, sampling=config.sampling)
 
     def walk(params, student, context: Context, key):
@@ -141,13 +143,15 @@ def make_walk(
         rows = jax.random.key_data(jax.random.split(dream_key, count))
         pi = lambda context, legal: head.masked(student_logits(student, context), legal)
         cost = lambda seen: penalised(seen, penalty, discount, model.value_span(params))
+        greedy = evenly(config.greedy, count)[:, None]
+        either = lambda pi, keys: jnp.where(greedy, head.mode(pi), head.sample(pi, keys))
         step_keys = jax.random.split(action_key, (config.horizon, count))
         last, walked = walk_dream(
             dream,
             params,
             dream.initial(params, context, rows),
             jax.random.key_data(step_keys),
-            draw=lambda context, legal, keys: head.sample(pi(context, legal), keys),
+            draw=lambda context, legal, keys: either(pi(context, legal), keys),
             keep=lambda step: (
                 step.before.z,
                 step.before.context,
@@ -158,6 +162,11 @@ def make_walk(
         return last, Walked(*walked, last_z=last.z)
 
     return walk
+
+
+def evenly(share: float, count: int) -> Bool[np.ndarray, " count"]:
+    """A share of so many, evenly spread."""
+    return np.diff(np.floor(share * np.arange(count + 1))) > 0
 
 
 def drawn(replay: ReplayState, key, count: int, window: int) -> Context:

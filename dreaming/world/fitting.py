@@ -97,14 +97,17 @@ class LogFit:
         log, model, steps = self.log, self.model, self.config.steps
         bootstrap_key, init_key, clone_key = jax.random.split(key, 3)
         replay = log.replay(model.num_members, bootstrap_key)
+        rows = lambda: every_row(replay, len(log) + len(log.traces), log.head, model.window)
         state = init_fit(model, self.config, self.scale, init_key)
+        if prepare := getattr(model, "prepared", None):
+            params = prepare(state.params, rows())
+            state = state.replace(params=params, target_params=params)
         if steps:
             chunk = math.gcd(CHUNK, steps)
             fit = compiled_fit(model, self.config, log.head, model.window, chunk)
             advance = lambda state: fit(state, replay)
             state = in_chunks(advance, state, steps // chunk, chunk, update)
-        every = every_row(replay, len(log) + len(log.traces), log.head, model.window)
-        params = model.measured(state.params, every)
+        params = model.measured(state.params, rows())
         if self.imitates:
             params = imitate(model, params, replay, clone_key)
         return state.replace(params=params)

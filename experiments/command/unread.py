@@ -67,8 +67,8 @@ def refuse(rules: Iterable[Unread]) -> None:
 
 # What is not read, by verb. `kind` is that of the observations: "frames" or "vectors".
 
-NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "projection", "recurrent")
-SHAPE = tuple(f"model.{name}" for name in (*NAMES, "grounded", "clip_margin"))
+NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "recurrent")
+SHAPE = tuple(f"model.{name}" for name in (*NAMES, "features", "clip_margin"))
 NAMES = ("num_simulations", "max_considered", "c_visit", "c_scale", "floor")
 TREE = tuple(f"search.{name}" for name in NAMES)
 RECORDING = ("env.behaviour", "env.real_steps", "env.switch", "env.epsilon")
@@ -109,6 +109,8 @@ def model_rules(config: Any, kind: str) -> Iterator[Unread]:
         yield Unread(("model.options.",), on, OWN[name])
     if name in ("mlp", "counts"):
         yield Unread(("images.",), on, OWN[name])
+    if name == "mlp":
+        yield Unread(("fit.gradient_scale",), on, "each of its steps begins at a real state")
     if name == "mlp" and config.model.window == 1:
         yield Unread(("fit.noise",), "a window of 1", "it is read with context.window")
     if name == "efficientzero":

@@ -8,6 +8,7 @@ world.dream, policy/, figures.json, certificate.json, result.json, report.html: 
 """
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from experiments.pages.run_report import render
 from experiments.pages.words import to_json
 from worldmodels.config import ModelConfig
 
-ADDED = ("name", "options")  # to `model`, after the first version
+ADDED = ("name", "options", "features")  # to `model`, after the first version
+# Options of vector models of earlier versions, which configs of all runs hold.
+RETIRED = ("model.projection", "model.grounded", "fit.weights.consistency", "fit.weights.decode")
 CONFIG, RESULT = "config.yaml", "result.json"
 RESULT_VERSION = 2  # 1: before the incumbent of round 0 was the process as it ran
 
@@ -70,7 +73,8 @@ def read_config(run_dir: Path, schema: type) -> Any:
 def parse_config(text: str, schema: type, where: str) -> Any:
     """A configuration as an instance of `schema`, from YAML. Raises `ConfigError` with `where`."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text))
+        stored = without(RETIRED, OmegaConf.create(text))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), stored)
         return OmegaConf.to_object(merged)
     except (OmegaConfBaseException, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -78,6 +82,16 @@ def parse_config(text: str, schema: type, where: str) -> Any:
             f"{where} is of another kind of run, or of another version ({reason}); make the run "
             "anew"
         ) from error
+
+
+def without(names: Iterable[str], config: Any) -> Any:
+    """`config` without these options, where it holds them."""
+    for name in names:
+        group, _, option = name.rpartition(".")
+        held = OmegaConf.select(config, group)
+        if held is not None and option in held:
+            del held[option]
+    return config
 
 
 def check_new(target: Path) -> None:

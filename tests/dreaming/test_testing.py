@@ -19,7 +19,7 @@ from worldmodels.config import FrameModelConfig, ModelConfig
 from worldmodels.protocol import ModelSettings
 from worldmodels.registry import make_model
 
-SMALL = ModelConfig(latent=4, width=8, members=2, projection=8, reward_bins=5, value_bins=11)
+SMALL = ModelConfig(latent=4, width=8, members=2, features=8, reward_bins=5, value_bins=11)
 
 
 def log_of(observation, action, seed=0):

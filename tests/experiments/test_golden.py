@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 LAKE = """
 env=frozenlake env.real_steps=200 fit.steps=20 fit.batch=8 model.members=2 model.width=8
-model.latent=4 model.projection=8 model.value_bins=11 judge.steps=10 judge.least=0
+model.latent=4 model.features=8 model.value_bins=11 judge.steps=10 judge.least=0
 search.num_simulations=4 rehearse.iterations=4 rehearse.dreams=8 rehearse.horizon=4
 rehearse.taught=8 distill.width=8 baselines.width=8 baselines.steps=20 gate.episodes=4
 evaluation.episodes=4 evaluation.dreams=4 certify.episodes=3 certify.dreams=3
@@ -73,7 +73,8 @@ def test_an_unfinished_one_is_refused_by_the_rules_of_its_stages(golden, tmp_pat
     with as_users_run():
         assert dream.main([*LAKE, f"hydra.run.dir={run_dir}"]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    for words in (str(run_dir), "made with another configuration", "split was absent, is 2"):
+    changed = "fit.weights.consistency was 2.0, is absent"
+    for words in (str(run_dir), "made with another configuration", changed):
         assert words in line, line
     assert files_of(run_dir) == before
 

@@ -23,7 +23,7 @@ def random_observations(random, shape, kind):
     return np.eye(3, dtype=np.float32)[random.integers(3, size=shape)]
 
 
-def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **model_fields):
+def make_tiny(kind="box", codes=1, window=1, recurrent=False, **model_fields):
     """(model, params): two members; weights are drawn at once, for no compiler to wait for."""
     random = np.random.default_rng(0)
     config = ModelConfig(
@@ -32,9 +32,8 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **m
         members=2,
         chance_codes=codes,
         window=window,
-        projection=8,
+        features=4,
         value_bins=11,
-        grounded=grounded,
         recurrent=recurrent,
     )
     o = random_observations(random, (40,), kind)
@@ -44,10 +43,15 @@ def make_tiny(kind="box", codes=1, window=1, grounded=True, recurrent=False, **m
     scale = measure_scale(o, np.diff(o, axis=0), r, ends, **rules)
     parts = (({"box": "box", "discrete": "categorical"}[kind], SIZE[kind]),)
     model = make_mlp(config, parts, make_head((2,), 2), scale)
-    net = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))["net"]
+    blank = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))
     draw = lambda x: random.normal(size=x.shape) * 0.8 / np.sqrt(x.shape[-2] if x.ndim > 1 else 9)
-    net = jax.tree.map(lambda x: jnp.asarray(draw(x), jnp.float32), net)
-    return dataclasses.replace(model, **model_fields), {"net": net, "scale": scale}
+    drawn = lambda tree: jax.tree.map(lambda x: jnp.asarray(draw(x), jnp.float32), tree)
+    if model.has_base:
+        even = lambda x: jnp.full(SIZE[kind], x)
+        base = {"noise": even(1.0), "low": even(-1e9), "high": even(1e9)}
+        base = drawn(blank["scale"]["base"]) | base
+        scale = scale | {"base": base, "share": jnp.full(SIZE[kind], 0.5)}
+    return dataclasses.replace(model, **model_fields), {"net": drawn(blank["net"]), "scale": scale}
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +84,7 @@ def windows():
             has_pi=np.ones(rows, bool),
             legal=np.ones((*rows, 2), bool),
             member_weights=np.ones((3, 2), np.float32),
+            weight=np.ones(3, np.float32),
         )
         return Windows(**{name: jnp.asarray(x) for name, x in arrays.items()})
 

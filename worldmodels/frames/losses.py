@@ -247,7 +247,7 @@ def log_loss(
         is_absorbing=batch.is_absorbing[:, rows],
         v=n_step_targets(v, batch, config),
         pi=batch.pi[:, rows],
-        weight=batch.member_weights[:, 0],
+        weight=batch.member_weights[:, 0] * batch.weight,
     )
     loss, (metrics, _) = frame_loss(
         params,

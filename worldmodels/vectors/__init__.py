@@ -1,1 +1,1 @@
-"""The model of vector observations: an ensemble that re-encodes the observations it decodes."""
+"""The model of vector observations: a closed-form base under an ensemble of networks."""

@@ -1,6 +1,7 @@
-"""The model named `mlp`: an ensemble of perceptrons, grounded in the observations it decodes."""
+"""The model named `mlp`: a closed-form base under an ensemble of perceptrons."""
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from worldmodels.config import FitConfig, ModelConfig
 from worldmodels.protocol import LogFacts, ModelError, ModelSettings, RowChunk
 from worldmodels.types import Windows
 from worldmodels.vectors.losses import model_loss
-from worldmodels.vectors.measure import measure_latents, measure_scale
+from worldmodels.vectors.measure import measure_base, measure_scale, measure_share
 from worldmodels.vectors.model import VectorModel
 
 
@@ -33,9 +34,13 @@ class Mlp(VectorModel):
         """See `losses.py`."""
         return model_loss(params, target_params, self, batch, config, key)
 
+    def prepared(self, params, every: Iterable[RowChunk]):
+        """With the closed-form base, under which the networks learn what it leaves over."""
+        return measure_base(self, params, every)
+
     def measured(self, params, every: Iterable[RowChunk]):
-        """With the range and the spread of the log's latents, so that dreams stay inside."""
-        return measure_latents(self, params, every)
+        """With the share of the networks in what is dreamed, by their error on hidden episodes."""
+        return measure_share(self, params, every)
 
     def adjusted(self, **ways: float) -> "Mlp":
         """The same model, more careful."""
@@ -54,8 +59,9 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[Mlp, dict]:
             "leave model.name=auto"
         )
     config = settings.model
+    features = config.features or base_features_of(sum(map(len, facts.r)))
     codes = config.chance_codes or branches(facts)
-    config = dataclasses.replace(config, chance_codes=codes)
+    config = dataclasses.replace(config, chance_codes=codes, features=features)
     change = np.concatenate([np.diff(o, axis=0) for o in facts.o])
     scale = measure_scale(
         np.concatenate(facts.o),
@@ -83,10 +89,14 @@ def make_mlp(
         window=config.window,
         reward_bins=scale["reward_support"].size,
         value_bins=scale["value_support"].size,
-        projection=config.projection,
         recurrent=config.recurrent,
-        grounded=config.grounded,
+        features=config.features,
     )
+
+
+def base_features_of(steps: int) -> int:
+    """Random features for a log of so many steps: a power of two, about one per 16 of them."""
+    return 2 ** round(math.log2(min(max(steps / 16, 64), 1024)))
 
 
 def branches(facts: LogFacts) -> int:

@@ -1,10 +1,10 @@
 """The loss of the vector model: one term for each part of a dream.
 
-L = sum_k [value + policy + legality + decode] + sum_{k>=1} [reward + continuation + consistency],
-per member, weighted by its bootstrap, unrolled K steps from the encoded root. With C > 1 codes:
-for discrete observations the code is the next observation, learned by cross-entropy. Otherwise
-the terms that depend on the outcome become -log sum_c p(c | y) exp(-terms_c), by expectation
-maximisation; all members share the responsibilities, so a code means the same to each of them.
+L = value + policy + legality + reward + continuation + observation, per member, of every real step
+of the windows, weighted by the member's bootstrap. With C > 1 codes: for discrete observations the
+code is the next observation, learned by cross-entropy. Otherwise the terms that depend on the
+outcome become -log sum_c p(c | y) exp(-terms_c), by expectation maximisation; all members share the
+responsibilities, so a code means the same to each of them.
 """
 
 import functools
@@ -16,10 +16,10 @@ import optax
 from jaxtyping import Array, Float
 
 from worldmodels.config import FitConfig
-from worldmodels.loops import scale_gradient
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.targets import n_step_targets
 from worldmodels.types import Windows
+from worldmodels.vectors.base import base_changes, flat_rows, shown_to
 from worldmodels.vectors.model import VectorModel
 
 cross_entropy = optax.losses.softmax_cross_entropy
@@ -36,83 +36,76 @@ def value_targets(
     return jax.vmap(lambda v: n_step_targets(v, batch, config))(v)
 
 
-def decode_loss(model: VectorModel, out, o, scale) -> Float[Array, "*B"]:
-    """Loss of decoded observations `out` against `o`, summed over numbers, categories and bits.
+def observation_loss(model: VectorModel, told, o, left) -> Float[Array, "*B"]:
+    """Loss of what the networks say of the next observation, summed over numbers, categories, bits.
 
-    Numbers: mean Huber loss in units of the typical one-step change, so that slow coordinates count
-    as much as fast ones. Categories and bits: cross-entropy, summed.
+    Numbers: mean Huber loss of what the base leaves over of their change (`left_over`). Categories
+    and bits: cross-entropy, summed.
     """
-    o = jnp.broadcast_to(o, out.shape)
-    total, numbers, at = jnp.zeros(out.shape[:-1]), [], 0
+    o, left = (jnp.broadcast_to(x, told.shape) for x in (o, left))
+    total, numbers, at = jnp.zeros(told.shape[:-1]), [], 0
     for kind, size in model.parts:
         part = slice(at, at + size)
         at += size
         if kind == "categorical":
-            total += cross_entropy(out[..., part], o[..., part])
+            total += cross_entropy(told[..., part], o[..., part])
         elif kind == "binary":
-            bits = optax.losses.sigmoid_binary_cross_entropy(out[..., part], o[..., part])
+            bits = optax.losses.sigmoid_binary_cross_entropy(told[..., part], o[..., part])
             total += jnp.sum(bits, axis=-1)
         else:
-            mean, std, step = (scale[name][part] for name in ("o_mean", "o_std", "o_step"))
-            numbers.append((out[..., part] - (o[..., part] - mean) / std) * std / step)
+            numbers.append(optax.losses.huber_loss(told[..., part], left[..., part]))
     if not numbers:
         return total
-    return total + jnp.mean(optax.losses.huber_loss(jnp.concatenate(numbers, -1)), axis=-1)
+    return total + jnp.mean(jnp.concatenate(numbers, -1), axis=-1)
 
 
-def consistency_loss(model: VectorModel, params, z, z_real) -> Float[Array, "*B"]:
-    """1 - cos(predictor(projector(z)), stop_gradient(projector(z_real))) (SimSiam)."""
-    ours = model.apply(params, "predict_projection", model.apply(params, "project", z))
-    theirs = jax.lax.stop_gradient(model.apply(params, "project", z_real))
-    return 1 - optax.losses.cosine_similarity(
-        ours, jnp.broadcast_to(theirs, ours.shape), epsilon=1e-6
-    )
+def left_over(model: VectorModel, scale: dict, batch: Windows, steps: slice):
+    """Change of the observation [B, K, O] less what the base expects on average: arsinh of it in
+    `noise`, so that the networks need not be exact to leave alone what the base knows to a
+    thousandth, and can still say what a wall does."""
+    if not model.has_base:
+        return jnp.zeros(batch.o[:, steps, -1].shape)
+    base = scale["base"] | {"weights": scale["base"]["weights"].mean(0, keepdims=True)}
+    before = flat_rows(batch.o[:, steps], batch.a_past[:, steps], batch.valid[:, steps], scale)
+    newest = batch.o[:, :, -1]
+    change = (newest[:, 1:] - newest[:, :-1])[:, steps] / scale["o_step"]
+    return jnp.arcsinh((change - base_changes(base, before, batch.a[:, steps])[0]) / base["noise"])
 
 
-def outcome_terms(model: VectorModel, params, zs, hidden, code, step, *, weights):
-    """(terms [E, B], next latents [E, B, D]) of one step, given chance codes as one-hots [B, C]."""
-    scale = params["scale"]
-    latents, r_logits, goes_on = model.apply(params, "outcome", zs, hidden, code)
-    r_target = scalar_to_support(step["r"], scale["reward_support"])
+def outcome_terms(model: VectorModel, params, hidden, code, row, *, weights):
+    """Terms [E, B] of one step, given chance codes as one-hots [B, C]."""
+    x, told = model.apply(params, "outcome", hidden, code)
+    r_logits, goes_on = model.apply(params, "consequences", x, row["z_next"])
+    r_target = scalar_to_support(row["r"], params["scale"]["reward_support"])
     terms = {
         "reward": weights.reward
-        * step["r_known"]
         * cross_entropy(r_logits, jnp.broadcast_to(r_target, r_logits.shape)),
         "continuation": weights.continuation
-        * step["is_real_step"]
-        * optax.losses.sigmoid_binary_cross_entropy(goes_on, 1.0 - step["terminated"]),
-        "consistency": weights.consistency
-        * step["o_known"]
-        * consistency_loss(model, params, latents, step["z_real"]),
-        "decode": weights.decode
-        * step["o_known"]
-        * decode_loss(model, model.apply(params, "decode", latents), step["o"], scale),
+        * optax.losses.sigmoid_binary_cross_entropy(goes_on, 1.0 - row["terminated"]),
     }
-    return terms, latents
+    if not model.codes_are_observed:  # else the code is the next observation
+        loss = observation_loss(model, told, row["o"], row["left"])
+        terms["observation"] = weights.observation * row["shown"] * loss
+    return terms
 
 
-def chance_terms(model: VectorModel, params, zs, step, weights):
-    """(terms [E, B], next latents [E, B, D]) of one step, over its chance codes."""
-    hidden, code_logits = model.apply(params, "afterstate", zs, step["a"])
-    outcome = lambda code: outcome_terms(model, params, zs, hidden, code, step, weights=weights)
+def chance_terms(model: VectorModel, params, zs, row, weights):
+    """Terms [E, B] of one step, over its chance codes."""
+    hidden, code_logits = model.apply(params, "afterstate", zs, row["a"])
+    outcome = lambda code: outcome_terms(model, params, hidden, code, row, weights=weights)
     if model.codes_are_observed:
-        terms, _ = outcome(step["o"])
-        terms = {name: terms[name] for name in ("reward", "continuation")}
-        code = jnp.broadcast_to(step["o"], code_logits.shape)
-        terms["chance"] = step["o_known"] * cross_entropy(code_logits, code)
-        return terms, jnp.broadcast_to(step["z_real"], zs.shape)  # the code is the next observation
+        code = jnp.broadcast_to(row["o"], code_logits.shape)
+        return outcome(row["o"]) | {"chance": cross_entropy(code_logits, code)}
     rows, count = zs.shape[1], model.num_codes
     codes = jnp.broadcast_to(jnp.eye(count)[:, None], (count, rows, count))
-    terms, latents = jax.vmap(outcome)(codes)  # [C, E, B], [C, E, B, D]
+    terms = jax.vmap(outcome)(codes)  # [C, E, B]
     if count == 1:
-        return jax.tree.map(lambda x: x[0], terms), latents[0]
+        return jax.tree.map(lambda x: x[0], terms)
     log_p = jnp.moveaxis(jax.nn.log_softmax(code_logits), -1, 0)  # [C, E, B]
     cost = functools.reduce(jnp.add, terms.values())
     share = responsibilities(log_p, cost)[:, None]
     terms = {name: jnp.sum(share * term, axis=0) for name, term in terms.items()}
-    terms["chance"] = -step["o_known"] * jnp.sum(share * log_p, axis=0)
-    best = jax.nn.one_hot(jnp.argmax(share, axis=0), count, axis=0)[..., None]
-    return terms, jnp.sum(best * latents, axis=0)
+    return terms | {"chance": -jnp.sum(share * log_p, axis=0)}
 
 
 def responsibilities(
@@ -125,7 +118,6 @@ def responsibilities(
 def state_terms(model: VectorModel, params, zs, row, weights):
     """Terms [E, B] of a state: value, policy, legality."""
     v_target = scalar_to_support(row["v"], params["scale"]["value_support"])  # [E, B, S]
-    value = cross_entropy(model.apply(params, "value", zs), v_target)
     pi = jnp.broadcast_to(row["pi"], (*zs.shape[:2], row["pi"].shape[-1]))
     policy = row["has_pi"] * model.head.imitation(pi, model.apply(params, "pi_logits", zs))
     legal_logits = model.apply(params, "legal_logits", zs)
@@ -133,16 +125,16 @@ def state_terms(model: VectorModel, params, zs, row, weights):
         legal_logits, jnp.broadcast_to(row["legal"].astype(jnp.float32), legal_logits.shape)
     ).mean(-1)
     return {
-        "value": weights.value * row["v_known"] * value,
+        "value": weights.value * cross_entropy(model.apply(params, "value", zs), v_target),
         "policy": weights.policy * policy,
-        "legality": weights.legality * row["o_known"] * legality,
+        "legality": weights.legality * legality,
     }
 
 
 def disturbed(model: VectorModel, o, step, noise: float, key) -> Float[Array, "B L W O"]:
     """Windows with Gaussian noise on their numbers, of `noise` typical one-step changes.
 
-    In a dream a window shows decoded observations, whose errors look like wrong velocities; a model
+    In a dream a window shows dreamed observations, whose errors look like wrong velocities; a model
     fitted on noisy windows relies less on them (Sanchez-Gonzalez et al., 2020). With W = 1 there is
     no velocity, and nothing is changed.
     """
@@ -156,51 +148,32 @@ def disturbed(model: VectorModel, o, step, noise: float, key) -> Float[Array, "B
 def model_loss(
     params, target_params, model: VectorModel, batch: Windows, config: FitConfig, key: jax.Array
 ):
-    """(loss, terms) of windows [B], unrolled K = `config.unroll_steps` steps; `key` draws the noise
-    of `disturbed`."""
-    K, weights = config.unroll_steps, config.weights
-    rows, steps = slice(0, K + 1), slice(0, K)
-    seen = disturbed(model, batch.o[:, rows], params["scale"]["o_step"], config.noise, key)
-    z_real = model.encode(params, seen, batch.a_past[:, rows], batch.valid[:, rows])
-    known = batch.is_real_o | batch.is_absorbing
-    time_first = lambda x: jnp.moveaxis(x, 1, 0)
+    """(loss, terms) of windows [B], each of whose first K = `config.unroll_steps` rows is a root
+    with one step; `key` draws the noise of `disturbed`."""
+    K, scale = config.unroll_steps, params["scale"]
+    steps, rows = slice(0, K), slice(0, K + 1)
+    seen = disturbed(model, batch.o[:, rows], scale["o_step"], config.noise, key)
+    z = model.encode(params, seen, batch.a_past[:, rows], batch.valid[:, rows])
+    flat = lambda x: x[:, steps].reshape(-1, *x.shape[2:])
+    to_members = lambda x: jnp.repeat(x, K, axis=0).T  # [B, E] -> [E, B * K]
     row = {
-        "v": jnp.moveaxis(value_targets(model, target_params, batch, config), 2, 0)[: K + 1],
-        "v_known": time_first(known[:, rows].astype(jnp.float32)),
-        "o_known": time_first(batch.is_real_o[:, rows].astype(jnp.float32)),
-        "pi": time_first(batch.pi[:, rows]),
-        "has_pi": time_first((batch.has_pi & batch.is_real_o)[:, rows].astype(jnp.float32)),
-        "legal": time_first(batch.legal[:, rows]),
+        "a": flat(batch.a),
+        "r": flat(batch.r),
+        "terminated": flat(batch.terminated) * 1.0,
+        "o": flat(batch.o[:, 1:, -1]),
+        "z_next": flat(z[:, 1:]),
+        "left": flat(left_over(model, scale, batch, steps)),
+        "shown": to_members(shown_to(batch.member_weights)),
+        "v": jax.vmap(flat)(value_targets(model, target_params, batch, config)),
+        "pi": flat(batch.pi),
+        "has_pi": flat(batch.has_pi) * 1.0,
+        "legal": flat(batch.legal),
     }
-    step = {
-        "a": time_first(batch.a[:, steps]),
-        "r": time_first(jnp.where(batch.is_real_step, batch.r, 0.0)[:, steps]),
-        "r_known": time_first((batch.is_real_step | batch.is_absorbing[:, :-1])[:, steps] * 1.0),
-        "is_real_step": time_first(batch.is_real_step[:, steps] * 1.0),
-        "terminated": time_first(batch.terminated[:, steps] * 1.0),
-        "o": time_first(batch.o[:, 1 : K + 1, -1]),
-        "o_known": row["o_known"][1:],
-        "z_real": time_first(z_real[:, 1:]),
-    }
-    zs = jnp.broadcast_to(z_real[:, 0], (model.num_members, *z_real[:, 0].shape))
-    shown = model.apply(params, "decode", z_real)
-    root_decode = decode_loss(model, shown, batch.o[:, rows, -1], params["scale"])
-    root_decode = jnp.mean(root_decode * batch.is_real_o[:, rows], axis=1)
-    at = lambda tree, k: jax.tree.map(lambda x: x[k], tree)
-    first = state_terms(model, params, zs, at(row, 0), weights)
-    first["decode"] = weights.decode * root_decode
-
-    def unroll(zs, k):
-        row_k, step_k = k
-        terms, zs = chance_terms(model, params, zs, step_k, weights)
-        terms |= state_terms(model, params, zs, row_k, weights)
-        return scale_gradient(zs, config.gradient_scale), terms
-
-    later_rows = jax.tree.map(lambda x: x[1:], row)
-    _, later = jax.lax.scan(unroll, zs, (later_rows, step))
-    per_member = batch.member_weights.T  # [E, B]
-    total = {name: jnp.mean(per_member * jnp.sum(term, axis=0)) / K for name, term in later.items()}
-    for name, term in first.items():
-        total[name] = total.get(name, 0.0) + jnp.mean(per_member * term)
+    zs = flat(z)
+    zs = jnp.broadcast_to(zs, (model.num_members, *zs.shape))
+    terms = state_terms(model, params, zs, row, config.weights)
+    terms |= chance_terms(model, params, zs, row, config.weights)
+    weight = to_members(batch.member_weights * batch.weight[:, None]) * flat(batch.is_real_step)
+    total = {name: jnp.mean(weight * term) for name, term in terms.items()}
     loss = functools.reduce(jnp.add, total.values())
     return loss, {f"fit/{name}_loss": term for name, term in total.items()}

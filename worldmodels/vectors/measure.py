@@ -1,4 +1,5 @@
-"""What is measured on a log: normalisers before a fit, the range of latents after it."""
+"""What is measured on a log: normalisers and the base before a fit, the share of the networks
+after it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,12 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from worldmodels.config import ModelConfig
 from worldmodels.contexts import observation_scale
 from worldmodels.protocol import RowChunk
 from worldmodels.support import reward_support, value_bounds, value_support
+from worldmodels.vectors.base import left_by, shown_to
+from worldmodels.vectors.losses import left_over
 from worldmodels.vectors.model import VectorModel
+from worldmodels.vectors.regression import fit_base, logged_rows
+
+LEAST_HIDDEN = 10  # steps by which networks are judged
 
 
 def measure_scale(
@@ -30,9 +37,6 @@ def measure_scale(
         "o_low": o.min(0),
         "o_high": o.max(0),
         "margin": config.clip_margin,
-        "z_low": np.full(config.latent, -1e3),
-        "z_high": np.full(config.latent, 1e3),
-        "z_std": np.ones(config.latent),
         "reward_support": r_support,
         "r_range": r_support[-1] - r_support[0],
         "v_range": usual[1] - usual[0],
@@ -41,14 +45,56 @@ def measure_scale(
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scale)
 
 
-def measure_latents(model: VectorModel, params, every: Iterable[RowChunk]):
-    """`params` with the range and spread of the log's latents, so that dreams stay inside it."""
-    encode = jax.jit(model.encode)
-    z = [
-        np.asarray(encode(params, rows.o[:, 0], rows.a_past[:, 0], rows.valid[:, 0]))[:count]
-        for rows, count in every
-    ]
-    z, margin = np.concatenate(z), float(params["scale"]["margin"])
-    std = z.std(0) + 1e-6
-    measured = {"z_low": z.min(0) - margin * std, "z_high": z.max(0) + margin * std, "z_std": std}
-    return {"net": params["net"], "scale": params["scale"] | jax.tree.map(jnp.asarray, measured)}
+def measure_base(model: VectorModel, params, every: Iterable[RowChunk]):
+    """`params` with the closed-form base of the log."""
+    if not model.has_base:
+        return params
+    scale = params["scale"]
+    base = fit_base(scale["base"], scale, logged_rows(every), model.is_number)
+    return params | {"scale": scale | {"base": jax.tree.map(jnp.asarray, base)}}
+
+
+def measure_share(model: VectorModel, params, every: Iterable[RowChunk]):
+    """`params` with the share of the networks in the change of each number."""
+    if not model.has_base or model.num_codes > 1:  # codes say what chance leaves over
+        return params
+
+    @jax.jit
+    def told(params, rows):
+        now = jax.tree.map(lambda x: x[:, 0], (rows.o, rows.a_past, rows.valid))
+        z = model.encode(params, *now)
+        z = jnp.broadcast_to(z, (model.num_members, *z.shape))
+        hidden, _ = model.apply(params, "afterstate", z, rows.a[:, 0])
+        code = jnp.zeros((len(rows.a), model.code_size))
+        _, guess = model.apply(params, "outcome", hidden, code)
+        left = left_over(model, params["scale"], rows, slice(0, 1))[:, 0]
+        base = params["scale"]["base"]
+        return left_by(base, guess), left_by(base, left)
+
+    guesses, lefts, weights = [], [], []
+    for rows, count in every:
+        real = np.asarray(rows.is_real_step[:count, 0])
+        guess, left = (np.asarray(x) for x in told(params, rows))
+        guesses.append(guess[:, :count][:, real])
+        lefts.append(left[:count][real])
+        weights.append(np.asarray(rows.member_weights)[:count][real])
+    join = lambda parts, axis=0: np.concatenate(parts, axis=axis)
+    share = share_of(join(lefts), join(guesses, 1), join(weights))
+    return params | {"scale": params["scale"] | {"share": jnp.asarray(share)}}
+
+
+def share_of(
+    left: Float[np.ndarray, "N O"], guess: Float[np.ndarray, "E N O"], weights
+) -> Float[np.ndarray, " O"]:
+    """The share of the networks' `guess` that explains most of what is `left` where members had not
+    seen it: least squares, in 0..1. Nothing if less than LEAST_HIDDEN were hidden from members that
+    learned at all; a single member has seen all."""
+    shown = np.asarray(shown_to(weights)).T
+    hidden = ~shown & shown.any(1, keepdims=True)
+    if len(guess) == 1:
+        hidden = np.ones((1, len(left)), bool)
+    elif hidden.sum() < LEAST_HIDDEN:
+        return np.zeros(left.shape[1], np.float32)
+    explained = np.einsum("eno,no,en->o", guess, left, hidden)
+    size = np.einsum("eno,eno,en->o", guess, guess, hidden)
+    return np.clip(explained / np.maximum(size, 1e-12), 0, 1).astype(np.float32)

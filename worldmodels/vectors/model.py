@@ -11,13 +11,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from worldmodels.actions import ActionHead
 from worldmodels.contexts import context_rows, row_size
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.types import HeadTargets, Prediction
+from worldmodels.vectors.base import base_changes, flat_rows, init_base, left_by, within
 from worldmodels.vectors.networks import Networks, init_params
 from worldmodels.vectors.types import Afterstate, History, LatentState
 
@@ -29,9 +31,11 @@ class VectorModel:
     `num_codes` outcomes of an afterstate are told apart. For a discrete observation a code names
     the next observation, and the likeliest `num_codes` of them are offered; otherwise codes are
     learned (see `losses.py`).
-    `grounded`: every state reached is the encoding of the observation it decodes to. The model
-    is trained K steps deep, dreams go hundreds: on the encoder's own manifold errors do not
-    compound (50 steps of MountainCar: skill 0.99 grounded, below 0 free-running).
+    Numbers of an observation change as each member's base says (`base.py`), plus a share of what
+    its network says is left over; categories and bits are what networks say. Every state reached
+    is the encoding of the observation it shows, in dreams as in the loss: on the encoder's own
+    manifold errors do not compound (50 steps of MountainCar: skill 0.99 grounded, below 0
+    free-running).
     `pessimism` is kappa of mean - kappa * std over members, for rewards and values (0 = mean).
     `behaviour_penalty` is the uncertainty per nat by which an action is less likely than the
     likeliest to the log's own policy (params["behaviour"]).
@@ -46,9 +50,8 @@ class VectorModel:
     window: int
     reward_bins: int
     value_bins: int
-    projection: int
+    features: int  # random Fourier features of the base
     recurrent: bool = False
-    grounded: bool = True
     pessimism: float = 0.0
     behaviour_penalty: float = 0.0
     convolves: ClassVar[bool] = False
@@ -73,6 +76,17 @@ class VectorModel:
         """True when a chance code is the name of the next observation."""
         return [kind for kind, _ in self.parts] == ["categorical"]
 
+    @cached_property
+    def is_number(self) -> Bool[np.ndarray, " O"]:
+        """Which features of an observation are numbers."""
+        kinds, sizes = zip(*self.parts, strict=True)
+        return np.repeat([kind == "box" for kind in kinds], sizes)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether there is a number for a base to change."""
+        return bool(self.is_number.any())
+
     @property
     def code_size(self) -> int:
         """Codes that the networks know."""
@@ -88,7 +102,6 @@ class VectorModel:
             chance_codes=self.code_size,
             reward_bins=self.reward_bins,
             value_bins=self.value_bins,
-            projection_size=self.projection,
             observation_size=self.observation_size,
             action_size=self.action_size,
             policy_size=self.num_actions,
@@ -100,21 +113,22 @@ class VectorModel:
         return self.networks.apply({"params": params["net"]}, *args, method=method)
 
     def init(self, key, scale: dict):
-        """Fresh params with the given normalisers (see `fit.measure_scale`)."""
+        """Fresh params with the given normalisers (see `measure.py`)."""
         row = row_size(self.window, self.observation_size, self.action_size)
         shape = (self.window, row) if self.recurrent else (self.window * row,)
+        sizes = (self.window * row, self.action_size, self.num_members, self.observation_size)
+        base_key, key = jax.random.split(key)
+        if self.has_base:
+            base = init_base(base_key, self.features, *sizes)
+            scale = scale | {"base": base, "share": jnp.ones(self.observation_size)}
         return {"net": init_params(self.networks, shape, key), "scale": scale}
 
     # The protocol
 
     def root(self, params, context) -> LatentState:
         """The latent state of contexts [B] of real observations."""
-        latent = self.encode(params, context.o, context.a, context.valid)
-        member = jnp.full(latent.shape[0], -1, jnp.int32)
-        history = None
-        if self.window > 1:
-            history = History(context.o[:, 1:], context.a[:, 1:], context.valid[:, 1:])
-        return LatentState(latent, member, context.o[:, -1], history)
+        member = jnp.full(context.o.shape[0], -1, jnp.int32)
+        return self._at(params, member, context.o, context.a, context.valid)
 
     def afterstate(
         self, params, z: LatentState, a: Float[Array, "B A"]
@@ -130,8 +144,11 @@ class VectorModel:
         history = z.history
         if history is not None:
             history = history.replace(a=jnp.concatenate([history.a, a[:, None]], axis=1))
+        change = None
+        if z.x is not None:
+            change = jnp.moveaxis(base_changes(params["scale"]["base"], z.x, a), 0, 1)
         hidden = jnp.moveaxis(hidden, 0, 1)
-        y = Afterstate(z.latent, z.member, hidden, codes, disagreement, history)
+        y = Afterstate(z.member, z.o, change, hidden, codes, disagreement, history)
         return jnp.log(offered + 1e-9), y
 
     def outcome(self, params, y: Afterstate, c: Int[Array, " B"]) -> tuple[LatentState, Prediction]:
@@ -139,18 +156,20 @@ class VectorModel:
         code = jnp.take_along_axis(y.codes, c[:, None], axis=-1)[:, 0]
         code = jax.nn.one_hot(code, self.code_size)
         scale = params["scale"]
-        each, hidden = self._each(y.latent), jnp.moveaxis(y.hidden, 1, 0)
-        latents, r_logits, goes_on = self.apply(params, "outcome", each, hidden, code)
-        latents = jnp.clip(latents, scale["z_low"], scale["z_high"])
+        hidden = jnp.moveaxis(y.hidden, 1, 0)
+        x, told = self.apply(params, "outcome", hidden, code)
+        uncertainty = y.disagreement
+        if self.codes_are_observed:  # the code alone says where it leads
+            o = code
+        else:
+            o, outside, doubt = self._next(params, y, told)
+            uncertainty += outside + doubt
+        z = self._reached(params, y, o)
+        r_logits, goes_on = self.apply(params, "consequences", x, z.latent)
         r = support_to_scalar(r_logits, scale["reward_support"])
         continuation = jax.nn.sigmoid(goes_on)
-        z = LatentState(self._pick(latents, y.member), y.member, history=y.history)
-        z, outside = self._ground(params, z, code if self.codes_are_observed else None)
         spread = lambda x, unit: _deviation(x) / unit
-        uncertainty = y.disagreement + outside
         uncertainty += spread(r, scale["r_range"]) + spread(continuation, 1.0)
-        if not self.codes_are_observed:  # else the code alone says where it leads
-            uncertainty += jnp.sqrt(jnp.mean(jnp.square(spread(latents, scale["z_std"])), -1))
         prediction = Prediction(
             r=self._lower(r, y.member),
             continuation=self._pick(continuation, y.member),
@@ -163,7 +182,7 @@ class VectorModel:
 
     def decode(self, params, z: LatentState) -> Float[Array, "B O"]:
         """Observation features in real units, near the logged range; categories as one-hots."""
-        return self._decode(params, z)[0] if z.o is None else z.o
+        return z.o
 
     # What the loop needs beside it
 
@@ -185,39 +204,60 @@ class VectorModel:
         head = lambda name: self.apply(params, name, z.latent)
         return self.value(params, z), head("pi_logits"), head("legal_logits")
 
-    def _decode(self, params, z: LatentState):
-        """(observation, how many deviations it lay outside the logged range [B])."""
-        out = self.apply(params, "decode", z.latent)
-        scale, shown, outside, at = params["scale"], [], 0.0, 0
+    def _next(self, params, y: Afterstate, told: Float[Array, "E B O"]):
+        """(next observation [B, O], how many deviations it lay outside the logged range [B], how
+        much the members differ about it [B], in deviations)."""
+        scale, each, unit = params["scale"], jnp.zeros_like(told), jnp.ones(told.shape[-1])
+        if y.change is not None:
+            left = scale["share"] * left_by(scale["base"], told)
+            change = within(scale["base"], jnp.moveaxis(y.change, 1, 0) + left)
+            each, unit = y.o + scale["o_step"] * change, scale["o_std"]
+        if not self.is_number.all():
+            each = jnp.where(self.is_number, each, self._chances(told))
+            unit = jnp.where(self.is_number, unit, 1.0)
+        doubt = jnp.sqrt(jnp.mean(jnp.square(_deviation(each) / unit), axis=-1))
+        mean, shown, outside, at = self._pick(each, y.member), [], 0.0, 0
         for kind, size in self.parts:
-            part, x = slice(at, at + size), out[..., at : at + size]
+            part, x = slice(at, at + size), mean[..., at : at + size]
             at += size
             if kind == "categorical":
                 shown.append(jax.nn.one_hot(jnp.argmax(x, -1), size))
             elif kind == "binary":
-                shown.append((x > 0).astype(x.dtype))
+                shown.append((x > 0.5).astype(x.dtype))
             else:
                 o, excess = _clipped(x, scale, part)
                 shown.append(o)
                 outside = jnp.maximum(outside, excess)
-        return jnp.concatenate(shown, axis=-1), outside
+        return jnp.concatenate(shown, axis=-1), outside, doubt
 
-    def _ground(self, params, z: LatentState, code):
-        """`z` on the encoder's manifold, at the observation it decodes to or that `code` names."""
-        o, outside = self._decode(params, z) if code is None else (code, 0.0)
-        z, past = z.replace(o=o), z.history
+    def _chances(self, told: Float[Array, "E B O"]) -> Float[Array, "E B O"]:
+        """Probabilities of categories and bits."""
+        found, at = [], 0
+        for kind, size in self.parts:
+            x = told[..., at : at + size]
+            at += size
+            found.append(jax.nn.softmax(x) if kind == "categorical" else jax.nn.sigmoid(x))
+        return jnp.concatenate(found, axis=-1)
+
+    def _reached(self, params, y: Afterstate, o: Float[Array, "B O"]) -> LatentState:
+        """The state at observation `o`: the root of what was seen until there."""
+        past, o = y.history, o[..., None, :]
         if past is None:
-            none = jnp.zeros((*o.shape[:-1], 0, self.action_size))
-            context = o[..., None, :], none, jnp.ones((*o.shape[:-1], 1), bool)
-        else:
-            now = jnp.ones_like(past.valid[..., :1])
-            o = jnp.concatenate([past.o, o[..., None, :]], axis=-2)
-            context = o, past.a, jnp.concatenate([past.valid, now], axis=-1)
-            o, a, valid = context
-            z = z.replace(history=History(o[..., 1:, :], a[..., 1:, :], valid[..., 1:]))
-        if not (self.grounded or self.codes_are_observed):
-            return z, outside
-        return z.replace(latent=self.encode(params, *context)), outside
+            none = jnp.zeros((*o.shape[:-2], 0, self.action_size))
+            return self._at(params, y.member, o, none, jnp.ones((*o.shape[:-2], 1), bool))
+        now = jnp.ones_like(past.valid[..., :1])
+        o = jnp.concatenate([past.o, o], axis=-2)
+        valid = jnp.concatenate([past.valid, now], axis=-1)
+        return self._at(params, y.member, o, past.a, valid)
+
+    def _at(self, params, member, o, a, valid) -> LatentState:
+        """The state of contexts [B], carried on by `member`."""
+        latent = self.encode(params, o, a, valid)
+        x = flat_rows(o, a, valid, params["scale"]) if self.has_base else None
+        history = None
+        if self.window > 1:
+            history = History(o[..., 1:, :], a[..., 1:, :], valid[..., 1:])
+        return LatentState(latent, member, o[..., -1, :], x, history)
 
     def value_span(self, params) -> Float[Array, ""]:
         """Width of the range that values usually take, in reward units."""
@@ -299,11 +339,9 @@ def _deviation(x: Float[Array, "E ..."]) -> Float[Array, "..."]:
     return jnp.sqrt(_over_members([jnp.square(each - mean) for each in x]) / len(x))
 
 
-def _clipped(out, scale: dict, part: slice):
-    """(observation in real units near the logged range, deviations outside of it [B])."""
-    names = ("o_mean", "o_std", "o_low", "o_high")
-    mean, std, low, high = (scale[name][part] for name in names)
-    o = out * std + mean
+def _clipped(o, scale: dict, part: slice):
+    """(observation near the logged range, deviations outside of it [B])."""
+    std, low, high = (scale[name][part] for name in ("o_std", "o_low", "o_high"))
     excess = jnp.maximum(o - high, low - o) / std
     margin = scale["margin"] * std
     outside = jnp.max(jnp.clip(excess, 0.0, scale["margin"]), axis=-1)

@@ -1,8 +1,7 @@
 """The networks of a world model for vector observations (flax linen).
 
-One encoder, one decoder and one latent space; E members, each with its own dynamics, reward,
-continuation and value, in one vmapped program. MuZero's h, g, f are represent, afterstate with
-outcome, and predict.
+One encoder and one latent space; E members, each with its own dynamics, reward, continuation and
+value, in one vmapped program. MuZero's h, g, f are represent, afterstate with outcome, and predict.
 """
 
 from typing import Any
@@ -53,43 +52,42 @@ class Recurrent(nn.Module):
 
 
 class Member(nn.Module):
-    """The networks of one member.
-
-    The change of the latent is a linear map of latent and action plus a small network: much of
-    physics is nearly linear, which a log of a few hundred steps alone would hardly teach.
-    """
+    """The networks of one member."""
 
     width: int
-    latent: int
     chance_codes: int
     reward_bins: int
     value_bins: int
+    observation_size: int
 
     def setup(self):
         self.action = nn.Dense(self.width)
         self.code_logits = Mlp((self.width, self.chance_codes))
         self.code = nn.Dense(self.width, use_bias=False)
         self.body = nn.Dense(self.width)
-        self.change = nn.Dense(self.latent, kernel_init=small)
-        self.drift = nn.Dense(self.latent, kernel_init=small, use_bias=False)
+        self.observation = nn.Dense(self.observation_size, kernel_init=small)
+        self.reached = nn.Dense(self.width, use_bias=False)
         self.reward = nn.Dense(self.reward_bins, kernel_init=small)
         self.goes_on = nn.Dense(1, kernel_init=small, bias_init=nn.initializers.constant(3.0))
         self.value_net = Mlp((self.width, self.width, self.value_bins))
 
     def afterstate(self, z: Float[Array, "B D"], a: Float[Array, "B A"]):
-        """Hidden afterstate [B, H + D], its linear part last, and logits of the codes [B, C]."""
-        x = jnp.concatenate([z, a], -1)
-        hidden = nn.silu(self.action(x))
-        return jnp.concatenate([hidden, self.drift(x)], -1), self.code_logits(hidden)
+        """Hidden afterstate [B, H] and logits of the codes [B, C]."""
+        hidden = nn.silu(self.action(jnp.concatenate([z, a], -1)))
+        return hidden, self.code_logits(hidden)
 
-    def outcome(self, z, hidden, code: Float[Array, "B C"]):
-        """Next latent [B, D], reward logits [B, S], continuation logit [B]."""
-        hidden, drift = hidden[..., : self.width], hidden[..., self.width :]
+    def outcome(self, hidden, code: Float[Array, "B C"]):
+        """(what `consequences` reads [B, H], what is observed next [B, O]: of numbers the change
+        that the base leaves over, of categories and bits logits)."""
         x = self.body(hidden)
         if self.chance_codes > 1:
             x = x + self.code(code)
-        x = nn.silu(x)
-        return z + drift + self.change(x), self.reward(x), self.goes_on(x)[..., 0]
+        return x, self.observation(nn.silu(x))
+
+    def consequences(self, x: Float[Array, "B H"], z: Float[Array, "B D"]):
+        """(reward logits [B, S], continuation logit [B]) of a step that reached the latent z."""
+        x = nn.silu(x + self.reached(z))
+        return self.reward(x), self.goes_on(x)[..., 0]
 
     def value(self, z):
         """Value logits [B, S]."""
@@ -97,14 +95,15 @@ class Member(nn.Module):
 
     def __call__(self, z, a, code):
         hidden, code_logits = self.afterstate(z, a)
-        return code_logits, self.outcome(z, hidden, code), self.value(z)
+        x, told = self.outcome(hidden, code)
+        return code_logits, told, self.consequences(x, z), self.value(z)
 
 
 Members = nn.vmap(
     Member,
     variable_axes={"params": 0},
     split_rngs={"params": True},
-    methods=["__call__", "afterstate", "outcome", "value"],
+    methods=["__call__", "afterstate", "outcome", "consequences", "value"],
 )
 
 
@@ -117,38 +116,39 @@ class Networks(nn.Module):
     chance_codes: int
     reward_bins: int
     value_bins: int
-    projection_size: int
     observation_size: int
     action_size: int
     policy_size: int
     recurrent: bool
 
     def setup(self):
-        sizes = (self.width, self.latent, self.chance_codes, self.reward_bins, self.value_bins)
+        sizes = (self.width, self.chance_codes, self.reward_bins, self.value_bins)
+        sizes += (self.observation_size,)
         encoder = Recurrent if self.recurrent else Residual
         self.encoder = encoder(self.width, self.latent)
-        self.decoder = Residual(self.width, self.observation_size)
         self.member = Members(*sizes)
         self.policy = Mlp((self.width, self.width, self.policy_size))
         self.legality = nn.Dense(self.action_size, bias_init=nn.initializers.constant(3.0))
-        self.projector = Mlp((self.projection_size, self.projection_size))
-        self.predictor = Mlp((self.projection_size, self.projection_size))
 
     def represent(self, x):
-        """Latent [*B, D] of a normalised context: flattened, or rows [*B, W, F] if recurrent."""
-        return self.encoder(x)
+        """Latent [*B, D] of a normalised context: flattened, or rows [*B, W, F] if recurrent.
 
-    def decode(self, z):
-        """Observation features [B, O]: normalised numbers, logits of categories and of bits."""
-        return self.decoder(z)
+        What is seen (the newest row, if recurrent) beside what is learned of it: no loss can take
+        from the heads what they may need.
+        """
+        return jnp.concatenate([x[..., -1, :] if self.recurrent else x, self.encoder(x)], axis=-1)
 
     def afterstate(self, z, a):
         """Per member: hidden [E, B, H], code logits [E, B, C]; z is [E, B, D]."""
         return self.member.afterstate(z, self._each(a))
 
-    def outcome(self, z, hidden, code):
-        """Per member: latent [E, B, D], reward logits [E, B, S], continuation logit [E, B]."""
-        return self.member.outcome(z, hidden, self._each(code))
+    def outcome(self, hidden, code):
+        """Per member: what `consequences` reads [E, B, H], what is observed next [E, B, O]."""
+        return self.member.outcome(hidden, self._each(code))
+
+    def consequences(self, x, z):
+        """Per member: reward logits [E, B, S], continuation logit [E, B]; z is [B, D]."""
+        return self.member.consequences(x, self._each(z))
 
     def value(self, z):
         """Value logits per member [E, B, S]; z is [E, B, D]."""
@@ -162,14 +162,6 @@ class Networks(nn.Module):
         """Legality of every action feature [B, A]."""
         return self.legality(z)
 
-    def project(self, z):
-        """Consistency embedding [B, P]."""
-        return self.projector(z)
-
-    def predict_projection(self, p):
-        """The predictor on top of a projection; it keeps the embedding from collapsing."""
-        return self.predictor(p)
-
     def _each(self, x):
         return jnp.broadcast_to(x, (self.members, *x.shape))
 
@@ -177,8 +169,7 @@ class Networks(nn.Module):
         z = self.represent(x)
         zs = self._each(z)
         members = self.member(zs, self._each(a), self._each(code))
-        heads = self.pi_logits(z), self.legal_logits(z), self.decode(z)
-        return members, heads, self.predict_projection(self.project(z))
+        return members, self.pi_logits(z), self.legal_logits(z)
 
 
 def init_params(networks: Networks, context_shape: tuple[int, ...], key: jax.Array):

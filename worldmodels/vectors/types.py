@@ -17,15 +17,17 @@ class LatentState(struct.PyTreeNode):
 
     latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]  # -1 = the mean of the members
-    o: Float[Array, "*B O"] | None = None  # the observation shown here; None: not yet decoded
+    o: Float[Array, "*B O"]  # the observation shown here
+    x: Float[Array, "*B X"] | None  # the context that it ends, normalised: what the base reads
     history: History | None = None  # what the next root is encoded with; None for W = 1
 
 
 class Afterstate(struct.PyTreeNode):
     """The state after an action, before its chance outcome, by every member."""
 
-    latent: Float[Array, "*B D"]
     member: Int[Array, " *B"]
+    o: Float[Array, "*B O"]  # the observation before the action
+    change: Float[Array, "*B E O"] | None  # that each member's base expects, in `o_step`
     hidden: Float[Array, "*B E H"]  # rows first, as a search tree stores them
     codes: Int[Array, "*B C"]  # the codes on offer, the likeliest first
     disagreement: Float[Array, " *B"]  # of the members about the codes' probabilities

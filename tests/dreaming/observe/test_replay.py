@@ -81,7 +81,7 @@ def test_windows_number_by_number():
     row, k = np.nonzero(a >= 0)
     pi[row, k, a[row, k]] = 1  # nothing is imitated where nothing was done
     np.testing.assert_array_equal(batch.pi, pi)
-    assert batch.legal.all() and batch.valid.all()
+    assert batch.legal.all() and batch.valid.all() and (batch.weight == 1).all()
 
 
 def test_a_truncation_is_no_end():
@@ -141,6 +141,24 @@ def test_legal_actions_are_carried():
     masks = np.array([[True, False], [True, True], [False, True]])
     replay = make([trace([0, 1, 2], [0, 1], [1, 2], terminated=True, action_masks=masks)])
     np.testing.assert_array_equal(cut(replay, [0], 3).legal[0], masks)
+
+
+def test_weights_undo_that_endings_are_drawn_more_often():
+    """Drawn 40 times as often as they are: their weighted share is their share of the log."""
+    going = [trace(list(range(200)), [0] * 199, [0] * 199) for _ in range(10)]
+    replay = make([*going, trace([0, 1, 2], [0, 1], [0, 1], terminated=True)])
+    batch = sample_windows(replay, jax.random.key(0), 20_000, 2, head=HEAD)
+    ends, weight = np.asarray(batch.terminated[:, 0]), np.asarray(batch.weight)
+    assert ends.mean() > 20 / 1992  # half of a tenth
+    np.testing.assert_allclose(weight.mean(), 1, rtol=0.02)
+    np.testing.assert_allclose((weight * ends).mean(), 1 / 1992, rtol=0.1)
+    assert len(set(weight.tolist())) == 2
+
+
+def test_without_rare_endings_all_windows_weigh_the_same():
+    for traces in (log(), [trace([0, 1, 2], [0, 1], [0, 1])]):
+        batch = sample_windows(make(traces), jax.random.key(0), 50, 2, head=HEAD)
+        np.testing.assert_allclose(batch.weight, 1, rtol=1e-6)
 
 
 def test_each_member_weighs_each_episode():

@@ -285,7 +285,7 @@ def test_a_row_does_not_see_its_neighbours(teacher, codes):
 @pytest.mark.parametrize("codes", [1, 2])
 def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
     """Shapes alone: nothing is compiled."""
-    config = ModelConfig(latent=8, width=16, members=2, chance_codes=codes, projection=8)
+    config = ModelConfig(latent=8, width=16, members=2, chance_codes=codes, features=8)
     o, r = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9.0)
     rules = {"config": config, "discount": 0.9, "is_number": np.ones(2, bool)}
     scale = measure_scale(o, np.diff(o, axis=0), [r], [True], **rules)
@@ -294,7 +294,8 @@ def test_a_learned_model_is_searched_like_an_oracle(teacher, codes):
 
     def run(key):
         params = model.init(key, scale)
-        z = LatentState(jnp.zeros((5, 8)), jnp.full(5, -1, jnp.int32), jnp.zeros((5, 2)))
+        o = jnp.zeros((5, 2))
+        z = LatentState(jnp.zeros((5, 2 + 8)), jnp.full(5, -1, jnp.int32), o, o)
         return vars(teach(params, z, key, model.value_span(params)))
 
     with jax.numpy_rank_promotion("allow"):

@@ -86,15 +86,18 @@ def test_the_student_loss_is_a_weighted_mean():
 
 def learned():
     """(model, params): a learned model of two members with random weights."""
-    config = ModelConfig(latent=4, width=4, members=2, projection=4, value_bins=5)
+    config = ModelConfig(latent=4, width=4, members=2, features=8, value_bins=5)
     o, r = np.random.default_rng(0).normal(size=(9, SIZE)), np.arange(9.0)
     rules = {"config": config, "discount": DISCOUNT, "is_number": np.ones(SIZE, bool)}
     scale = measure_scale(o, np.diff(o, axis=0), [r], [True], **rules)
     model = make_mlp(config, (("box", SIZE),), HEAD, scale)
-    shapes = jax.eval_shape(lambda: model.init(KEY, scale))["net"]
+    blank = jax.eval_shape(lambda: model.init(KEY, scale))
     random = np.random.default_rng(1)
     draw = lambda x: jnp.asarray(random.normal(size=x.shape) * 0.7, jnp.float32)
-    return model, {"net": jax.tree.map(draw, shapes), "scale": scale}
+    base = jax.tree.map(draw, blank["scale"]["base"])
+    base |= {"noise": jnp.ones(SIZE), "low": jnp.full(SIZE, -9.0), "high": jnp.full(SIZE, 9.0)}
+    scale = scale | {"base": base, "share": jnp.full(SIZE, 0.5)}
+    return model, {"net": jax.tree.map(draw, blank["net"]), "scale": scale}
 
 
 def test_gradients_agree_with_finite_differences():
@@ -105,7 +108,8 @@ def test_gradients_agree_with_finite_differences():
         init_student(k, SIZE, 2, 4, np.zeros(SIZE), np.ones(SIZE)) for k in keys[:2]
     )
     pi = jax.nn.softmax(jax.random.normal(keys[2], (SIZE, 2)))
-    z = LatentState(jax.random.normal(keys[3], (SIZE, 4)), jnp.full(SIZE, -1, jnp.int32))
+    latent, o = jax.random.normal(keys[3], (SIZE, SIZE + 4)), jnp.zeros((SIZE, SIZE))
+    z = LatentState(latent, jnp.full(SIZE, -1, jnp.int32), o, o)
     batch = batch_of(pi, everywhere(), jnp.linspace(0.1, 1, SIZE), z, jnp.linspace(0, 5, SIZE))
     start = student["layers"], model.heads(params)
 

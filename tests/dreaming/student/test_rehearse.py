@@ -9,7 +9,7 @@ from gymnasium.spaces import Discrete
 from dreaming.config import RehearseConfig, SearchConfig
 from dreaming.observe.replay import contexts, make_replay
 from dreaming.search.teachers import make_teacher
-from dreaming.student.rehearse import make_rehearse, rehearsal_mesh
+from dreaming.student.rehearse import evenly, make_rehearse, rehearsal_mesh
 from dreaming.types import Walks
 from envs.tabular import TabularModel, corridor, solve
 from envs.types import Features, Trace
@@ -31,9 +31,9 @@ def rehearsing(**settings):
     free = make_rehearse(ORACLE, HEAD, teach, config, discount=DISCOUNT, penalty=0.0)
     function = jax.jit(free)
 
-    def run(go_right, seed=0, walks=None, **slow):
+    def run(go_right, seed=0, walks=None, bias=50.0, **slow):
         """A rehearsal of a student that goes right with certainty, or never; `walks` before it."""
-        bias = jnp.array([-50.0, 50.0]) * (1 if go_right else -1)
+        bias = jnp.array([-bias, bias]) * (1 if go_right else -1)
         layers = [{"w": jnp.zeros((SIZE, 2)), "b": bias}]
         student = {"layers": layers, "scale": {"o_mean": jnp.zeros(SIZE), "o_std": jnp.ones(SIZE)}}
         with jax.numpy_rank_promotion("allow"):
@@ -63,6 +63,21 @@ def test_walks_begin_at_logged_states_and_follow_the_student(rehearse):
     back = rehearse(go_right=False)
     assert set(np.asarray(back.z.s)) == {0, 1, 2} and not back.z.ended.any()
     np.testing.assert_array_equal(back.weight, 1)
+
+
+def test_a_share_of_the_walks_takes_the_most_probable_actions(rehearse):
+    """Of a student that goes right with probability 0.55."""
+    sure = np.asarray(rehearse(go_right=True).z.s)
+    paths = {share: rehearsing(greedy=share)(go_right=True, bias=0.1).z.s for share in (0, 0.5, 1)}
+    np.testing.assert_array_equal(paths[1], sure)
+    same = {share: np.mean(np.asarray(path) == sure) for share, path in paths.items()}
+    assert same[0] < 0.6 and same[0] + 0.1 < same[0.5] < 0.9
+
+
+def test_a_share_is_spread_evenly():
+    np.testing.assert_array_equal(evenly(0.5, 4), [False, True, False, True])
+    np.testing.assert_array_equal(evenly(0.25, 8).nonzero()[0], [3, 7])
+    assert evenly(1.0, 3).all() and not evenly(0.0, 3).any()
 
 
 def test_value_targets_are_the_returns_of_the_walk(rehearse):

@@ -315,7 +315,8 @@ def test_windows_of_a_log_become_windows_with_targets(monkeypatch):
         pi=jnp.zeros((1, L, 2)),
         has_pi=flags(True, True, False),
         legal=jnp.ones((1, L, 2), bool),
-        member_weights=jnp.full((1, 1), 0.7),
+        member_weights=jnp.full((1, 1), 1.4),
+        weight=jnp.full(1, 0.5),
     )
     encode = lambda model, params, o: o[:, :, -1].astype(float)  # a frame is its own latent
     monkeypatch.setattr(losses, "encode_rows", encode)

@@ -10,12 +10,13 @@ import pytest
 
 from worldmodels.config import FitConfig, LossWeights
 from worldmodels.loops import scale_gradient
+from worldmodels.vectors.base import base_changes
 from worldmodels.vectors.losses import (
     chance_terms,
-    consistency_loss,
-    decode_loss,
     disturbed,
+    left_over,
     model_loss,
+    observation_loss,
     outcome_terms,
     value_targets,
 )
@@ -54,48 +55,43 @@ def test_scale_gradient_changes_nothing_but_the_gradient():
     np.testing.assert_allclose(gradient, 0.5 * 2 * x)
 
 
-def test_consistency_is_one_minus_the_cosine(tiny):
+def test_observation_loss_by_hand(tiny):
+    model, _ = tiny()
+    told, left = jnp.array([[0.0, 0.5]]), jnp.array([[-2.0, 0.7]])
+    loss = observation_loss(model, told, jnp.zeros((1, 2)), left)
+    np.testing.assert_allclose(loss, [(1.5 + 0.02) / 2], rtol=1e-5)  # Huber, linear from 1 on
+    model = dataclasses.replace(model, parts=(("categorical", 3), ("binary", 1)))
+    told = jnp.log(jnp.array([[0.2, 0.5, 0.3, 3.0]]))  # a bit with probability 3 / 4
+    o = jnp.array([[0.0, 1.0, 0.0, 1.0]])
+    loss = observation_loss(model, told, o, jnp.zeros((1, 4)))
+    np.testing.assert_allclose(loss, [-np.log(0.5) - np.log(0.75)], rtol=1e-5)
+
+
+def test_what_the_base_leaves_over_is_the_real_change_less_its_mean(tiny, windows):
     model, params = tiny()
-    z, z_real = jax.random.normal(jax.random.key(0), (2, 5, 8))
-    ours = model.apply(params, "predict_projection", model.apply(params, "project", z))
-    theirs = model.apply(params, "project", z_real)
-    length = lambda x: np.linalg.norm(x, axis=-1)
-    cosine = np.sum(np.asarray(ours) * np.asarray(theirs), -1) / (length(ours) * length(theirs))
-    np.testing.assert_allclose(consistency_loss(model, params, z, z_real), 1 - cosine, rtol=1e-4)
+    scale, batch = params["scale"], windows(model)
+    scale = scale | {"base": scale["base"] | {"noise": jnp.array([0.5, 2.0])}}
+    got = left_over(model, scale, batch, slice(0, 2))
+    for k in (0, 1):
+        now, then = batch.o[:, k, -1], batch.o[:, k + 1, -1]
+        x = (now - scale["o_mean"]) / scale["o_std"]
+        expected = (then - now) / scale["o_step"] - base_changes(
+            scale["base"], x, batch.a[:, k]
+        ).mean(0)
+        np.testing.assert_allclose(
+            np.sinh(got[:, k]), expected / jnp.array([0.5, 2.0]), rtol=1e-3, atol=1e-4
+        )
 
 
-def test_no_gradient_reaches_the_encoder_through_the_target_of_consistency(tiny):
+def test_a_member_does_not_learn_changes_of_episodes_hidden_from_it(tiny, windows):
+    """It still learns their rewards and ends, by its weight."""
     model, params = tiny()
-    z, z_real = jax.random.normal(jax.random.key(0), (2, 5, 8))
-    loss = lambda z, z_real: jnp.sum(consistency_loss(model, params, z, z_real))
-    ours, target = jax.grad(loss, argnums=(0, 1))(z, z_real)
-    assert largest(ours) > 1e-3 and largest(target) == 0
-    # The projector learns from our branch alone: with the target frozen its gradient is the same.
-    gradient = lambda frozen: jax.grad(
-        lambda net: jnp.sum(frozen({"net": net, "scale": {}}, z)), allow_int=True
-    )(params["net"])
-    theirs = model.apply(params, "project", z_real)
-
-    def with_constant_target(params, z):
-        ours = model.apply(params, "predict_projection", model.apply(params, "project", z))
-        length = jnp.linalg.norm(ours, axis=-1) * jnp.linalg.norm(theirs, axis=-1)
-        return 1 - jnp.sum(ours * theirs, -1) / length
-
-    got = gradient(lambda params, z: consistency_loss(model, params, z, z_real))
-    for x, y in zip(*map(jax.tree.leaves, (got, gradient(with_constant_target))), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-4)
-
-
-def test_decode_loss_by_hand(tiny):
-    model, params = tiny()
-    scale = {"o_mean": jnp.array([1.0, 0.0]), "o_std": jnp.array([2.0, 1.0])}
-    scale |= {"o_step": jnp.array([0.5, 1.0])}
-    out, o = jnp.array([[0.0, 0.5]]), jnp.array([[2.0, 3.0]])  # o is [0.5, 3] in deviations
-    # Errors in steps: (0 - 0.5) * 2 / 0.5 = -2 -> 1.5; (0.5 - 3) * 1 / 1 = -2.5 -> 2.0.
-    np.testing.assert_allclose(decode_loss(model, out, o, scale), [(1.5 + 2.0) / 2])
-    model, _ = tiny("discrete")
-    loss = decode_loss(model, jnp.log(jnp.array([[0.2, 0.5, 0.3]])), jnp.eye(3)[1:2], {})
-    np.testing.assert_allclose(loss, [-np.log(0.5)], rtol=1e-6)
+    batch = windows(model)
+    hidden = batch.replace(member_weights=batch.member_weights.at[:, 1].set(0.1))
+    gradient = loss_and_gradient(params, model, hidden)[2]["member"]
+    of = lambda name, k: largest(jax.tree.map(lambda x: x[k], gradient[name]))
+    assert of("observation", 0) > 1e-4 and of("observation", 1) == 0
+    assert of("reward", 1) > 1e-5
 
 
 def test_value_targets_know_ends(tiny, windows):
@@ -151,17 +147,6 @@ def test_what_stands_behind_an_end_changes_neither_loss_nor_gradient(tiny, windo
     assert abs(seen - loss_and_gradient(params, model, whole)[0]) > 1e-3
 
 
-def test_absorbing_rows_earn_nothing_whatever_is_done(tiny, windows):
-    """After an end the reward and value heads are taught 0; the other terms are silent."""
-    model, params = tiny(codes=2)
-    batch = cut(windows(model), 1, terminated=True)
-    other = batch.replace(a=batch.a.at[:, 1].set(1 - batch.a[:, 1]))  # after the end
-    _, terms, _ = loss_and_gradient(params, model, batch)
-    _, others, _ = loss_and_gradient(params, model, other)
-    changed = {name for name in terms if terms[name] != others[name]}
-    assert changed == {"fit/reward_loss", "fit/value_loss"}
-
-
 def test_a_truncation_is_never_learned_as_an_end(tiny, windows):
     """To say "it goes on" is right of every step before a cut, and wrong of one that ends."""
     model, params = tiny(codes=2)
@@ -172,7 +157,7 @@ def test_a_truncation_is_never_learned_as_an_end(tiny, windows):
     assert loss(windows(model)) < 1e-6
     assert loss(cut(windows(model), 1, terminated=False)) < 1e-6
     ended = loss(cut(windows(model), 1, terminated=True))
-    np.testing.assert_allclose(ended, 20 / 2, rtol=1e-3)  # over K = 2 steps
+    np.testing.assert_allclose(ended, 20 / 2, rtol=1e-3)  # of K = 2 rows one is real
 
 
 def test_a_member_without_weight_learns_nothing(tiny, windows):
@@ -184,46 +169,57 @@ def test_a_member_without_weight_learns_nothing(tiny, windows):
     assert of(0) > 1e-4 and of(1) == 0
 
 
-def step_targets(model, rows=3):
-    """Targets of one step, all of it known."""
+def test_windows_count_by_their_weight(tiny, windows):
+    """A window that is drawn twice as often and weighs half is the window."""
+    model, params = tiny()
+    batch = windows(model)
+    twice = lambda x: jnp.concatenate([x, x[:1]])
+    often = jax.tree.map(twice, batch).replace(weight=jnp.array([0.5, 1, 1, 0.5]))
+    loss, _, _ = loss_and_gradient(params, model, batch)
+    again, _, _ = loss_and_gradient(params, model, often)
+    np.testing.assert_allclose(again * 4, loss * 3, rtol=1e-5)
+
+
+def step_targets(rows=3):
+    """Targets of one step."""
     random = np.random.default_rng(0)
-    names = ("r_known", "is_real_step", "o_known")
-    known = {name: jnp.ones(rows) for name in names}
-    return known | {
+    normal = lambda: jnp.asarray(random.normal(size=(rows, 2)), jnp.float32)
+    return {
+        "shown": jnp.ones((2, rows)),
         "a": jnp.eye(2)[jnp.array([0, 1, 0])],
         "r": jnp.array([0.0, 1.0, 2.0]),
         "terminated": jnp.array([0.0, 0.0, 1.0]),
-        "o": jnp.asarray(random.normal(size=(rows, 2)), jnp.float32),
-        "z_real": jnp.asarray(random.normal(size=(rows, 8)), jnp.float32),
+        "o": normal(),
+        "left": normal(),
+        "z_next": jnp.asarray(random.normal(size=(rows, 10)), jnp.float32),
     }
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def by_code(model, params, zs, step):
-    """Terms [E, B] and latents of one step; log p(c) and the terms of each code, one by one."""
-    hidden, logits = model.apply(params, "afterstate", zs, step["a"])
+def by_code(model, params, zs, row):
+    """Terms [E, B] of one step; log p(c) and the terms of each code, one by one."""
+    hidden, logits = model.apply(params, "afterstate", zs, row["a"])
     each = []
     for code in jnp.eye(model.num_codes):
         rows = jnp.broadcast_to(code, (3, model.num_codes))
-        each.append(outcome_terms(model, params, zs, hidden, rows, step, weights=LossWeights())[0])
+        each.append(outcome_terms(model, params, hidden, rows, row, weights=LossWeights()))
     log_p = jnp.moveaxis(jax.nn.log_softmax(logits), -1, 0)
-    return *chance_terms(model, params, zs, step, LossWeights()), log_p, each
+    return chance_terms(model, params, zs, row, LossWeights()), log_p, each
 
 
 def test_one_code_is_the_plain_sum(tiny):
     model, params = tiny()
-    zs, step = jax.random.normal(jax.random.key(1), (2, 3, 8)), step_targets(model)
-    got, latents, _, (expected,) = by_code(model, params, zs, step)
-    assert got.keys() == expected.keys()
+    zs = jax.random.normal(jax.random.key(1), (2, 3, 10))
+    got, _, (expected,) = by_code(model, params, zs, step_targets())
+    assert got.keys() == expected.keys() == {"reward", "continuation", "observation"}
     for name in got:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5)
-    assert latents.shape == (2, 3, 8)
 
 
 def test_members_share_the_responsibility_of_each_code(tiny):
     model, params = tiny(codes=3)
-    zs, step = jax.random.normal(jax.random.key(1), (2, 3, 8)), step_targets(model)
-    got, _, log_p, each = by_code(model, params, zs, step)
+    zs = jax.random.normal(jax.random.key(1), (2, 3, 10))
+    got, log_p, each = by_code(model, params, zs, step_targets())
     cost = np.stack([sum(np.asarray(x) for x in terms.values()) for terms in each])
     score = np.exp((log_p - cost).mean(1))  # one opinion of all members
     share = (score / score.sum(0))[:, None]  # [C, 1, B]
