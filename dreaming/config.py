@@ -65,9 +65,7 @@ class RehearseConfig:
     taught: int = 512  # states per iteration at which the teacher looks ahead
     real: float | None = None  # share of `taught` drawn from the log; null = 0, on frames 0.5
     # (a student that sees mostly decoded frames misjudges real ones)
-    greedy: float = (
-        0.5  # share of walks by the most probable actions, as the student will be judged
-    )
+    greedy: float = 0.5  # share of walks by the most probable actions, as a student is deployed
     lam: float = 0.95  # TD(lambda) of the value target
     sampling: str = "mixture"  # member that predicts a walk: mixture = drawn anew at every step
     behaviour_penalty: float = 10.0  # uncertainty per nat by which the behaviour avoids an action
