@@ -10,6 +10,7 @@ import pytest
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.types import Windows
+from worldmodels.vectors.contacts import no_contacts
 from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_scale
 
@@ -48,8 +49,9 @@ def make_tiny(kind="box", codes=1, window=1, recurrent=False, **model_fields):
     drawn = lambda tree: jax.tree.map(lambda x: jnp.asarray(draw(x), jnp.float32), tree)
     if model.has_base:
         even = lambda x: jnp.full(SIZE[kind], x)
-        base = {"noise": even(1.0), "low": even(-1e9), "high": even(1e9)}
-        base = drawn(blank["scale"]["base"]) | base
+        known: dict = {"noise": even(1.0), "low": even(-1e9), "high": even(1e9)}
+        known |= {"contacts": no_contacts(SIZE[kind])}
+        base = drawn(blank["scale"]["base"]) | known
         scale = scale | {"base": base, "share": jnp.full(SIZE[kind], 0.5)}
     return dataclasses.replace(model, **model_fields), {"net": drawn(blank["net"]), "scale": scale}
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from worldmodels.contexts import context_rows
+from worldmodels.vectors.contacts import no_contacts
 
 MOST_PRODUCTS = 512
 ANY = 1e9  # a change without bound
@@ -30,7 +31,7 @@ def init_base(
 ) -> dict[str, Any]:
     """Random draws for a base that knows nothing yet: `weights` [E, G, O] are standard normal;
     `noise` [O] is what it usually leaves over of changes on held-out episodes, a deviation by the
-    median; `low` and `high` [O] are the least and greatest change.
+    median; `low` and `high` [O] are the least and greatest change; `contacts` as in `contacts.py`.
 
     `context` is D, `features` is F; G = 1 + D + A + F + D A (`products_of`).
     """
@@ -43,6 +44,7 @@ def init_base(
         "noise": jnp.ones(observation),
         "low": jnp.full(observation, -ANY),
         "high": jnp.full(observation, ANY),
+        "contacts": jax.tree.map(jnp.asarray, no_contacts(observation)),
     }
 
 
@@ -79,6 +81,11 @@ def base_changes(base: dict, x: Float[Array, "*B D"], a: Float[Array, "*B A"]):
     found = base_features(base, x, a) @ weights
     found = jnp.moveaxis(found.reshape(*found.shape[:-1], members, outputs), -2, 0)
     return within(base, found)
+
+
+def posterior_mean(base: dict) -> dict[str, Any]:
+    """The base of one member, the mean of all."""
+    return base | {"weights": base["weights"].mean(0, keepdims=True)}
 
 
 def left_by(base: dict, told: Float[Array, "*B O"]) -> Float[Array, "*B O"]:

@@ -19,7 +19,8 @@ from worldmodels.config import FitConfig
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.targets import n_step_targets
 from worldmodels.types import Windows
-from worldmodels.vectors.base import base_changes, flat_rows, shown_to
+from worldmodels.vectors.base import base_changes, flat_rows, posterior_mean, shown_to
+from worldmodels.vectors.contacts import stopped
 from worldmodels.vectors.model import VectorModel
 
 cross_entropy = optax.losses.softmax_cross_entropy
@@ -65,11 +66,14 @@ def left_over(model: VectorModel, scale: dict, batch: Windows, steps: slice):
     thousandth, and can still say what a wall does."""
     if not model.has_base:
         return jnp.zeros(batch.o[:, steps, -1].shape)
-    base = scale["base"] | {"weights": scale["base"]["weights"].mean(0, keepdims=True)}
-    before = flat_rows(batch.o[:, steps], batch.a_past[:, steps], batch.valid[:, steps], scale)
-    newest = batch.o[:, :, -1]
-    change = (newest[:, 1:] - newest[:, :-1])[:, steps] / scale["o_step"]
-    return jnp.arcsinh((change - base_changes(base, before, batch.a[:, steps])[0]) / base["noise"])
+    base, step = posterior_mean(scale["base"]), scale["o_step"]
+    x = flat_rows(batch.o[:, steps], batch.a_past[:, steps], batch.valid[:, steps], scale)
+    change = base_changes(base, x, batch.a[:, steps])[0]
+    now, after = batch.o[:, steps, -1], batch.o[:, 1:, -1][:, steps]
+    leads = now + step * change
+    ends = stopped(base["contacts"], leads)
+    change = jnp.where(ends == leads, change, (ends - now) / step)
+    return jnp.arcsinh(((after - now) / step - change) / base["noise"])
 
 
 def outcome_terms(model: VectorModel, params, hidden, code, row, *, weights):

@@ -20,6 +20,7 @@ from worldmodels.contexts import context_rows, row_size
 from worldmodels.support import scalar_to_support, support_to_scalar
 from worldmodels.types import HeadTargets, Prediction
 from worldmodels.vectors.base import base_changes, flat_rows, init_base, left_by, within
+from worldmodels.vectors.contacts import stopped
 from worldmodels.vectors.networks import Networks, init_params
 from worldmodels.vectors.types import Afterstate, History, LatentState
 
@@ -32,7 +33,8 @@ class VectorModel:
     the next observation, and the likeliest `num_codes` of them are offered; otherwise codes are
     learned (see `losses.py`).
     Numbers of an observation change as each member's base says (`base.py`), plus a share of what
-    its network says is left over; categories and bits are what networks say. Every state reached
+    its network says is left over, and stop where the log shows that they do (`contacts.py`);
+    categories and bits are what networks say. Every state reached
     is the encoding of the observation it shows, in dreams as in the loss: on the encoder's own
     manifold errors do not compound (50 steps of MountainCar: skill 0.99 grounded, below 0
     free-running).
@@ -211,7 +213,8 @@ class VectorModel:
         if y.change is not None:
             left = scale["share"] * left_by(scale["base"], told)
             change = within(scale["base"], jnp.moveaxis(y.change, 1, 0) + left)
-            each, unit = y.o + scale["o_step"] * change, scale["o_std"]
+            each = stopped(scale["base"]["contacts"], y.o + scale["o_step"] * change)
+            unit = scale["o_std"]
         if not self.is_number.all():
             each = jnp.where(self.is_number, each, self._chances(told))
             unit = jnp.where(self.is_number, unit, 1.0)

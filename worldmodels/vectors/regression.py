@@ -15,8 +15,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from worldmodels.protocol import RowChunk
-from worldmodels.vectors.base import base_changes, flat_rows
-from worldmodels.vectors.robust import evenly, moments, noise_of, posterior, robust, rows_of
+from worldmodels.vectors.base import base_changes, flat_rows, posterior_mean
+from worldmodels.vectors.contacts import find_contacts
+from worldmodels.vectors.robust import (
+    CHUNK,
+    evenly,
+    moments,
+    noise_of,
+    posterior,
+    robust,
+    rows_of,
+)
 
 LENGTHS = (0.5, 1.0, 2.0, 3.0, 4.0, 8.0)  # of the kernel, in deviations of the observation
 ACTIONS = (0.1, 1.0)  # by how many lengths actions differ
@@ -27,6 +36,9 @@ WINDOWS = 128  # most dreams of each choice
 LEAST_ERROR = 1e-12  # of a dream, squared deviations of the observation
 LEAST_STEPS = 10
 FOLDS = 5  # a fifth of the episodes is held out
+
+
+_changes = jax.jit(base_changes)
 
 
 class LoggedRows(NamedTuple):
@@ -73,8 +85,21 @@ def fit_base(
     steps = np.flatnonzero(rows.has_step)
     drawn = jax.tree.map(np.asarray, base)
     drawn |= {"low": change[steps].min(0), "high": change[steps].max(0)}
-    kernel = functools.partial(_with_lengths, context=x.shape[1])
     folds = [_Fold.of(rows, held, x, change, scale, is_number) for held in _held_out(rows)]
+    base, ridge, noise = _chosen(drawn, folds, is_number)
+    some = evenly(steps)
+    law, _ = robust(rows_of(base, x[some], rows.a[some]), change[some], is_number)
+    gram, moment = moments(base, x[steps], rows.a[steps], change[steps], law)
+    weights = posterior(gram, moment, ridge, noise * is_number, drawn["weights"])
+    base |= {"weights": weights, "noise": noise.astype(np.float32)}
+    now, after, step = rows.o[steps, -1], rows.after[steps], np.asarray(scale["o_step"])
+    expected = now + step * _expected(base, x[steps], rows.a[steps])
+    return base | {"contacts": find_contacts(expected, after, noise * step, is_number)}
+
+
+def _chosen(drawn: dict, folds: list["_Fold"], is_number) -> tuple[dict, float, np.ndarray]:
+    """(`drawn` with the lengths of its kernel, the ridge, what it leaves over in all folds)."""
+    kernel = functools.partial(_with_lengths, context=folds[0].fitted[0].shape[1])
     few = drawn | {"omega": drawn["omega"][:, :FEW], "phase": drawn["phase"][:FEW]}
     lengths = list(itertools.product(LENGTHS, ACTIONS))
     tried = [folds[0].losses(kernel(few, *each))[0].min() for each in lengths]
@@ -84,12 +109,13 @@ def fit_base(
     error = np.concatenate(
         [fold.errors(base, w[best]) for fold, w in zip(folds, weights, strict=True)]
     )
-    noise = np.where(is_number, noise_of(error, is_number), 1.0)
-    some = evenly(steps)
-    law, _ = robust(rows_of(base, x[some], rows.a[some]), change[some], is_number)
-    gram, moment = moments(base, x[steps], rows.a[steps], change[steps], law)
-    weights = posterior(gram, moment, RIDGES[best], noise * is_number, drawn["weights"])
-    return base | {"weights": weights, "noise": noise.astype(np.float32)}
+    return base, RIDGES[best], np.where(is_number, noise_of(error, is_number), 1.0)
+
+
+def _expected(base: dict, x, a) -> Float[np.ndarray, "N O"]:
+    """Changes that the base expects of many rows."""
+    mean, parts = posterior_mean(base), range(0, len(x), CHUNK)
+    return np.concatenate([_changes(mean, x[k : k + CHUNK], a[k : k + CHUNK])[0] for k in parts])
 
 
 class _Fold(NamedTuple):

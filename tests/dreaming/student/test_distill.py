@@ -30,6 +30,7 @@ from envs.types import Context, Features, Trace, action_features
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.types import HeadTargets
+from worldmodels.vectors.contacts import no_contacts
 from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_scale
 from worldmodels.vectors.types import LatentState
@@ -96,6 +97,7 @@ def learned():
     draw = lambda x: jnp.asarray(random.normal(size=x.shape) * 0.7, jnp.float32)
     base = jax.tree.map(draw, blank["scale"]["base"])
     base |= {"noise": jnp.ones(SIZE), "low": jnp.full(SIZE, -9.0), "high": jnp.full(SIZE, 9.0)}
+    base["contacts"] = no_contacts(SIZE)
     scale = scale | {"base": base, "share": jnp.full(SIZE, 0.5)}
     return model, {"net": jax.tree.map(draw, blank["net"]), "scale": scale}
 

@@ -140,6 +140,23 @@ def test_walls_do_not_bend_the_law_elsewhere(monkeypatch):
     assert firm < 0.02 and error() > 5 * firm  # least squares
 
 
+def car(o, a, random, noise):
+    """A car on a slope, pushed left or right, between -1 and a wall at 1 that stops it."""
+    speed = o[1] + 0.1 * (a[1] - a[0]) - 0.05 * np.cos(2 * o[0])
+    place = o[0] + 0.3 * speed
+    return np.array([1.0, 0.0]) if place > 1 else np.array([max(place, -1.0), speed])
+
+
+def test_the_base_of_a_log_knows_its_walls():
+    rows = logged(car, episodes=60)
+    place = rows.after[rows.has_step, 0]
+    assert min((place == 1).sum(), (place == -1).sum()) >= 5
+    contacts = fitted(rows)["contacts"]
+    np.testing.assert_array_equal(contacts["bound"][:, 0], [-1, 1])
+    np.testing.assert_array_equal(contacts["sets"], [np.zeros((2, 2)), [[0, 1], [0, 0]]])
+    assert contacts["value"][1, 0, 1] == 0
+
+
 def test_weights_of_rows_by_hand():
     """(1 + O) / (1 + squared distance), 1 at most; only numbers count."""
     far = np.array([[0.0, 0.0], [2.0, -6.0], [0.5, 0.0]])

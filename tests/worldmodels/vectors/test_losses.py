@@ -11,6 +11,7 @@ import pytest
 from worldmodels.config import FitConfig, LossWeights
 from worldmodels.loops import scale_gradient
 from worldmodels.vectors.base import base_changes
+from worldmodels.vectors.contacts import no_contacts
 from worldmodels.vectors.losses import (
     chance_terms,
     disturbed,
@@ -81,6 +82,24 @@ def test_what_the_base_leaves_over_is_the_real_change_less_its_mean(tiny, window
         np.testing.assert_allclose(
             np.sinh(got[:, k]), expected / jnp.array([0.5, 2.0]), rtol=1e-3, atol=1e-4
         )
+
+
+def test_nothing_is_left_over_at_a_wall_that_the_base_knows(tiny, windows):
+    """The number that stops, and the one that is set; the others as without it."""
+    model, params = tiny()
+    scale, batch = params["scale"], windows(model)
+    before = left_over(model, scale, batch, slice(0, 2))
+    contacts = jax.tree.map(np.copy, no_contacts(2))
+    wall = float(batch.o[0, 1, -1, 0])
+    leads = wall - np.sinh(before[0, 0, 0]) * scale["o_step"][0]  # noise is 1
+    side = int(leads > wall)
+    contacts["bound"][side, 0], contacts["sets"][side, 0, 1] = wall, 1
+    contacts["value"][side, 0, 1] = batch.o[0, 1, -1, 1]
+    base = scale["base"] | {"contacts": contacts}
+    after = left_over(model, scale | {"base": base}, batch, slice(0, 2))
+    assert np.abs(before[0, 0]).min() > 1e-2
+    np.testing.assert_allclose(after[0, 0], 0, atol=1e-5)
+    assert (np.asarray(after) == np.asarray(before)).any()
 
 
 def test_a_member_does_not_learn_changes_of_episodes_hidden_from_it(tiny, windows):

@@ -11,6 +11,7 @@ import pytest
 from envs.types import Context, roll_context
 from worldmodels.types import Windows
 from worldmodels.vectors.base import base_changes
+from worldmodels.vectors.contacts import no_contacts
 
 ROWS = 3
 
@@ -133,6 +134,24 @@ def test_numbers_change_by_the_base_and_a_share_of_what_the_networks_add(tiny, w
         _, there, _ = step(model, params, z, member)
         expected = z.o + scale["o_step"] * change[member]
         np.testing.assert_allclose(there.o, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dreams_stop_where_the_law_would_cross_a_bound(tiny, windows):
+    """By what base and networks say together; of all members alike."""
+    model, params = tiny()
+    free = with_scale(params, o_low=-1e3, o_high=1e3)
+    z = root(model, free, windows(model))
+    places = [np.asarray(step(model, free, z, k)[1].o) for k in (0, 1)]
+    bound = np.median(places)
+    contacts = jax.tree.map(np.copy, no_contacts(2))
+    contacts["bound"][1, 0], contacts["sets"][1, 0, 1], contacts["value"][1, 0, 1] = bound, 1, 7.0
+    base = free["scale"]["base"] | {"contacts": contacts}
+    walled = {"net": free["net"], "scale": free["scale"] | {"base": base}}
+    hit = np.array([place[:, 0] > bound for place in places])
+    assert hit.any() and not hit.all()
+    for k, place in enumerate(places):
+        expected = np.where(hit[k, :, None], [bound, 7.0], place)
+        np.testing.assert_allclose(step(model, walled, z, k)[1].o, expected, rtol=1e-5)
 
 
 def test_states_reached_lie_where_the_encoder_puts_what_they_show(tiny, windows):
