@@ -46,6 +46,7 @@ class SearchConfig:
     uniform_share: float = 0.02  # uniform share of the prior: an action that looked bad can return
     c_visit: float = 50.0  # sigma(q) = (c_visit + max visits) * c_scale * q, q in [0, 1]
     c_scale: float = 0.1
+    readout: str = "greedy"  # of the tree for the policy: if the best is always taken; or "mean"
     floor: float = 0.01  # least span of the tree's min-max, as a share of the value range
     temperature: float = 0.005  # of the one_step teacher's softmax, as a share of the value range
     pessimism: float = 0.0  # kappa: rewards and values enter as mean - kappa * std

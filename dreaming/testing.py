@@ -185,7 +185,7 @@ def check_heads(model: Any, params: Any, z: Any) -> None:
 
 def check_loss(model: Any, params: Any, o: np.ndarray) -> None:
     """The loss of windows and its gradient are finite numbers; `measured` keeps the shapes."""
-    config = FitConfig(unroll_steps=2)
+    config = FitConfig(unroll_steps=2, discount=0.99)
     batch = windows_of(model, o, config.unroll_steps + config.td_steps + 1)
 
     def total(net):

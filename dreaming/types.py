@@ -41,7 +41,7 @@ class SearchResult(struct.PyTreeNode):
     a: Float[Array, "B A"]  # its features
     pi_search: Float[Array, "B K"]  # the improved distribution: what is distilled
     proposals: Float[Array, "B J A"]  # the candidates if they are sampled; else J = 0
-    v_search: Float[Array, " B"]  # in reward units
+    v_search: Float[Array, " B"]  # sum of pi_search * mean backups, in reward units
     q: Float[Array, "B K"]  # completed action values in reward units
     visits: Int[Array, "B K"]
 

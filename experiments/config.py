@@ -310,6 +310,8 @@ CHOICES = {
     "images.size": ("auto", "nano", "small", "base"),
     "agent.compute": ("auto", "float32", "bfloat16"),
     "agent.search.teacher": ("search", "puct"),
+    "search.readout": ("greedy", "mean"),
+    "agent.search.readout": ("greedy", "mean"),
     "agent.target.kind": ("mixed", "td", "search"),
     "agent.optimiser.name": ("adamw", "sgd"),
     "agent.optimiser.decayed": ("kernels", "encoder", "all", "none"),
@@ -389,7 +391,7 @@ def _check_agent(agent: AgentConfig) -> None:
 
 
 def _check_real(name: str, value: float) -> None:
-    ends = 0 < value < 1 or (name == "env.switch" and value == 1)
+    ends = 0 < value < 1 or (name, value) in (("env.switch", 1), ("fit.discount", 0))
     if name in SHARES and not ends:
         raise ValueError(f"{name} must lie between 0 and 1, got {value}")
     if name in CLOSED and not 0 <= value <= 1:

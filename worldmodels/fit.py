@@ -41,8 +41,10 @@ def make_fit(model: Trainable, config: FitConfig, sample: Callable[..., Windows]
     """`fit(train_state, replay) -> (train_state, metrics)`: `chunk` steps in one program.
 
     `sample(replay, key, batch, length)` draws windows of `length` rows. Metrics are means over the
-    chunk.
+    chunk. Raises `ValueError` for a discount that is still to be found.
     """
+    if not 0 < config.discount < 1:
+        raise ValueError(f"fit.discount must lie between 0 and 1, got {config.discount}")
     optimiser = fit_optimiser(config)
     length = config.unroll_steps + config.td_steps + 1
 

@@ -11,7 +11,7 @@ def _search() -> SearchConfig:
 
     V1's is teacher "puct" with 50.
     """
-    return SearchConfig(num_simulations=16, max_considered=4, uniform_share=0.0)
+    return SearchConfig(num_simulations=16, max_considered=4, uniform_share=0.0, readout="mean")
 
 
 @dataclass

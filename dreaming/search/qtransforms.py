@@ -25,8 +25,8 @@ def _through_chance(tree, q: Float[Array, "N W"], has_chance: bool) -> Float[Arr
     return jnp.where(tree.embeddings.is_chance[:, None], q, expected[tree.children_index])
 
 
-def greedy_values(tree, has_chance: bool):
-    """(root value, edge values) of a finished, unbatched tree, if the best action is always taken.
+def greedy_values(tree, has_chance: bool) -> Float[Array, "N W"]:
+    """Value of every edge of a finished, unbatched tree, if the best action is always taken.
 
     The mean of the backups also counts bad actions that were only explored. Here, from the leaves
     back, a state has the value of its best visited edge, or the model's own value where that is
@@ -45,8 +45,10 @@ def greedy_values(tree, has_chance: bool):
         own = ~jnp.any(seen[node]) | (unseen[node] & (raw > best))
         return v.at[node].set(jnp.where(own, raw, best))
 
-    v = jax.lax.fori_loop(0, tree.raw_values.size, backward, tree.raw_values)
-    return v[0], edges(v)
+    return edges(jax.lax.fori_loop(0, tree.raw_values.size, backward, tree.raw_values))
+
+
+READOUTS = {"mean": edge_values, "greedy": greedy_values}
 
 
 def completed(tree, node, q_edges: Float[Array, "N W"]) -> Float[Array, " W"]:

@@ -36,7 +36,7 @@ def make_teacher(
 
     `gumbel_scale` is 1 to explore in rehearsal, 0 to act greedily.
     `value_span` is the width of the range of values; floors and temperatures are shares of it.
-    Raises `ValueError` for a budget or a teacher that does not exist.
+    Raises `ValueError` for a budget, a teacher or a readout that does not exist.
     """
     if config.num_simulations < 1:
         raise ValueError(f"search.num_simulations must be at least 1, got {config.num_simulations}")
@@ -44,6 +44,8 @@ def make_teacher(
         return OneStep(model, head, config, discount).teach
     if config.teacher != "search":
         raise ValueError(f"search.teacher is {config.teacher!r}; choose search or one_step")
+    if config.readout not in qtransforms.READOUTS:
+        raise ValueError(f"search.readout is {config.readout!r}; choose greedy or mean")
     return TreeSearch(model, head, config, discount, gumbel_scale).teach
 
 
@@ -147,20 +149,26 @@ class TreeSearch:
         gumbel = self.gumbel_scale * _gumbel(gumbel_key, prior.shape)
         tree = self.grow(params, root, gumbel, noise, value_span)
         visits = tree.children_visits[:, 0]
-        greedy = lambda tree: qtransforms.greedy_values(tree, self.has_chance)
-        v_search, q_edges = jax.vmap(greedy)(tree)
-        q = jax.vmap(qtransforms.completed, in_axes=(0, None, 0))(tree, 0, q_edges)
+        complete = jax.vmap(qtransforms.completed, in_axes=(0, None, 0))
+        mean = jax.vmap(lambda tree: qtransforms.edge_values(tree, self.has_chance))(tree)
+        read = qtransforms.READOUTS[self.config.readout]
+        q_edges = jax.vmap(lambda tree: read(tree, self.has_chance))(tree)
+        q, q_mean = complete(tree, 0, q_edges), complete(tree, 0, mean)
         of_root = lambda tree, q: qtransforms.sigma(tree, 0, q, self.config, value_span)
         sigma = jax.vmap(of_root)(tree, q_edges)
-        score = jnp.where(visits > 0, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
+        kept = visits > 0
+        if self.config.readout == "mean":  # only what the halving left
+            kept = visits == jnp.max(visits, axis=-1, keepdims=True)
+        score = jnp.where(kept, tree.extra_data.root_gumbel + prior + sigma, -jnp.inf)
         action = jnp.argmax(score, -1)
         keep = lambda x: x[:, : head.num_candidates]
+        pi_search = head.improved(keep(prior), keep(sigma))
         return SearchResult(
             action=action,
             a=head.action(basis, noise, action),
-            pi_search=head.improved(keep(prior), keep(sigma)),
+            pi_search=pi_search,
             proposals=head.proposals(basis, noise),
-            v_search=v_search,
+            v_search=head.expectation(pi_search, keep(q_mean)),
             q=keep(q),
             visits=keep(visits),
         )

@@ -92,12 +92,15 @@ class Judge:
         return np.concatenate([np.zeros(0), *found])
 
 
-def dream(world: World, policy: Any, key: jax.Array):
-    """(returns, lengths, members) of DREAMS dreams from logged starts to the horizon."""
+def dream(
+    world: World, policy: Any, key: jax.Array, dreams: int = DREAMS, limit: int | None = None
+):
+    """(returns, lengths, members) of dreams from logged starts, of at most `limit` steps, by
+    default the horizon."""
     start_key, key = jax.random.split(key)
-    drawn = np.asarray(jax.random.choice(start_key, np.flatnonzero(world.initial), (DREAMS,)))
+    drawn = np.asarray(jax.random.choice(start_key, np.flatnonzero(world.initial), (dreams,)))
     context = jax.tree.map(lambda x: jnp.asarray(x[drawn]), world.starts)
-    return limited_dreams(world, policy, context, key, np.full(DREAMS, world.horizon))
+    return limited_dreams(world, policy, context, key, np.full(dreams, limit or world.horizon))
 
 
 def segments(log: Log, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from dreaming.observe.replay import contexts
 from dreaming.observe.split import Split, split_log
 from dreaming.stages import stage_key
 from dreaming.world.certify import foreseen, held_out, summarise
+from dreaming.world.discount import discounted
 from dreaming.world.fitting import LogFit
 from dreaming.world.judge import Judge
 from envs.dream import World
@@ -76,9 +77,10 @@ class LearnedPhysics:
         """
         key_of = functools.partial(stage_key, key)
         config = self.judge.sized(decides)
+        sized = self.sized(log)
         split = split_log(log, config, key_of("split"), decides) if is_judged else Split(log)
         seen, judged = split.seen, split.judged
-        planner, judges = self.planner(seen), [self.second(part, config) for part, _ in judged]
+        planner, judges = sized.planner(seen), [sized.second(part, config) for part, _ in judged]
         learn = functools.partial(planner.learn, key_of("fit"))
         learned = once("fit", planner.config.steps, planner.blank(), learn)
         states: list[TrainState] = []
@@ -109,7 +111,12 @@ class LearnedPhysics:
         model = dataclasses.replace(self.model, members=config.members)
         return self._fit(log, model, dataclasses.replace(self.fit, steps=config.steps))
 
+    def sized(self, log: Log) -> "LearnedPhysics":
+        """With the discount of a log: planner and judges share that of the whole."""
+        return dataclasses.replace(self, fit=discounted(self.fit, log.traces))
+
     def _fit(self, log: Log, model: ModelConfig, fit: FitConfig) -> LogFit:
+        fit = discounted(fit, log.traces)
         settings = ModelSettings(model, self.images, fit.discount)
         return LogFit.of(log, settings, fit, self.imitates)
 

@@ -14,6 +14,7 @@ from dreaming.student.walks import dream_episodes
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of uniform actions mixed into the candidate
 RESAMPLES = 1000
+NO_JUDGE = "there is no model at hand that did not plan"
 
 
 def fixed_set(clone: Any, candidate: Any) -> dict[str, Any]:
@@ -175,6 +176,8 @@ def rank_figures(
         missing |= dict.fromkeys(
             ("rank_correlation", "rank_correlation_planner", "exploitation_gap"), why
         )
+    promised, why_not = promise(tried, at, clone)
+    figures, missing = figures | promised, missing | why_not
     names = list(names)
     if len(behaviour) > 1:  # in dreams by its clone
         names, real = ["behaviour", *names], [behaviour, *real]
@@ -202,12 +205,37 @@ def rank_figures(
     return figures, missing, rows
 
 
+def promise(
+    tried: Mapping[str, np.ndarray], candidate: int, clone: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """(figures, reasons for missing ones) of what the planner's dream promises of the candidate.
+
+    The mean of whole episodes, its standard error, and their 5 % and 95 % quantiles; what judges
+    say; the share of the promised gain over the log's clone that they do not see.
+    """
+    dreamed, judged = tried["planner"], tried["judges"]
+    low, high = np.quantile(dreamed[candidate], [0.05, 0.95])
+    means = dreamed.mean(1)
+    found = {"promise": means[candidate], "promise_low": low, "promise_high": high}
+    missing, gain = {}, means[candidate] - means[clone]
+    if not judged.size:
+        missing["unsupported"] = NO_JUDGE
+    elif gain <= 0:
+        missing["unsupported"] = "the dream promises no gain over the log's clone"
+    else:
+        seen, scatter = judged[candidate].mean(), dreamed[candidate].var() / dreamed.shape[1]
+        error = np.sqrt(scatter + judged[candidate].var() / judged.shape[1])
+        unseen = max(0.0, means[candidate] - seen)
+        found |= {"promise_judged": seen, "promise_error": error, "unsupported": unseen / gain}
+    return {name: float(x) for name, x in found.items()}, missing
+
+
 def _compared(dreams: Mapping[str, list], real: list) -> tuple[dict[str, float], dict[str, str]]:
     """(rank figures, reasons for missing ones) of planner and judges."""
     figures, missing = {}, {}
     for who, name in (("planner", "rank_correlation_planner"), ("judges", "rank_correlation")):
         if not dreams[who][0].size:
-            missing[name] = "there is no model at hand that did not plan"
+            missing[name] = NO_JUDGE
             continue
         found = rank(dreams[who], real)
         figures["rank_pairs"] = float(found.pairs)

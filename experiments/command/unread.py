@@ -69,7 +69,7 @@ def refuse(rules: Iterable[Unread]) -> None:
 
 NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "recurrent")
 SHAPE = tuple(f"model.{name}" for name in (*NAMES, "features", "clip_margin"))
-NAMES = ("num_simulations", "max_considered", "c_visit", "c_scale", "floor")
+NAMES = ("num_simulations", "max_considered", "c_visit", "c_scale", "readout", "floor")
 TREE = tuple(f"search.{name}" for name in NAMES)
 RECORDING = ("env.behaviour", "env.real_steps", "env.switch", "env.epsilon")
 IMAGES = ("size", "batch", "searches", "num_simulations", "refresh_batch", "capacity", "dreams")
@@ -201,7 +201,7 @@ def agent_rules(agent: Any) -> Iterator[Unread]:
     told = "it reads agent.search.num_simulations"
     options = ("pessimism", "temperature")
     if agent.search.teacher == "puct":
-        options += ("max_considered", "uniform_share", "c_visit", "c_scale", "penalty")
+        options += ("max_considered", "uniform_share", "c_visit", "c_scale", "readout", "penalty")
     on = f"agent.search.teacher={agent.search.teacher}"
     yield Unread(tuple(f"agent.search.{name}" for name in options), on, told)
     if agent.imagine.weight == 0:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dreaming.world.words import is_life_wrong, is_unsupported
 from experiments.pages import page, plots
 from experiments.pages.plots import number
 from experiments.pages.words import name_of
@@ -44,6 +45,8 @@ ODDS = {
     "target": "as expected, within 0.05",
     "met": lambda x, figures: abs(x - figures["chance_expected"]) <= 0.05,
 }
+LIFE = {"target": "the log's, within 15%", "met": lambda x, figures: not is_life_wrong(figures)}
+SEEN = {"target": "at most 0.5", "met": lambda x, figures: not is_unsupported(figures)}
 ROWS = (
     Row("skill after 1 step", "skill_1", **at_least(0.95)),
     Row("skill after 5 steps", "skill_5"),
@@ -55,6 +58,7 @@ ROWS = (
     Row("termination, ECE", "termination_ece", **at_most(0.05)),
     Row("termination, Brier", "termination_brier"),
     Row("termination, AUROC", "termination_auroc", why="the task ended no held-out step, or all"),
+    Row("steps of an episode, log's policy", "life_dreamed", **LIFE, why=NO_RANK),
     Row("90% coverage, observation", "coverage_o", **BAND, why="one member has no interval"),
     Row("90% coverage, outcomes", "coverage_set", **at_least(0.85)),
     Row(
@@ -72,6 +76,8 @@ ROWS = (
     Row("value equivalence, error / range", "value_equivalence", **at_most(0.1)),
     Row("policy rank correlation", "rank_correlation", **at_least(0.8), why=NO_RANK),
     Row("the same in the planner's dream", "rank_correlation_planner", why=NO_RANK),
+    Row("promise of the candidate", "promise", why=NO_RANK),
+    Row("share of its gain that judges do not see", "unsupported", **SEEN, why=NO_RANK),
     Row("exploitation gap / range", "exploitation_gap", **at_most(0.1), why=NO_RANK),
     Row("candidate's steps that are trusted", "candidate_coverage", **at_least(0.95), why=NO_RANK),
 )
@@ -108,6 +114,15 @@ def _value(figure: str, x: float, known: Mapping[str, float]) -> str:
         return f"{x:.2f} [{low:.2f}, {high:.2f}] over {pairs:.0f} pairs"
     if figure == "chance_probability":
         return f"{x:.3f}, expected {known['chance_expected']:.3f}"
+    if figure == "unsupported":
+        return f"{number(x)}: judges dream of {number(known['promise_judged'])}"
+    if figure == "promise":
+        low, high = (number(known[f"promise_{name}"]) for name in ("low", "high"))
+        return f"{number(x)}, episodes {low} to {high}"
+    if figure == "life_dreamed":
+        names = [f"life_{name}" for name in ("dreamed_low", "dreamed_high", "logged")]
+        low, high, logged = (number(known[name]) for name in names)
+        return f"{number(x)} [{low}, {high}], logged {logged}"
     if figure == "exploitation_gap" and x > ALARM:
         return f"{number(x)}, alarm: the dream return means nothing"
     return number(x)

@@ -11,11 +11,15 @@ from dreaming.config import FIRST_SEED, CertifyConfig
 from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
 from dreaming.world.certify import sentence
+from dreaming.world.life import dreamed_lengths, dreams_of, life_figures, limit_of
 from dreaming.world.ranking import blank_tries, fixed_set, rank_figures, try_policies
+from dreaming.world.words import life_sentence, promise_sentence
 from envs.dream import World
 
 SCHEMA_VERSION = 1
 CERTIFY_SEED = 20 * FIRST_SEED  # reset seeds of the episodes that rank policies
+OF_POLICIES = ("rank_correlation", "rank_correlation_planner", "exploitation_gap")
+OF_POLICIES += ("candidate_coverage", "promise", "unsupported", "life_dreamed")
 OFF = "policies were not ranked: episodes is 0"
 
 
@@ -48,6 +52,18 @@ def ranking_stage(
     return once("certify", total, like, tried)
 
 
+def life_stage(
+    config: CertifyConfig, world: World, log: Log, *, clone: Any, key: jax.Array, once: Callable
+) -> dict[str, float]:
+    """Figures of how long dreamed episodes of the log's clone last; {} if off."""
+    if not config.episodes:
+        return {}
+    limit = limit_of(world.horizon, log.traces)
+    like = {"lengths": np.zeros(dreams_of(limit, world.model), np.int64)}
+    work = lambda update: {"lengths": dreamed_lengths(world, clone, key, limit)}
+    return life_figures(once("life", None, like, work)["lengths"], limit, log.traces)
+
+
 def make_certificate(
     figures: Mapping[str, float],
     regions: list[str] | None,
@@ -57,8 +73,7 @@ def make_certificate(
     why: str = OFF,
 ) -> dict[str, Any]:
     """The content of certificate.json; `why` explains why no policies were tried, if none were."""
-    named = ("rank_correlation", "rank_correlation_planner", "exploitation_gap")
-    ranked, missing, policies = {}, dict.fromkeys((*named, "candidate_coverage"), why), []
+    ranked, missing, policies = {}, dict.fromkeys(OF_POLICIES, why), []
     if tried:
         names = list(fixed_set({}, {}))
         behaviour = behaviour_return(log.traces)
@@ -66,7 +81,9 @@ def make_certificate(
         ranked, missing, policies = rank_figures(names, tried, behaviour, has_limit)
     return {
         "schema_version": SCHEMA_VERSION,
-        "sentence": sentence(figures, regions, world.model.num_codes > 1),
+        "sentence": sentence(figures, regions, world.model.num_codes > 1)
+        + life_sentence(figures)
+        + promise_sentence(ranked),
         "figures": dict(figures) | ranked,
         "missing": missing,
         "policies": policies,

@@ -18,7 +18,7 @@ from envs.types import Features, action_features
 from experiments.command.progress import Progress
 from experiments.config import CertifyVerbConfig, DreamConfig
 from experiments.logs.reading import check_task, log_source, read_log
-from experiments.runs.certificate import OFF, make_certificate, ranking_stage
+from experiments.runs.certificate import OFF, life_stage, make_certificate, ranking_stage
 from experiments.runs.directory import read_config
 from experiments.runs.dream import certify_run, play_round, stage_fields
 from experiments.runs.lineage import Lineage
@@ -53,7 +53,8 @@ def certify_file(config: CertifyVerbConfig, progress: Progress) -> dict[str, Any
         common = {"discount": discount, "span": span, "window": window}
         test = certify.held_out(world.model, world.params, log, stage_key(key, "certify"), **common)
         figures, found = certify.summarise([test], None, log.observation.kind)
-    tried, why = try_policy(config, world, log, key, progress)
+    tried, life, why = try_policy(config, world, log, key, progress)
+    figures |= life
     certificate = make_certificate(figures, found.get("regions"), world, log, tried, why)
     notes = seen_before(world, log)
     if len(log) < FEW:
@@ -85,11 +86,12 @@ def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
 
 def try_policy(
     config: CertifyVerbConfig, world: Any, log: Any, key: Any, progress: Progress
-) -> tuple[dict[str, Any], str]:
-    """(returns of the named policy and its fixed set, reason if there are none)."""
+) -> tuple[dict[str, Any], dict[str, float], str]:
+    """(returns of the named policy and its fixed set, how long dreamed episodes of the log's clone
+    last, reason if there are none)."""
 
     if config.policy is None:
-        return {}, "no policy was named with policy="
+        return {}, {}, "no policy was named with policy="
     policy = load_policy(config.policy)
     for name in ("observation_space", "action_space"):
         if getattr(policy, name) != getattr(world, name):
@@ -104,24 +106,26 @@ def try_policy(
             "name a policy that was distilled in this world"
         )
     if not config.episodes:
-        return {}, OFF
+        return {}, {}, OFF
     baselines = BaselineConfig().sized(log.observation.kind)
     with progress.stage("clone", total=2) as stage:
         fitted = fit_baselines(log, world, baselines, stage_key(key, "clone"), stage.update)
     as_run = DreamConfig(env=config.env)
     as_run.model.window = window
     settings = CertifyConfig(config.episodes, config.dreams)
+    clone, once = fitted["behaviour_cloning"], kept_nowhere(progress)
     tried = ranking_stage(
         settings,
         world,
         [],
-        clone=fitted["behaviour_cloning"],
+        clone=clone,
         candidate=policy.params,
         real=scorer(as_run, log),
         key=stage_key(key, "rank"),
-        once=kept_nowhere(progress),
+        once=once,
     )
-    return tried, ""
+    given = {"clone": clone, "key": stage_key(key, "life"), "once": once}
+    return tried, life_stage(settings, world, log, **given), ""
 
 
 def seen_before(world: Any, log: Any) -> list[str]:

@@ -20,9 +20,8 @@ from dreaming.errors import ConfigError
 from experiments.command.options import config_yaml
 from experiments.pages.run_report import render
 from experiments.pages.words import to_json
-from worldmodels.config import ModelConfig
 
-ADDED = ("name", "options", "features")  # to `model`, after the first version
+ADDED = ("model.name", "model.options", "model.features", "search.readout")  # in later versions
 # Options of vector models of earlier versions, which configs of all runs hold.
 RETIRED = ("model.projection", "model.grounded", "fit.weights.consistency", "fit.weights.decode")
 CONFIG, RESULT = "config.yaml", "result.json"
@@ -32,11 +31,11 @@ RESULT_VERSION = 2  # 1: before the incumbent of round 0 was the process as it r
 def values_of(config: Any) -> dict[str, Any]:
     """What the state of a run depends on, by name. Options that came later count only where they
     are used, so that a run of an earlier version goes on."""
-    values = dataclasses.asdict(config)
-    if "model" in values:
-        added = ModelConfig()
-        kept = values["model"].items()
-        values["model"] = {k: x for k, x in kept if k not in ADDED or x != getattr(added, k)}
+    values, default = dataclasses.asdict(config), dataclasses.asdict(type(config)())
+    for name in ADDED:
+        group, _, option = name.rpartition(".")
+        if group in values and values[group][option] == default[group][option]:
+            del values[group][option]
     return values
 
 

@@ -18,6 +18,7 @@ from dreaming.observe.log import Log
 from dreaming.round import Report, RoundState, one_round, stage_key
 from dreaming.student.policy import Policy, policy_files
 from dreaming.student.walks import dream_returns
+from dreaming.world.discount import discount_line
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
@@ -28,7 +29,7 @@ from experiments.logs.reading import kind_of, log_source, read_log
 from experiments.pages.lineage import write_lineage
 from experiments.pages.run_report import render
 from experiments.pages.strip import dream_strip
-from experiments.runs.certificate import make_certificate, ranking_stage
+from experiments.runs.certificate import life_stage, make_certificate, ranking_stage
 from experiments.runs.directory import (
     RESULT_VERSION,
     begin,
@@ -77,6 +78,7 @@ def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str,
     refuse(dream_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
+    progress.log(discount_line(config.fit, log.traces))
     report = play_round(config, log, once, lineage)
     if config.model.name in ("auto", "mlp") and (hint := chance_hint(report)):
         progress.log(hint)
@@ -137,6 +139,7 @@ def stage_fields(config: DreamConfig, lineage: Lineage) -> dict[str, dict[str, A
         "gate": gated,
         "evaluate": gated | fields("evaluation"),
         "certify": rehearse | fields("baselines", "certify"),
+        "life": stages["fit"] | fields("baselines", "certify"),
     }
 
 
@@ -186,18 +189,21 @@ def certify_run(
     config: DreamConfig, log: Log, report: Report, once: Callable, lineage: Lineage
 ) -> tuple[dict[str, Any], int]:
     """(the certificate of a round's world, the real steps that ranking policies took)."""
+    key, clone = round_key(config, lineage), report.baselines["behaviour_cloning"]
     tried = ranking_stage(
         config.certify,
         report.world,
         report.fitted.judges,
-        clone=report.baselines["behaviour_cloning"],
+        clone=clone,
         candidate=report.rehearsed.student,
         real=scorer(config, log),
-        key=stage_key(round_key(config, lineage), "rank"),
+        key=stage_key(key, "rank"),
         once=once,
     )
+    given = {"clone": clone, "key": stage_key(key, "life"), "once": once}
+    figures = report.fidelity | life_stage(config.certify, report.world, log, **given)
     regions = report.fitted.skill.get("regions")
-    certificate = make_certificate(report.fidelity, regions, report.world, log, tried)
+    certificate = make_certificate(figures, regions, report.world, log, tried)
     return certificate | {"env": config.env.id}, int(tried.get("steps", 0))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from dreaming.config import SearchConfig
 from dreaming.errors import ConfigError
+from dreaming.world.discount import discount_line
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.dreamfile import write_dream
@@ -29,6 +30,7 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     refuse(fit_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
+    progress.log(discount_line(config.fit, log.traces))
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
     # With the keys of a round, so that `dream` can continue from these stages.
     horizon, key = dream_horizon(config, log), root_key(config)

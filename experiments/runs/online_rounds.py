@@ -24,6 +24,7 @@ from dreaming.round import Report, RoundState, one_round
 from dreaming.search.teachers import model_steps
 from dreaming.student.network import network, with_uniform
 from dreaming.student.policy import Policy
+from dreaming.world.discount import discount_line
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
 from envs.real import make_real
@@ -57,6 +58,7 @@ def learn_online(
         once = in_round(stages, number, stop)
         log = collector.collect(state.incumbent, number, until, once)
         check_window(config.model.window, log)
+        progress.log(discount_line(config.fit, log.traces))
         state, report = play_round(config, state, number, log, once)
         students.append(state.incumbent)
     rounds = len(students)
@@ -251,6 +253,7 @@ def make_result(
     learned = report.fitted.learned, report.rehearsed
     return common(config, once) | {
         "teacher": config.teacher,
+        "discount": report.world.card["discount"],  # of the last round
         "verdict": report.verdict.word,
         "rounds": rounds,
         "earned_by_round": earned,

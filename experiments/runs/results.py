@@ -74,6 +74,7 @@ def make_result(
     learned = report.fitted.learned, report.rehearsed
     return common(config, once) | {
         "teacher": config.teacher,
+        "discount": report.world.card["discount"],
         "round": lineage.number,
         "trial": verdict.trial,
         "real_steps": len(log),
@@ -101,6 +102,7 @@ def world_result(config: WorldConfig, log: Log, fitted: Fitted, once: Once) -> d
     """The flat object of result.json of a world that has no policy yet."""
     behaviour = behaviour_return(log.traces)
     return common(config, once) | {
+        "discount": fitted.world.card["discount"],
         "real_steps": len(log),
         "behaviour_return": statistics.summary(behaviour) if behaviour.size else None,
         "fidelity": fitted.fidelity,
@@ -120,7 +122,7 @@ def exact_scores(config: DreamConfig, log: Log, report: Report) -> dict[str, Any
         return None
     true, limit = tabular.from_gym(task), dream_horizon(config, log)
     counts = tabular.from_traces(log.traces, log.observation.size, log.action.size)
-    solution = tabular.solve(counts, config.fit.discount)[2]
+    solution = tabular.solve(counts, report.world.card["discount"])[2]
     candidate = greedy_table(report.rehearsed.student, log)
     score = lambda table, policy: float(tabular.evaluate(table, policy, limit))
     mean = score(true, solution)

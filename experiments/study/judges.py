@@ -236,7 +236,7 @@ def _cartpole_judge(behaviour: cartpole.Mixed, seed: int) -> tuple[Log, Judge]:
     spaces = Features(task.observation_space), action_features(task.action_space)
     log = Log(cartpole.record(behaviour, seed), *spaces)
     split_key, fit_key, clone_key, key = jax.random.split(jax.random.key(seed), 4)
-    physics, quiet = LearnedPhysics(), lambda *_, **__: None
+    physics, quiet = LearnedPhysics().sized(log), lambda *_, **__: None
     config = JudgeConfig().sized(decides=True)
     split = split_log(log, config, split_key, decides=True)
     judges = [physics.second(part, config) for part, _ in split.judged]

@@ -57,7 +57,7 @@ def test_a_dream_goes_on_where_a_fit_ended(tiny_fit, tiny_run, tiny, tmp_path, m
     monkeypatch.setattr(Once, "__call__", spy)
     run_dir = shutil.copytree(tiny_fit, tmp_path / "run")
     assert dream.main([*tiny, f"hydra.run.dir={run_dir}"]) == 0
-    assert done == ["clone", "rehearse", "gate", "evaluate", "certify"]
+    assert done == ["clone", "rehearse", "gate", "evaluate", "certify", "life"]
     sha256 = lambda path: json.loads((path / "result.json").read_text())["state_sha256"]
     assert sha256(run_dir) == sha256(tiny_run)
     assert (run_dir / "world.dream").read_bytes() == (tiny_run / "world.dream").read_bytes()

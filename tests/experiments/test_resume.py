@@ -13,7 +13,7 @@ from experiments.runs.lineage import read_trials
 from experiments.runs.once import Once
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify")
+STAGES = ("record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify", "life")
 
 
 def sha256(run_dir):

@@ -20,7 +20,7 @@ from worldmodels.fit import fit_optimiser, init_fit, make_fit
 from worldmodels.vectors.family import make_mlp
 from worldmodels.vectors.measure import measure_scale
 
-CONFIG = FitConfig(steps=20, batch=3, unroll_steps=1, td_steps=1, target_decay=0.75)
+CONFIG = FitConfig(steps=20, batch=3, unroll_steps=1, td_steps=1, discount=0.99, target_decay=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,8 @@ def test_a_small_fit_learns_where_a_corridor_leads_and_how_often(kind, codes):
     config = ModelConfig(latent=8, width=16, members=2, chance_codes=codes, features=8)
     # Hidden codes are told apart by what they explain: the observation must outweigh the rest.
     weights, steps = (LossWeights(observation=10), 800) if kind == "box" else (LossWeights(), 400)
-    fit_config = FitConfig(steps, batch=64, unroll_steps=1, learning_rate=5e-3, weights=weights)
+    rules = {"unroll_steps": 1, "discount": 0.99, "learning_rate": 5e-3, "weights": weights}
+    fit_config = FitConfig(steps, batch=64, **rules)
     model, params = fitted(traces, observation, action, config, fit_config)
 
     s, a = np.divmod(np.arange(2 * (size - 1)), 2)  # every pair but those of the end

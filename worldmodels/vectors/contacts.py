@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-ANYWHERE = 1e9  # no bound
 LEAST_HITS = 3
 MOST_MISSED = 1 / 3  # of the hits: steps that the law leads beyond and that end elsewhere
 SURE = 3.0  # deviations of the law's error, by which it has to lead beyond
@@ -24,7 +23,7 @@ SURE = 3.0  # deviations of the law's error, by which it has to lead beyond
 def no_contacts(observation: int) -> dict[str, Any]:
     """Nothing stops, of O numbers."""
     pairs = lambda: np.zeros((2, observation, observation), np.float32)
-    bound = np.full((observation, 2), (-ANYWHERE, ANYWHERE), np.float32).T
+    bound = np.full((observation, 2), (-np.inf, np.inf), np.float32).T
     return {"bound": bound, "sets": pairs(), "value": pairs()}
 
 
@@ -47,7 +46,8 @@ def find_contacts(
             found["bound"][side, at] = bound[at]
             there, said = after[hits[:, at]], expected[hits[:, at]]
             surprises = np.median(np.abs(said - there), axis=0) > SURE * noise
-            sets = is_number & surprises & (there == there[0]).all(0)
+            beyond = stops[:, at] & (sign * (expected[:, at] - bound[at]) > 0)  # as dreams will ask
+            sets = is_number & surprises & (after[beyond] == there[0]).all(0)
             sets[at] = False  # its bound says so
             found["sets"][side, at] = sets
             found["value"][side, at] = sets * there[0]

@@ -72,7 +72,8 @@ def left_over(model: VectorModel, scale: dict, batch: Windows, steps: slice):
     now, after = batch.o[:, steps, -1], batch.o[:, 1:, -1][:, steps]
     leads = now + step * change
     ends = stopped(base["contacts"], leads)
-    change = jnp.where(ends == leads, change, (ends - now) / step)
+    holds = ((ends == leads) | (ends == after)).all(-1, keepdims=True)  # it did stop there
+    change = jnp.where(holds & (ends != leads), (ends - now) / step, change)
     return jnp.arcsinh(((after - now) / step - change) / base["noise"])
 
 

@@ -62,7 +62,8 @@ class Member(nn.Module):
 
     def setup(self):
         self.action = nn.Dense(self.width)
-        self.code_logits = Mlp((self.width, self.chance_codes))
+        if self.chance_codes > 1:
+            self.code_logits = Mlp((self.width, self.chance_codes))
         self.code = nn.Dense(self.width, use_bias=False)
         self.body = nn.Dense(self.width)
         self.observation = nn.Dense(self.observation_size, kernel_init=small)
@@ -74,6 +75,8 @@ class Member(nn.Module):
     def afterstate(self, z: Float[Array, "B D"], a: Float[Array, "B A"]):
         """Hidden afterstate [B, H] and logits of the codes [B, C]."""
         hidden = nn.silu(self.action(jnp.concatenate([z, a], -1)))
+        if self.chance_codes == 1:  # nothing to tell apart
+            return hidden, jnp.zeros((*hidden.shape[:-1], 1))
         return hidden, self.code_logits(hidden)
 
     def outcome(self, hidden, code: Float[Array, "B C"]):

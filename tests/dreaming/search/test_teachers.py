@@ -133,7 +133,7 @@ def test_every_action_on_the_lake_of_dry_ice_is_optimal(teacher):
     assert evaluate(ICE, np.asarray(result.action), 100) == 1
     np.testing.assert_allclose(q[np.arange(S), np.asarray(result.action)], v, atol=1e-6)
     if teacher == "search":
-        np.testing.assert_allclose(result.v_search, v, atol=1e-5)
+        np.testing.assert_allclose(result.q.max(-1), v, atol=1e-5)
 
 
 @pytest.mark.parametrize("codes", [1, 3])
@@ -319,6 +319,7 @@ def test_the_cost_of_a_call_by_hand():
     [
         (SearchConfig(num_simulations=0), "num_simulations must be at least 1, got 0"),
         (SearchConfig(teacher="guess"), "'guess'; choose search or one_step"),
+        (SearchConfig(readout="best"), "'best'; choose greedy or mean"),
     ],
 )
 def test_what_cannot_teach_is_told(config, said):

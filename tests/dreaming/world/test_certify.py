@@ -36,6 +36,7 @@ from dreaming.world.certify import (
 )
 from dreaming.world.physics import OraclePhysics
 from dreaming.world.ranking import distinguishable, rank, rank_agreement, rank_correlation
+from dreaming.world.words import promise_sentence
 from envs import tabular
 from envs.dream import start_context
 from envs.types import Features, Trace, action_features
@@ -406,7 +407,9 @@ def test_without_reality_or_judges_the_reason_is_told(dry):
     rules = {"key": jax.random.key(0), "dreams": 4, "update": lambda n: None}
     tried = ranking.try_policies(policies, *args, **rules)
     figures, missing, rows = ranking.rank_figures(list(policies), tried, np.zeros(0), True)
-    assert figures == {"candidate_coverage": 1.0}
+    promised = {"promise", "promise_low", "promise_high"}
+    assert figures["candidate_coverage"] == 1 and set(figures) == promised | {"candidate_coverage"}
+    assert "did not plan" in missing.pop("unsupported")
     assert all("no real environment" in why for why in missing.values()) and len(missing) == 3
     assert rows[0]["real"] is None and rows[0]["judges"] is None and rows[0]["planner"] is not None
 
@@ -422,6 +425,43 @@ def test_a_model_that_sees_too_rosy_is_ranked_down(dry):
     tried = ranking.try_policies(policies, *args, **rules)
     figures, _, _ = ranking.rank_figures(list(policies), tried, np.zeros(0), False)
     assert figures["rank_correlation"] < 0.5 < 0.9 < figures["rank_correlation_planner"]
+
+
+def promised(judges, candidate=1, clone=0):
+    """(figures, missing) of dreams of 100 [10, 190] where the clone's earn 20."""
+    dreamed = np.stack([np.full(19, 20.0), np.linspace(10, 190, 19)])
+    return ranking.promise({"planner": dreamed, "judges": judges}, candidate, clone)
+
+
+def test_a_promise_by_hand():
+    found, missing = promised(np.array([[20.0, 20.0], [30.0, 50.0]]))
+    assert not missing and found["promise"] == 100 and found["promise_judged"] == 40
+    assert (found["promise_low"], found["promise_high"]) == pytest.approx((19, 181))
+    assert found["promise_error"] == pytest.approx(np.sqrt(3000 / 19 + 100 / 2))
+    assert found["unsupported"] == pytest.approx(60 / 80)
+    said = promise_sentence(found)
+    assert "promises more than it can know" in said and "dreams of 100" in said and "of 40" in said
+    kept, _ = promised(np.full((2, 2), 61.0))
+    assert kept["unsupported"] == pytest.approx(39 / 80) and not promise_sentence(kept)
+    assert promised(np.full((2, 2), 300.0))[0]["unsupported"] == 0  # judges see more
+
+
+def test_a_promise_that_cannot_be_held_against_anything_says_why():
+    found, missing = promised(np.zeros((2, 0)))
+    assert "did not plan" in missing["unsupported"] and not promise_sentence(found)
+    found, missing = promised(np.zeros((2, 2)), candidate=0, clone=1)
+    assert "no gain" in missing["unsupported"] and not promise_sentence(found)
+
+
+def test_a_small_gain_within_what_dreams_scatter_is_no_alarm():
+    """Clone 490, candidate 492, judges 485, each +- 20."""
+    scatter = np.tile([-20.0, 20.0], 16)
+    tried = {
+        "planner": np.stack([490 + scatter, 492 + scatter]),
+        "judges": np.stack([485 + scatter] * 2),
+    }
+    found, _ = ranking.promise(tried, candidate=1, clone=0)
+    assert found["unsupported"] > 3 and not promise_sentence(found)
 
 
 class Guesser:

@@ -100,6 +100,9 @@ def test_nothing_is_left_over_at_a_wall_that_the_base_knows(tiny, windows):
     assert np.abs(before[0, 0]).min() > 1e-2
     np.testing.assert_allclose(after[0, 0], 0, atol=1e-5)
     assert (np.asarray(after) == np.asarray(before)).any()
+    contacts["value"][side, 0, 1] += 1.0  # what really happened was something else
+    other = left_over(model, scale | {"base": base}, batch, slice(0, 2))
+    np.testing.assert_array_equal(other[0, 0], before[0, 0])
 
 
 def test_a_member_does_not_learn_changes_of_episodes_hidden_from_it(tiny, windows):

@@ -1,0 +1,21 @@
+"""Options of the study's programs: words like name=value."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def options(argv: Sequence[str] | None, known: Mapping[str, str]) -> dict[str, str] | None:
+    """The value of each option, by default that of `known`; None, after a line that names them,
+    for what is no option."""
+    words = sys.argv[1:] if argv is None else argv
+    given = {name: value for name, _, value in (word.partition("=") for word in words)}
+    if set(given) - set(known) or not all("=" in word for word in words):
+        print(f"options are {', '.join(f'{name}=' for name in known)}", file=sys.stderr)
+        return None
+    return dict(known) | given
+
+
+def seeds_in(text: str) -> list[int]:
+    """Seeds of "7" or "100-119". Raises `ValueError` for anything else."""
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
