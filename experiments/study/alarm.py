@@ -23,7 +23,7 @@ from scipy import stats
 
 from dreaming.world.words import is_unsupported
 from experiments.study import promises
-from experiments.study.options import options
+from experiments.study.options import names_in, options
 from experiments.study.promises import KEPT, Task, gym, play
 
 OPTIONS = {"out": "runs/alarm", "only": "", "seed": "0", "jobs": "1"}
@@ -153,9 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and report; returns the exit code."""
     if (chosen := options(argv, OPTIONS)) is None:
         return 2
-    names = chosen["only"].split(",") if chosen["only"] else list(CASES)
-    if set(names) - set(CASES):
-        print(f"only={chosen['only']}: tasks are {', '.join(CASES)}", file=sys.stderr)
+    if (names := names_in(chosen["only"], CASES)) is None:
         return 2
     out, seed = Path(chosen["out"]), int(chosen["seed"])
     world = lambda name, share: play_world(CASES[name], out / name / f"share{share:g}", share, seed)

@@ -1,7 +1,7 @@
 """Options of the study's programs: words like name=value."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def options(argv: Sequence[str] | None, known: Mapping[str, str]) -> dict[str, str] | None:
@@ -13,6 +13,15 @@ def options(argv: Sequence[str] | None, known: Mapping[str, str]) -> dict[str, s
         print(f"options are {', '.join(f'{name}=' for name in known)}", file=sys.stderr)
         return None
     return dict(known) | given
+
+
+def names_in(text: str, known: Iterable[str]) -> list[str] | None:
+    """The tasks "a,b", all of `known` for ""; None, after a line that names these, for others."""
+    names = text.split(",") if text else list(known)
+    if set(names) - set(known):
+        print(f"only={text}: tasks are {', '.join(known)}", file=sys.stderr)
+        return None
+    return names
 
 
 def seeds_in(text: str) -> list[int]:

@@ -23,7 +23,7 @@ import numpy as np
 from dreaming.statistics import iqm
 from experiments.config import EnvConfig
 from experiments.logs.recording import recording
-from experiments.study.options import options, seeds_in
+from experiments.study.options import names_in, options, seeds_in
 from experiments.study.ranges import TABLE
 
 OPTIONS = {"out": "runs/promises", "only": "", "seeds": "", "jobs": "1"}
@@ -223,9 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and report; returns the exit code."""
     if (chosen := options(argv, OPTIONS)) is None:
         return 2
-    names = chosen["only"].split(",") if chosen["only"] else list(TASKS)
-    if set(names) - set(TASKS):
-        print(f"only={chosen['only']}: tasks are {', '.join(TASKS)}", file=sys.stderr)
+    if (names := names_in(chosen["only"], TASKS)) is None:
         return 2
     tasks = {name: TASKS[name] for name in names}
     some = seeds_in(chosen["seeds"]) if chosen["seeds"] else None
