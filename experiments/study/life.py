@@ -98,7 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Study each seed; returns the exit code."""
     if (chosen := options(argv, OPTIONS)) is None:
         return 2
-    rate, out, seeds = chosen["rate"], Path(chosen["out"]), seeds_in(chosen["seeds"])
+    if (seeds := seeds_in(chosen["seeds"])) is None:
+        return 2
+    rate, out = chosen["rate"], Path(chosen["out"])
     found = json.loads(out.read_text()) if out.exists() else []
     done, true = {(x["rate"], x["seed"]) for x in found}, true_mean(rate)
     for seed in [seed for seed in seeds if (rate, seed) not in done]:

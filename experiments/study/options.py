@@ -24,7 +24,10 @@ def names_in(text: str, known: Iterable[str]) -> list[str] | None:
     return names
 
 
-def seeds_in(text: str) -> list[int]:
-    """Seeds of "7" or "100-119". Raises `ValueError` for anything else."""
+def seeds_in(text: str) -> list[int] | None:
+    """Seeds of "7" or "100-119"; None, after a line that says so, for anything else."""
     first, _, last = text.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal():
+        print(f"seeds={text}: give one seed, or FIRST-LAST", file=sys.stderr)
+        return None
     return list(range(int(first), int(last or first) + 1))

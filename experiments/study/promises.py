@@ -227,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     tasks = {name: TASKS[name] for name in names}
     some = seeds_in(chosen["seeds"]) if chosen["seeds"] else None
+    if chosen["seeds"] and some is None:
+        return 2
     seeds = {name: seeds_of(task, FIRST) if some is None else some for name, task in tasks.items()}
     results = run_all(Path(chosen["out"]), tasks, seeds, int(chosen["jobs"]))
     print(report(results, tasks))

@@ -73,7 +73,13 @@ def test_what_is_finished_is_not_done_again(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("only=chess", "cartpole_500"), ("seed=3", "seeds="), ("now", "seeds=")]
+    ("given", "said"),
+    [
+        ("only=chess", "cartpole_500"),
+        ("seed=3", "seeds="),
+        ("now", "seeds="),
+        ("seeds=x", "FIRST-LAST"),
+    ],
 )
 def test_what_does_not_exist_is_one_line(given, said, capsys):
     assert promises.main([given]) == 2
