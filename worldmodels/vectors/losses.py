@@ -60,15 +60,19 @@ def observation_loss(model: VectorModel, told, o, left) -> Float[Array, "*B"]:
     return total + jnp.mean(jnp.concatenate(numbers, -1), axis=-1)
 
 
+def base_change(scale: dict, batch: Windows, steps: slice) -> Float[Array, "B K O"]:
+    """Change of the observation that the base expects on average, in `o_step`."""
+    x = flat_rows(batch.o[:, steps], batch.a_past[:, steps], batch.valid[:, steps], scale)
+    return base_changes(posterior_mean(scale["base"]), x, batch.a[:, steps])[0]
+
+
 def left_over(model: VectorModel, scale: dict, batch: Windows, steps: slice):
     """Change of the observation [B, K, O] less what the base expects on average: arsinh of it in
     `noise`, so that the networks need not be exact to leave alone what the base knows to a
     thousandth, and can still say what a wall does."""
     if not model.has_base:
         return jnp.zeros(batch.o[:, steps, -1].shape)
-    base, step = posterior_mean(scale["base"]), scale["o_step"]
-    x = flat_rows(batch.o[:, steps], batch.a_past[:, steps], batch.valid[:, steps], scale)
-    change = base_changes(base, x, batch.a[:, steps])[0]
+    base, step, change = scale["base"], scale["o_step"], base_change(scale, batch, steps)
     now, after = batch.o[:, steps, -1], batch.o[:, 1:, -1][:, steps]
     leads = now + step * change
     ends = stopped(base["contacts"], leads)
@@ -77,10 +81,29 @@ def left_over(model: VectorModel, scale: dict, batch: Windows, steps: slice):
     return jnp.arcsinh(((after - now) / step - change) / base["noise"])
 
 
+def reached(model: VectorModel, params, row, told) -> Float[Array, "B D"]:
+    """Latents of the states that a dream would reach.
+
+    What a step earns and whether it ends is learned of these. Of the real ones it would be read off
+    what no dream shows, such as the speed that a crash leaves, and dreams would never crash.
+    """
+    o, a, valid = row["later"]
+    if not model.codes_are_observed:
+        change = row["change"]
+        if change is not None:
+            change = jnp.broadcast_to(change, told.shape)
+        mean = jnp.full(len(o), -1)
+        newest, *_ = model.shown(params, mean, row["now"], change, told)
+        newest = jax.lax.stop_gradient(newest)
+        o = jnp.concatenate([o[:, :-1], newest[:, None]], axis=1)
+    return model.encode(params, o, a, valid)
+
+
 def outcome_terms(model: VectorModel, params, hidden, code, row, *, weights):
     """Terms [E, B] of one step, given chance codes as one-hots [B, C]."""
     x, told = model.apply(params, "outcome", hidden, code)
-    r_logits, goes_on = model.apply(params, "consequences", x, row["z_next"])
+    z_next = reached(model, params, row, told)
+    r_logits, goes_on = model.apply(params, "consequences", x, z_next)
     r_target = scalar_to_support(row["r"], params["scale"]["reward_support"])
     terms = {
         "reward": weights.reward
@@ -159,14 +182,16 @@ def model_loss(
     steps, rows = slice(0, K), slice(0, K + 1)
     seen = disturbed(model, batch.o[:, rows], scale["o_step"], config.noise, key)
     z = model.encode(params, seen, batch.a_past[:, rows], batch.valid[:, rows])
-    flat = lambda x: x[:, steps].reshape(-1, *x.shape[2:])
+    flat = lambda x: x[:, steps].reshape(x.shape[0] * K, *x.shape[2:])
     to_members = lambda x: jnp.repeat(x, K, axis=0).T  # [B, E] -> [E, B * K]
     row = {
         "a": flat(batch.a),
         "r": flat(batch.r),
         "terminated": flat(batch.terminated) * 1.0,
         "o": flat(batch.o[:, 1:, -1]),
-        "z_next": flat(z[:, 1:]),
+        "now": flat(batch.o[:, :, -1]),
+        "later": tuple(flat(x[:, 1:]) for x in (seen, batch.a_past, batch.valid)),
+        "change": flat(base_change(scale, batch, steps)) if model.has_base else None,
         "left": flat(left_over(model, scale, batch, steps)),
         "shown": to_members(shown_to(batch.member_weights)),
         "v": jax.vmap(flat)(value_targets(model, target_params, batch, config)),

@@ -164,7 +164,8 @@ class VectorModel:
         if self.codes_are_observed:  # the code alone says where it leads
             o = code
         else:
-            o, outside, doubt = self._next(params, y, told)
+            change = None if y.change is None else jnp.moveaxis(y.change, 1, 0)
+            o, outside, doubt = self.shown(params, y.member, y.o, change, told)
             uncertainty += outside + doubt
         z = self._reached(params, y, o)
         r_logits, goes_on = self.apply(params, "consequences", x, z.latent)
@@ -206,32 +207,32 @@ class VectorModel:
         head = lambda name: self.apply(params, name, z.latent)
         return self.value(params, z), head("pi_logits"), head("legal_logits")
 
-    def _next(self, params, y: Afterstate, told: Float[Array, "E B O"]):
+    def shown(self, params, member, now: Float[Array, "B O"], change, told: Float[Array, "E B O"]):
         """(next observation [B, O], how many deviations it lay outside the logged range [B], how
-        much the members differ about it [B], in deviations)."""
+        much the members differ about it [B], in deviations) after the newest observation `now`,
+        from what each base (`change` [E, B, O], None without) and each network say."""
         scale, each, unit = params["scale"], jnp.zeros_like(told), jnp.ones(told.shape[-1])
-        if y.change is not None:
+        if change is not None:
             left = scale["share"] * left_by(scale["base"], told)
-            change = within(scale["base"], jnp.moveaxis(y.change, 1, 0) + left)
-            each = stopped(scale["base"]["contacts"], y.o + scale["o_step"] * change)
-            unit = scale["o_std"]
+            leads = now + scale["o_step"] * within(scale["base"], change + left)
+            each, unit = stopped(scale["base"]["contacts"], leads), scale["o_std"]
         if not self.is_number.all():
             each = jnp.where(self.is_number, each, self._chances(told))
             unit = jnp.where(self.is_number, unit, 1.0)
         doubt = jnp.sqrt(jnp.mean(jnp.square(_deviation(each) / unit), axis=-1))
-        mean, shown, outside, at = self._pick(each, y.member), [], 0.0, 0
+        mean, parts, outside, at = self._pick(each, member), [], 0.0, 0
         for kind, size in self.parts:
             part, x = slice(at, at + size), mean[..., at : at + size]
             at += size
             if kind == "categorical":
-                shown.append(jax.nn.one_hot(jnp.argmax(x, -1), size))
+                parts.append(jax.nn.one_hot(jnp.argmax(x, -1), size))
             elif kind == "binary":
-                shown.append((x > 0.5).astype(x.dtype))
+                parts.append((x > 0.5).astype(x.dtype))
             else:
                 o, excess = _clipped(x, scale, part)
-                shown.append(o)
+                parts.append(o)
                 outside = jnp.maximum(outside, excess)
-        return jnp.concatenate(shown, axis=-1), outside, doubt
+        return jnp.concatenate(parts, axis=-1), outside, doubt
 
     def _chances(self, told: Float[Array, "E B O"]) -> Float[Array, "E B O"]:
         """Probabilities of categories and bits."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from envs.types import Context
 from worldmodels.config import FitConfig, LossWeights
 from worldmodels.loops import scale_gradient
 from worldmodels.vectors.base import base_changes
@@ -103,6 +104,37 @@ def test_nothing_is_left_over_at_a_wall_that_the_base_knows(tiny, windows):
     contacts["value"][side, 0, 1] += 1.0  # what really happened was something else
     other = left_over(model, scale | {"base": base}, batch, slice(0, 2))
     np.testing.assert_array_equal(other[0, 0], before[0, 0])
+
+
+def test_ends_and_rewards_are_learned_of_the_states_that_dreams_reach(tiny, windows):
+    """Not of the real ones, by which a crash is known only once it has happened."""
+    model, params = tiny()
+    batch = windows(model)
+    crashed = batch.replace(o=batch.o.at[:, 2].add(10.0))  # the last row that a step leads to
+    terms, others = (loss_and_gradient(params, model, each)[1] for each in (batch, crashed))
+    assert abs(terms["fit/observation_loss"] - others["fit/observation_loss"]) > 0.1
+    for name in ("fit/reward_loss", "fit/continuation_loss"):
+        np.testing.assert_array_equal(terms[name], others[name])
+
+
+def test_what_is_taught_of_an_end_is_what_dreams_say_of_it(tiny, windows):
+    model, params = tiny()
+    batch = windows(model)
+    first = lambda x: x[:, 0]
+    context = Context(
+        first(batch.o), first(batch.a_past), jnp.zeros((3, 1), int), batch.valid[:, 0]
+    )
+    _, y = model.afterstate(params, model.root(params, context), first(batch.a))
+    _, said = model.outcome(params, y, jnp.zeros(3, jnp.int32))
+    one_step = dataclasses.replace(CONFIG, unroll_steps=1)
+    for b in range(3):
+        each = []
+        for member in range(2):
+            weights = jnp.eye(2)[jnp.full(3, member)] * 2
+            only = batch.replace(weight=3 * jax.nn.one_hot(b, 3), member_weights=weights)
+            _, terms = model_loss(params, params, model, only, one_step, jax.random.key(0))
+            each.append(np.exp(-terms["fit/continuation_loss"]))  # none of the steps ends
+        np.testing.assert_allclose(np.mean(each), said.continuation[b], rtol=1e-5)
 
 
 def test_a_member_does_not_learn_changes_of_episodes_hidden_from_it(tiny, windows):
@@ -213,7 +245,9 @@ def step_targets(rows=3):
         "terminated": jnp.array([0.0, 0.0, 1.0]),
         "o": normal(),
         "left": normal(),
-        "z_next": jnp.asarray(random.normal(size=(rows, 10)), jnp.float32),
+        "now": normal(),
+        "change": normal(),
+        "later": (normal()[:, None], jnp.zeros((rows, 0, 2)), jnp.ones((rows, 1), bool)),
     }
 
 

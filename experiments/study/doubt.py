@@ -1,0 +1,97 @@
+"""Whether a dream doubts where it errs: one step ahead, on real steps of its own candidates.
+
+python -m experiments.study.doubt runs=runs/promises [steps=4000] [seed=200] [out=doubt.json]
+
+For every finished run of `dreaming dream` below `runs`: Spearman's rank correlation of uncertainty
+and error, of observation and reward together in deviations, over steps that the candidate takes in
+the real task. What `out` holds already is not done again.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreaming.checkpoint import atomic_write
+from dreaming.observe.log import Log
+from dreaming.world.certify import held_out
+from envs.dreamfile import load_world
+from envs.types import Features, action_features
+from experiments.config import DreamConfig, EnvConfig
+from experiments.logs.recording import recording
+from experiments.runs.directory import read_config
+from experiments.study.options import options, seeds_in
+
+OPTIONS = {"runs": "runs/promises", "steps": "4000", "seed": "200", "out": "doubt.json"}
+ASKED = 0.5  # correlation
+
+
+def correlation(run_dir: Path, steps: int, seed: int) -> float | None:
+    """Of uncertainty and error over so many real steps of a run's candidate; None if undefined."""
+    config: DreamConfig = read_config(run_dir, DreamConfig)
+    world = load_world(run_dir / "world.dream")
+    env = EnvConfig(config.env.id, str(run_dir / "candidate"), steps, options=config.env.options)
+    traces, _ = recording(env, seed, lambda n: None)
+    log = Log(list(traces), Features(world.observation_space), action_features(world.action_space))
+    span, discount = (float(world.card[name]) for name in ("value_span", "discount"))
+    tested = held_out(
+        world.model,
+        world.params,
+        log,
+        jax.random.key(seed),
+        discount=discount,
+        span=span,
+        window=world.model.window,
+    )
+    return tested.figures.get("uncertainty_spearman")
+
+
+def task_of(run_dir: Path, runs: Path) -> str:
+    """The folder of the run below `runs`."""
+    return run_dir.relative_to(runs).parts[0]
+
+
+def report(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The correlations of each task, and on how many the middle one is as asked."""
+    by_task: dict[str, list[float]] = {}
+    for each in found.values():
+        x = each["spearman"]
+        by_task.setdefault(each["task"], []).append(float("nan") if x is None else x)
+    middle = {task: float(np.nanmedian(x)) for task, x in by_task.items()}
+    lines = [
+        f"{task}: {' '.join(f'{x:.2f}' for x in each)}; middle {middle[task]:.2f}"
+        for task, each in by_task.items()
+    ]
+    good = sum(x >= ASKED for x in middle.values())
+    return "\n".join([*lines, f"at least {ASKED:g} on {good} of {len(middle)} tasks"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is missing and report; returns the exit code."""
+    if (chosen := options(argv, OPTIONS)) is None:
+        return 2
+    if (seeds := seeds_in(chosen["seed"])) is None:
+        return 2
+    runs, out, steps = Path(chosen["runs"]), Path(chosen["out"]), int(chosen["steps"])
+    found = json.loads(out.read_text()) if out.exists() else {}
+    finished = [path.parent for path in sorted(runs.glob("**/world.dream"))]
+    finished = [path for path in finished if (path / "candidate").is_dir()]
+    if not finished:
+        print(f"{runs}: no finished run of dreaming dream below it", file=sys.stderr)
+        return 1
+    for run_dir in finished:
+        if (name := str(run_dir)) not in found:
+            task = task_of(run_dir, runs)
+            found[name] = {"task": task, "spearman": correlation(run_dir, steps, seeds[0])}
+            print(f"{name}: {found[name]['spearman']}", flush=True)
+            atomic_write(out, json.dumps(found, indent=1))
+    print(report(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
