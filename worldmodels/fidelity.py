@@ -34,6 +34,7 @@ class Unrolled(NamedTuple):
 
     o: Any  # [M, B, O] expected observation features after each step
     g: Any  # [B] sum_{i<n} discount^i r[i] + discount^n v[n], n = VALUE_STEPS
+    u: Any  # [M, B] uncertainty of each step
 
 
 class OneStep(NamedTuple):
@@ -80,15 +81,16 @@ def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float,
             o,
             alive * said.r,
             alive * said.continuation * said.v,
+            mean(said.uncertainty),
         )
 
     z = model.root(params, jax.tree.map(repeated, context))
     actions = jnp.moveaxis(repeated(a), 1, 0)
     keys = jax.random.split(key, len(actions))
-    _, (o, r, v) = jax.lax.scan(step, (z, jnp.ones(rows)), (actions, keys))
+    _, (o, r, v, u) = jax.lax.scan(step, (z, jnp.ones(rows)), (actions, keys))
     n = VALUE_STEPS
     g = (discount ** jnp.arange(n)[:, None] * r[:n]).sum(0) + discount**n * v[n - 1]
-    return Unrolled(o, mean(g))
+    return Unrolled(o, mean(g), u)
 
 
 def one_step(model, params, context, a: Float[Array, "B A"]) -> OneStep:
@@ -148,6 +150,26 @@ def skill_table(
             error = np.square((guess - real[k]) / unit).mean(-1)
             table[name].append(float(error[known[k]].mean()))
     return table
+
+
+def doubts(
+    dreamed: Unrolled, batch: Windows, unit: Float[np.ndarray, " O"], steps: Sequence[int]
+) -> Figures:
+    """`uncertainty_spearman_k` for k of `steps`: Spearman's rank correlation of the uncertainty of
+    k steps of a dream, summed, and its error after them.
+
+    Over windows that are real for k steps; a k with fewer than WINDOWS of them is left out.
+    """
+    real = np.moveaxis(np.asarray(batch.o[:, :, -1], np.float32), 1, 0)
+    known, found = np.asarray(batch.is_real_o).T, {}
+    for k in steps:
+        if k > len(dreamed.u) or known[k].sum() < WINDOWS:
+            continue
+        error = step_error(np.asarray(dreamed.o[k - 1]), real[k], unit)[known[k]]
+        correlation = scores.spearman(np.asarray(dreamed.u[:k]).sum(0)[known[k]], error)
+        if correlation is not None:
+            found[f"uncertainty_spearman_{k}"] = correlation
+    return found
 
 
 def skills(table: Table) -> dict[int, float]:

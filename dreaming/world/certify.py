@@ -16,6 +16,7 @@ from worldmodels import fidelity
 from worldmodels.fidelity import STEPS, TRUSTED, VALUE_STEPS, Figures, Happened, OneStep, Table
 
 WINDOWS, LENGTH = 512, max(STEPS) + 1  # number of open-loop dreams, and observations in each
+DOUBTED = (5, 15)  # steps over which uncertainty is held against error
 CHUNK, CHUNKS = 2048, 4  # one-step predictions per compiled call; at most CHUNKS calls
 SAID_BY_MEMBERS = ("uncertainty", "uncertainty_99", "chance")  # not of frame models
 BYTES = 64 << 20  # of observations held as floats at once, but at least FEWEST rows
@@ -81,6 +82,7 @@ def held_out(
     step, real = _all_steps(model, params, replay, starts, window, rows(CHUNK, 1))
     figures = fidelity.step_figures(step, real, unit, model.num_members, discrete)
     figures |= fidelity.value_equivalence(dreamed.g, batch, v, discount, span)
+    figures |= fidelity.doubts(dreamed, batch, unit, DOUBTED)
     table = fidelity.skill_table(dreamed.o, batch, unit)
     enough = min(fidelity.WINDOWS, len(log))
     curve = fidelity.skill_table(dreamed.o, batch, unit, range(1, LENGTH), enough)

@@ -3,8 +3,9 @@
 python -m experiments.study.doubt runs=runs/promises [steps=4000] [seed=200] [out=doubt.json]
 
 For every finished run of `dreaming dream` below `runs`: Spearman's rank correlation of uncertainty
-and error, of observation and reward together in deviations, over steps that the candidate takes in
-the real task. What `out` holds already is not done again.
+and error, over steps that the candidate takes in the real task: of one step (observation and reward
+together, in deviations), and of 5 and 15 (`worldmodels.fidelity.doubts`). What `out` holds already
+is not done again.
 """
 
 import json
@@ -27,11 +28,12 @@ from experiments.runs.directory import read_config
 from experiments.study.options import options, seeds_in
 
 OPTIONS = {"runs": "runs/promises", "steps": "4000", "seed": "200", "out": "doubt.json"}
+NAMES = ("uncertainty_spearman", "uncertainty_spearman_5", "uncertainty_spearman_15")
 ASKED = 0.5  # correlation
 
 
-def correlation(run_dir: Path, steps: int, seed: int) -> float | None:
-    """Of uncertainty and error over so many real steps of a run's candidate; None if undefined."""
+def correlations(run_dir: Path, steps: int, seed: int) -> dict[str, float]:
+    """Of uncertainty and error over so many real steps of a run's candidate, by name."""
     config: DreamConfig = read_config(run_dir, DreamConfig)
     world = load_world(run_dir / "world.dream")
     env = EnvConfig(config.env.id, str(run_dir / "candidate"), steps, options=config.env.options)
@@ -47,7 +49,7 @@ def correlation(run_dir: Path, steps: int, seed: int) -> float | None:
         span=span,
         window=world.model.window,
     )
-    return tested.figures.get("uncertainty_spearman")
+    return {name: tested.figures[name] for name in NAMES if name in tested.figures}
 
 
 def task_of(run_dir: Path, runs: Path) -> str:
@@ -57,17 +59,16 @@ def task_of(run_dir: Path, runs: Path) -> str:
 
 def report(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The correlations of each task, and on how many the middle one is as asked."""
-    by_task: dict[str, list[float]] = {}
-    for each in found.values():
-        x = each["spearman"]
-        by_task.setdefault(each["task"], []).append(float("nan") if x is None else x)
-    middle = {task: float(np.nanmedian(x)) for task, x in by_task.items()}
-    lines = [
-        f"{task}: {' '.join(f'{x:.2f}' for x in each)}; middle {middle[task]:.2f}"
-        for task, each in by_task.items()
-    ]
-    good = sum(x >= ASKED for x in middle.values())
-    return "\n".join([*lines, f"at least {ASKED:g} on {good} of {len(middle)} tasks"])
+    lines, tasks = [], sorted({each["task"] for each in found.values()})
+    for name in NAMES:
+        good = 0
+        for task in tasks:
+            every = [each.get(name, np.nan) for each in found.values() if each["task"] == task]
+            middle = np.median(every)
+            good += middle >= ASKED
+            lines.append(f"{name}, {task}: middle {middle:.2f} of {np.round(every, 2).tolist()}")
+        lines.append(f"{name}: at least {ASKED:g} on {good} of {len(tasks)} tasks")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run_dir in finished:
         if (name := str(run_dir)) not in found:
             task = task_of(run_dir, runs)
-            found[name] = {"task": task, "spearman": correlation(run_dir, steps, seeds[0])}
-            print(f"{name}: {found[name]['spearman']}", flush=True)
+            found[name] = {"task": task} | correlations(run_dir, steps, seeds[0])
+            print(f"{name}: {found[name]}", flush=True)
             atomic_write(out, json.dumps(found, indent=1))
     print(report(found))
     return 0

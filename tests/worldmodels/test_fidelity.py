@@ -9,7 +9,17 @@ import pytest
 from scipy import stats
 
 from worldmodels import fidelity, scores
-from worldmodels.fidelity import Happened, OneStep, skill_table, skills, step_figures, trust
+from worldmodels.fidelity import (
+    WINDOWS,
+    Happened,
+    OneStep,
+    Unrolled,
+    doubts,
+    skill_table,
+    skills,
+    step_figures,
+    trust,
+)
 from worldmodels.types import Windows
 
 P = np.array([0.05, 0.15, 0.15, 0.95, 0.55])
@@ -90,6 +100,26 @@ def test_skill_by_hand():
     assert skills(table) == {1: 0.95, 2: 1.0}
     fewer = skill_table(dreamed, windows(real, known), np.array([2.0]), (1, 2), least=2)
     assert fewer["k"] == [1]
+
+
+def test_doubt_over_several_steps_by_hand():
+    """The windows that were doubted most erred most after two steps, not after one."""
+    count = WINDOWS
+    real = np.zeros((count + 1, 3, 1))
+    known = np.ones((count + 1, 3), bool)
+    known[-1, 2] = False  # the last window is real for one step alone
+    at = np.arange(count + 1.0)
+    dreamed = Unrolled(
+        np.stack([-at[::-1], at])[..., None], np.zeros(count + 1), np.stack([at, 0 * at])
+    )
+    found = doubts(dreamed, windows(real, known), np.array([2.0]), (1, 2, 3))
+    assert found == {
+        "uncertainty_spearman_1": pytest.approx(-1),
+        "uncertainty_spearman_2": pytest.approx(1),
+    }
+    known[0, 2] = False  # too few for two steps
+    fewer = doubts(dreamed, windows(real, known), np.array([2.0]), (1, 2))
+    assert list(fewer) == ["uncertainty_spearman_1"]
 
 
 @pytest.mark.parametrize(
