@@ -190,6 +190,7 @@ class LogFacts:
     head: ActionHead
     action_space: str  # for messages
     frame: tuple[int, int, int] | None = None  # H, V, F of frames
+    frame_std: float = 1.0  # deviation of their pixels from the mean frame
     has_masks: bool = False
 
 

@@ -18,7 +18,7 @@ from worldmodels.fidelity import STEPS, TRUSTED, VALUE_STEPS, Figures, Happened,
 WINDOWS, LENGTH = 512, max(STEPS) + 1  # number of open-loop dreams, and observations in each
 DOUBTED = (5, 15)  # steps over which uncertainty is held against error
 CHUNK, CHUNKS = 2048, 4  # one-step predictions per compiled call; at most CHUNKS calls
-SAID_BY_MEMBERS = ("uncertainty", "uncertainty_99", "chance")  # not of frame models
+DOUBT = ("uncertainty", "uncertainty_99")
 BYTES = 64 << 20  # of observations held as floats at once, but at least FEWEST rows
 FEWEST = 32
 GOOD = 0.95  # a region is weak only if its one-step skill is below this
@@ -153,7 +153,8 @@ def summarise(tests: Sequence[HeldOut], fitted: Log | None, kind: str) -> tuple[
     figures |= {f"skill_{k}": skill for k, skill in fidelity.skills(table).items()}
     figures |= fidelity.trust(_mean_table([test.curve for test in tests]))
     if kind == "frames":
-        figures = {name: x for name, x in figures.items() if name not in SAID_BY_MEMBERS}
+        unsaid = ("chance",) if figures["uncertainty_99"] > 0 else ("chance", *DOUBT)
+        figures = {name: x for name, x in figures.items() if name not in unsaid}
     shown: dict[str, list] = {**table}
     if kind in ("box", "mixed"):
         join = lambda name: np.concatenate([getattr(test, name) for test in tests])

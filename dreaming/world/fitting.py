@@ -41,6 +41,7 @@ def check_name(name: str) -> None:
 def facts_of(log: Log) -> LogFacts:
     """What models are shaped by."""
     space, traces = log.observation.space, log.traces
+    is_frames = log.observation.kind == "frames"
     return LogFacts(
         o=[log.observation.flatten(trace.observations) for trace in traces],
         a=[log.action.flatten(trace.actions) for trace in traces],
@@ -51,7 +52,8 @@ def facts_of(log: Log) -> LogFacts:
         is_number=log.is_number,
         head=log.head,
         action_space=str(log.action.space),
-        frame=frame_shape(space) if log.observation.kind == "frames" else None,
+        frame=frame_shape(space) if is_frames else None,
+        frame_std=log.frame_scale()[1] if is_frames else 1.0,
         has_masks=any(trace.action_masks is not None for trace in traces),
     )
 

@@ -72,7 +72,7 @@ def test_frames_stay_bytes_from_the_log_to_the_dream(log, world):
     assert buffer.context().o.dtype == np.uint8
 
 
-def test_a_dream_shows_what_its_latent_decodes_to(world):
+def test_a_dream_shows_what_its_latent_decodes_to(log, world):
     env = DreamEnv(world=world)
     assert env.observation_space == Box(0, 255, (40, 40, 1), np.uint8)
     o, _ = env.reset(seed=0)
@@ -84,7 +84,9 @@ def test_a_dream_shows_what_its_latent_decodes_to(world):
     shown = world.model.decode(world.params, env._rows.state.z)
     assert np.abs(o.ravel().astype(int) - np.asarray(shown[0]).astype(int)).max() <= 1
     assert np.array_equal(env._rows.state.context.o[0, -1], o.ravel())
-    assert info["uncertainty"] == 0 and info["trusted"]
+    unit = log.frame_scale()[1] / 255
+    assert info["uncertainty"] == pytest.approx(1 / unit)  # fresh heads expect an error of 1
+    assert info["trusted"]  # no limit is known
 
 
 def test_a_dream_file_of_frames_dreams_the_same(world, tmp_path, monkeypatch):
@@ -116,6 +118,25 @@ def test_rehearsal_begins_from_heads_that_know_nothing(world):
     jax.tree.map(np.testing.assert_array_equal, same["net"], params["net"])
 
 
+def test_uncertainty_is_the_error_that_heads_expect(log, world):
+    """A deviation of the heads above their mean, in logarithms; in deviations of frames."""
+    errors = world.params["net"]["errors"]
+    output = errors["Head_0"]["output"]
+    told = jnp.log(jnp.array([0.1, 0.1, 0.2, 0.4, 0.4]))
+    output = {"kernel": 0 * output["kernel"], "bias": told[:, None]}
+    errors = errors | {"Head_0": errors["Head_0"] | {"output": output}}
+    params = world.params | {"net": world.params["net"] | {"errors": errors}}
+    z = world.model.root(params, jax.tree.map(lambda x: jnp.asarray(x[:3]), world.starts))
+    _, y = world.model.afterstate(params, z, jnp.eye(3))
+    _, said = world.model.outcome(params, y, jnp.zeros(3, jnp.int32))
+    middle = (0.1 * 0.1 * 0.2 * 0.4 * 0.4) ** 0.2
+    spread = np.log(2) * np.sqrt((4 * 1.0**2 + 0) / 5)
+    unit = log.frame_scale()[1] / 255
+    np.testing.assert_allclose(said.uncertainty, middle * np.exp(spread) / unit, rtol=1e-5)
+    none = dataclasses.replace(world.model, error_heads=0)
+    assert not none.outcome(params, y, jnp.zeros(3, jnp.int32))[1].uncertainty.any()
+
+
 def test_actions_the_log_avoids_are_uncertain_by_their_nats(world):
     logits = jnp.log(jnp.array([0.7, 0.2, 0.1]))
     head = world.params["behaviour"]["policy_head"]
@@ -126,8 +147,9 @@ def test_actions_the_log_avoids_are_uncertain_by_their_nats(world):
     z = model.root(params, jax.tree.map(lambda x: jnp.asarray(x[:3]), world.starts))
     _, y = model.afterstate(params, z, jnp.eye(3))
     _, said = model.outcome(params, y, jnp.zeros(3, jnp.int32))
+    _, without = world.model.outcome(params, y, jnp.zeros(3, jnp.int32))
     expected = 2 * np.log(0.7 / np.array([0.7, 0.2, 0.1]))
-    np.testing.assert_allclose(said.uncertainty, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(said.uncertainty - without.uncertainty, expected, rtol=1e-4)
 
 
 def test_a_student_of_frames_reads_all_of_its_context_and_survives_saving(log, tmp_path):

@@ -26,7 +26,9 @@ SURE = 6.0  # logit by which fresh heads prefer a value of 0
 
 @dataclass(frozen=True)
 class EfficientZero(FrameModel):
-    """A `FrameModel` fitted on a log; it has one member, so it never disagrees with itself.
+    """A `FrameModel` fitted on a log; it has one member, so its uncertainty is not a disagreement,
+    but the error that its heads expect of the decoded frame, in deviations of the log's frames: one
+    deviation above their mean, as heads differ where there was little to learn from.
 
     `behaviour_penalty` is the uncertainty per nat by which an action is less likely than the
     likeliest to the log's own policy (params["behaviour"]).
@@ -62,6 +64,8 @@ class EfficientZero(FrameModel):
     def outcome(self, params, y: FrameAfterstate, c):
         """Where an action leads, and what is earned on the way."""
         z, prediction = super().outcome(params, y, c)
+        if self.error_heads:
+            prediction = prediction.replace(uncertainty=self.expected_error(params, z.latent))
         if self.behaviour_penalty:
             surprise = self.behaviour_penalty * self._surprise(params, y)
             prediction = prediction.replace(uncertainty=prediction.uncertainty + surprise)
@@ -124,6 +128,11 @@ class EfficientZero(FrameModel):
             "prior_loss": mean(prior, targets.taught_weight),
         }
 
+    def expected_error(self, params, latent: Float[Array, "B h w C"]) -> Float[Array, " B"]:
+        """How much decoded frames err, root mean square, in deviations of the log's frames."""
+        told = self.apply(params, "log_errors", latent)
+        return jnp.exp(told.mean(0) + told.std(0)) * 255 / params["scale"]["frame_std"]
+
     def _surprise(self, params, y: FrameAfterstate) -> Float[Array, " B"]:
         """Nats by which the log's policy finds an action less likely than its likeliest one."""
         known = params | {"net": params["net"] | params["behaviour"]}
@@ -160,9 +169,10 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[EfficientZero, dict]
         size=usual_size(*facts.frame[:2]) if config.size == "auto" else config.size,
         prefix_horizon=config.prefix_horizon,
         bins=config.bins,
+        error_heads=config.error_heads,
         weights=config.weights,
     )
-    return model, {"v_range": jnp.float32(high - low)}
+    return model, {"v_range": jnp.float32(high - low), "frame_std": jnp.float32(facts.frame_std)}
 
 
 def _check_bins(

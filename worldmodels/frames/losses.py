@@ -1,12 +1,13 @@
 """EfficientZero's loss, with two terms of our own for dreams: decode and continuation.
 
-L = 1/K sum_k [c_v value + c_pi policy + c_d decode]
+L = 1/K sum_k [c_v value + c_pi policy + c_d (decode + error)]
   + 1/K sum_{k>=1} [c_vp value prefix + c_c consistency + c_g continuation],
 
-where the expensive decode term of each row is estimated on a part of the windows. The model is
-unrolled K steps from the encoded root; losses are weighted by the importance weight of the draw and
-averaged over the batch. After a termination the targets of value, reward and continuation are 0;
-after a truncation nothing is known and nothing is learned.
+where the expensive decode term of each row is estimated on a part of the windows. The term `error`
+is that of heads which tell how much a decoded frame errs; it changes nothing but these heads. The
+model is unrolled K steps from the encoded root; losses are weighted by the importance weight of the
+draw and averaged over the batch. After a termination the targets of value, reward and continuation
+are 0; after a truncation nothing is known and nothing is learned.
 """
 
 import jax
@@ -24,6 +25,7 @@ from worldmodels.support import scalar_to_histogram, scalar_to_support, squash
 from worldmodels.targets import n_step_targets, value_prefixes
 from worldmodels.types import Windows
 
+LEAST_ERROR = 1e-3  # of a frame in [0, 1]; below this it does not matter
 LEAST_PRIORITY = 1e-6  # so that a window without error can still be drawn
 cross_entropy = optax.losses.softmax_cross_entropy
 binary_cross_entropy = optax.losses.sigmoid_binary_cross_entropy
@@ -98,10 +100,25 @@ def decoded_rows(windows: int, rows: int):
     return (i % windows, i % rows), np.bincount(i % rows)[i % rows]
 
 
-def decode_loss(model: FrameModel, params, latents, frames) -> Float[Array, " B"]:
-    """Mean cross-entropy per pixel of decoded frames, 0 to 255; without gradient to the latents."""
-    logits = model.apply(params, "decode", jax.lax.stop_gradient(latents))
-    return jnp.mean(binary_cross_entropy(logits, frames / 255.0), axis=(1, 2, 3))
+def decode_terms(model: FrameModel, params, latents, frames) -> dict[str, Float[Array, " N"]]:
+    """Terms of decoded frames, 0 to 255, without gradient to the latents.
+
+    `decode`: mean cross-entropy per pixel. `error`, if there are heads for it: mean squared error
+    of what they tell of the logarithm of a frame's error (see `log_error`).
+    """
+    latents, frames = jax.lax.stop_gradient(latents), frames / 255.0
+    logits = model.apply(params, "decode", latents)
+    terms = {"decode": jnp.mean(binary_cross_entropy(logits, frames), axis=(1, 2, 3))}
+    if model.error_heads:
+        real = log_error(jax.lax.stop_gradient(jax.nn.sigmoid(logits)), frames)
+        told = model.apply(params, "log_errors", latents)
+        terms["error"] = jnp.mean(jnp.square(told - real), axis=0)
+    return terms
+
+
+def log_error(x: Float[Array, "N H V F"], frames: Float[Array, "N H V F"]) -> Float[Array, " N"]:
+    """Logarithm of the root mean square error of frames in [0, 1]; at least that of LEAST_ERROR."""
+    return jnp.log(jnp.sqrt(jnp.mean(jnp.square(x - frames), axis=(1, 2, 3))) + LEAST_ERROR)
 
 
 def frame_loss(
@@ -155,14 +172,16 @@ def frame_loss(
     }
     if weights.decode > 0:
         newest, (at, counts) = of_windows(batch.o[:, :, -1], batch), decoded_rows(B, K + 1)
-        told = decode_loss(model, params, latents[at], newest[at])
-        terms["decode"] = jnp.zeros((B, K + 1)).at[at].set(B / counts * batch.is_real_o[at] * told)
+        every = B / counts * batch.is_real_o[at]
+        for name, term in decode_terms(model, params, latents[at], newest[at]).items():
+            terms[name] = jnp.zeros((B, K + 1)).at[at].set(every * term)
 
     per_window = {}
     for name, term in terms.items():
         rows = K if name in ("value_prefix", "consistency", "continuation") else K + 1
         assert term.shape == (B, rows), (name, term.shape)
-        per_window[name] = getattr(weights, name) * jnp.sum(term, axis=1) / K
+        weight = weights.decode if name == "error" else getattr(weights, name)
+        per_window[name] = weight * jnp.sum(term, axis=1) / K
     total = {name: jnp.mean(batch.weight * term) for name, term in per_window.items()}
     metrics = {f"learn/{name}_loss": term for name, term in total.items()}
     v = model.scalar(v_logits[:, 0])

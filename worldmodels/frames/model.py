@@ -34,6 +34,7 @@ class FrameModel:
     num_codes: int = 1
     num_members: int = 1
     convolves: ClassVar[bool] = True
+    error_heads: int = 0  # that tell how much a decoded frame errs
     compute: str = "float32"  # or bfloat16, where that is fast; params and outputs are float32
 
     @cached_property
@@ -46,6 +47,7 @@ class FrameModel:
             value_bins=self.bins,
             frame=self.frame,
             memory=self.memory,
+            error_heads=self.error_heads,
         )
 
     @property

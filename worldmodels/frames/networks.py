@@ -228,6 +228,17 @@ class Decoder(nn.Module):
         return x.reshape(B, h * side, w * side, channels)[:, :height, :width]
 
 
+class ErrorHead(nn.Module):
+    """The logarithm of how much a decoded frame errs (Yoo and Kweon, 2019, learn to predict a
+    loss; as an ensemble, whose heads differ where there was nothing to learn from)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, z):
+        return Head(self.width, 1)(Flat()(z))[:, 0]
+
+
 class FrameNetworks(nn.Module):
     """All networks of a frame model, behind methods that take and return arrays."""
 
@@ -237,6 +248,7 @@ class FrameNetworks(nn.Module):
     value_bins: int
     frame: tuple[int, int, int]
     memory: int  # M
+    error_heads: int = 0  # E
 
     def setup(self):
         first, features, _, width, projection, predictor = SIZES[self.size]
@@ -251,6 +263,15 @@ class FrameNetworks(nn.Module):
         self.projector = Project(projection)
         self.predictor = PredictProjection(predictor, projection)
         self.decoder = Decoder(4 * features, self.frame)
+        if self.error_heads:
+            heads = nn.vmap(
+                ErrorHead,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=None,
+                axis_size=self.error_heads,
+            )
+            self.errors = heads(width)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -291,8 +312,14 @@ class FrameNetworks(nn.Module):
         """Logits of the newest frame, in the shape [B, *frame]."""
         return self.decoder(z)
 
+    def log_errors(self, z):
+        """What each head expects, [E, B], in logarithms."""
+        return self.errors(z)
+
     def __call__(self, x, a, h: Any):
         z = self.represent(x)
+        if self.error_heads:
+            self.log_errors(z)
         after = self.step(z, a)
         heads = self.predict(after), self.value_prefix(after, h), self.continuation(after)
         return heads, self.decode(after), self.predict_projection(self.project(after))

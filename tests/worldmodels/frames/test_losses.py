@@ -1,5 +1,6 @@
 """Each term of the loss for images by hand, and no gradient where there must be none."""
 
+import dataclasses
 import functools
 
 import jax
@@ -95,6 +96,31 @@ def test_a_fresh_model_loses_what_can_be_counted(params, batch):
     assert 0 < metrics["learn/decode_loss"] < 0.5 * 2 * mean(np.array(real_rows))
     np.testing.assert_allclose(loss, sum(metrics.values()), rtol=1e-5)
     np.testing.assert_allclose(priorities, np.abs(batch.v[:, 0]) + 1e-6, atol=1e-5)
+
+
+def test_heads_learn_how_much_a_decoded_frame_errs(batch):
+    """Fresh heads tell 0, the logarithm of an error of 1. Nothing but they learns from it."""
+    model = dataclasses.replace(MODEL, error_heads=3)
+    params = model.init(jax.random.key(0))
+
+    @jax.jit
+    def learned(params):
+        term = lambda p: frame_loss(p, model, batch, WEIGHTS)[1][0]["learn/error_loss"]
+        return jax.value_and_grad(term)(params)
+
+    loss, gradient = learned(params)
+    latents = [model.encode(params, batch.o[:, 0])]
+    for k in range(K):
+        latents.append(model.apply(params, "step", latents[-1], batch.a[:, k]))
+    expected = 0.0
+    for b, weight in enumerate([1.0, 1.0, 0.5]):
+        x = 1 / (1 + np.exp(-np.asarray(model.apply(params, "decode", latents[b])[b], float)))
+        error = np.sqrt(np.mean(np.square(x - np.asarray(batch.o[b, b, -1]) / 255)))
+        expected += weight * np.log(error + 1e-3) ** 2
+    scale = WEIGHTS.decode * (K + 1) / K / B
+    np.testing.assert_allclose(loss, scale * expected, rtol=1e-4)
+    assert size(gradient, "errors") > 0
+    assert size(gradient, *(set(gradient) - {"errors"})) == 0
 
 
 def test_every_row_is_decoded_and_counts_once():
