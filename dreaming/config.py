@@ -60,9 +60,9 @@ class RehearseConfig:
     iterations: int = 0  # 0 = 1,000, on frames 500; a plateau before the jump is normal
     dreams: int = 128  # walks per iteration
     horizon: int = 16  # steps per walk; short, because it begins at real states of any time step
-    going_on: float = 0.5  # share of walks that continue earlier ones, if logged episodes are long
-    # (in the long run a student reaches states that the log does not hold)
-    restart: float = 0.125  # least probability that a continued walk restarts at a logged state
+    going_on: float = 0.5  # share of walks that continue earlier ones: in the long run a student
+    # reaches states that the log does not hold
+    restart: float = 0.125  # probability that a continued walk restarts at a logged state
     taught: int = 512  # states per iteration at which the teacher looks ahead
     real: float | None = None  # share of `taught` drawn from the log; null = 0, on frames 0.5
     # (a student that sees mostly decoded frames misjudges real ones)

@@ -69,7 +69,6 @@ class Walks(struct.PyTreeNode):
 
     last: Context  # [D]
     goes_on: Bool[Array, " D"]  # the task did not end on the way
-    restart: Float[Array, ""]  # probability that a walk restarts although it could go on
 
 
 class Rehearsal(struct.PyTreeNode):

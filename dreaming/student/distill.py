@@ -25,7 +25,6 @@ from worldmodels.loops import avoids_loops, repeated
 from worldmodels.protocol import is_trainable
 from worldmodels.types import HeadTargets
 
-LONG = 4  # least mean length of logged episodes, in walks, for walks to be continued
 CHUNK = 20  # rehearsals per compiled call, and per progress line
 
 
@@ -87,16 +86,9 @@ def blank_distill(log: Log, world: World, config: RoundConfig) -> DistillState:
 
 
 def no_walks(log: Log, model: Any, rehearse: RehearseConfig) -> Walks:
-    """The walks before the first rehearsal: none can be continued. Sets `restart` for all later.
-
-    Continued walks get the mean length of a logged episode. If that is less than LONG walks, none
-    is continued: walks from logged states then cover the episodes, and a model fitted on short
-    episodes cannot be relied on for longer walks.
-    """
+    """The walks before the first rehearsal: none can be continued."""
     first = contexts(log.replay(), jnp.zeros(rehearse.dreams, jnp.int32), model.window)
-    walks = len(log) / len(log.traces) / rehearse.horizon  # per episode
-    restart = max(rehearse.restart, 1 / walks) if walks >= LONG else 1.0
-    return Walks(first, jnp.zeros(rehearse.dreams, bool), jnp.float32(restart))
+    return Walks(first, jnp.zeros(rehearse.dreams, bool))
 
 
 def practise(

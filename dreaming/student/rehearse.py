@@ -89,7 +89,7 @@ def make_rehearse(
         start_key, real_key, anew_key, key = jax.random.split(key, 4)
         context = drawn(replay, start_key, config.dreams, model.window)
         real = drawn(replay, real_key, logged * mesh.size, model.window)
-        context = begun(context, walks, config.going_on, anew_key)
+        context = begun(context, walks, config, anew_key)
         keys = jax.random.key_data(jax.random.split(key, mesh.size))
         found = share_out(part, mesh, (params, slow_params, student), context, real, keys)
         if mesh.size == 1:
@@ -99,12 +99,12 @@ def make_rehearse(
     return rehearse
 
 
-def begun(context: Context, walks: Walks, going_on: float, key) -> Context:
-    """First contexts of D walks: a share `going_on` continues the last walks, except where these
-    ended or a restart is drawn; the others begin at `context` [D]."""
+def begun(context: Context, walks: Walks, config: RehearseConfig, key) -> Context:
+    """First contexts of D walks: a share `config.going_on` continues the last walks, except where
+    these ended or a restart is drawn; the others begin at `context` [D]."""
     count = walks.goes_on.shape[0]
-    goes_on = walks.goes_on & (jnp.arange(count) < going_on * count)
-    goes_on &= jax.random.bernoulli(key, 1 - walks.restart, goes_on.shape)
+    goes_on = walks.goes_on & (jnp.arange(count) < config.going_on * count)
+    goes_on &= jax.random.bernoulli(key, 1 - config.restart, goes_on.shape)
     either = lambda x, y: jnp.where(_column(goes_on, x), x, y)
     return jax.tree.map(either, walks.last, context)
 

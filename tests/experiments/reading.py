@@ -70,8 +70,8 @@ class Reads:
 # Options that the YAML hands on to another.
 PASSED_ON = {"teacher": "search.teacher", "context.window": "model.window"}
 PASSED_ON |= {"context.recurrent": "model.recurrent", "env.real_steps": "agent.real_steps"}
-# Read or not as the log has it: long episodes, enough of them.
-BY_THE_LOG = {"rehearse.restart", "gate.members", "gate.width", "gate.least_effective"}
+# Read or not as the log has it: enough episodes.
+BY_THE_LOG = {"gate.members", "gate.width", "gate.least_effective"}
 BY_THE_LOG |= {"search.uniform_share"}  # by one_step, where actions are numbers
 
 

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from gymnasium.spaces import Discrete
 
 from dreaming.config import DistillConfig, RehearseConfig, SearchConfig
-from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts, make_replay
 from dreaming.search.teachers import SearchResult, make_teacher
 from dreaming.student.distill import (
@@ -19,14 +17,13 @@ from dreaming.student.distill import (
     init_distill,
     make_distill,
     minibatches,
-    no_walks,
 )
 from dreaming.student.network import init_student, student_logits
 from dreaming.student.rehearse import Rehearsal, make_rehearse
 from dreaming.types import Minibatch, Walks
 from envs.dream import start_context
 from envs.tabular import TabularModel, corridor
-from envs.types import Context, Features, Trace, action_features
+from envs.types import Context, Features, Trace
 from worldmodels.actions import make_head
 from worldmodels.config import ModelConfig
 from worldmodels.types import HeadTargets
@@ -230,7 +227,7 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     student = init_student(KEY, SIZE, 2, config.width, np.zeros(SIZE), np.ones(SIZE))
     optimiser = distill_optimiser(config, walks.iterations)
     first = contexts(replay, jnp.zeros(16, int), 1)
-    nowhere = Walks(first, jnp.zeros(16, bool), jnp.float32(0.5))
+    nowhere = Walks(first, jnp.zeros(16, bool))
     state = init_distill(ORACLE, ORACLE.params, student, optimiser, nowhere, KEY)
     programs = []
     for calls in (1, 2, 3, 4):
@@ -242,13 +239,3 @@ def test_rehearsing_with_an_oracle_teaches_the_corridor():
     assert (pi[:4, 1] > 0.9).all()
     assert metrics["distill/student_loss"] < 0.1 and metrics["rehearse/search_gain"] < 0.05
     np.testing.assert_array_equal(state.student["scale"]["o_std"], 1)  # normalisers stay
-
-
-@pytest.mark.parametrize(
-    ("steps", "restart"), [(8, 1.0), (31, 1.0), (40, 8 / 40), (200, 0.125)]
-)  # at 8 steps a walk: short episodes; 40 and 200 steps to go on for, 64 at most
-def test_walks_go_on_for_as_long_as_a_logged_episode(steps, restart):
-    trace = Trace(np.zeros(steps + 1, int), np.zeros(steps, int), np.zeros(steps), False, True)
-    log = Log([trace, trace], Features(Discrete(SIZE)), action_features(Discrete(2)))
-    walks = no_walks(log, ORACLE, RehearseConfig(dreams=4, horizon=8))
-    assert float(walks.restart) == pytest.approx(restart) and not walks.goes_on.any()

@@ -26,7 +26,8 @@ def rehearsing(**settings):
     """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
     log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
     replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
-    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0, **settings)
+    settings = {"restart": 0.0, "lam": 1.0} | settings
+    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, **settings)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
     free = make_rehearse(ORACLE, HEAD, teach, config, discount=DISCOUNT, penalty=0.0)
     function = jax.jit(free)
@@ -39,7 +40,7 @@ def rehearsing(**settings):
         with jax.numpy_rank_promotion("allow"):
             nowhere = contexts(replay, jnp.zeros(WALKS, int), 1), jnp.zeros(WALKS, bool)
             last, goes_on = walks or nowhere
-            before = Walks(last, goes_on, jnp.float32(0))
+            before = Walks(last, goes_on)
             args = student, replay, before, jax.random.key(seed)
             return function(ORACLE.params, ORACLE.params | slow, *args)
 
@@ -124,6 +125,15 @@ def test_half_of_the_walks_go_on_where_the_last_ones_got_to(rehearse):
     s, ended = np.asarray(after.z.s), np.asarray(after.z.ended)
     assert (s[~ended] == 0).sum() == WALKS // 2  # each of them leaves it once
     assert (s[~ended] == 3).sum() == WALKS
+
+
+def test_a_walk_restarts_as_often_as_is_asked():
+    """Walks that could go on begin at 0, all others at logged states."""
+    rehearse = rehearsing(restart=0.5)
+    before = rehearse(go_right=False)
+    after = rehearse(go_right=True, walks=(before.last, before.goes_on))
+    count = (np.asarray(after.z.s)[~np.asarray(after.z.ended)] == 0).sum()
+    assert WALKS / 8 < count < WALKS * 3 / 8  # a quarter on average
 
 
 def test_a_walk_that_ended_is_not_gone_on_with(rehearse):
