@@ -65,7 +65,7 @@ class Prediction:
     v: Float[Array, " *B"]  # value of the state reached, in reward units
     pi_logits: Float[Array, "*B P"]  # policy outputs (search prior) at the state reached
     legal_logits: Float[Array, "*B A"]  # > 0: the entry is legal at the state reached
-    uncertainty: Float[Array, " *B"]  # disagreement of the members, 0 = none
+    uncertainty: Float[Array, " *B"]  # how far the step may be wrong, 0 = not at all
 
 
 def roll_context(context: Context, a: Float[Array, "*B A"], o: Num[Array, "*B O"]) -> Context:

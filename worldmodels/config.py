@@ -21,7 +21,7 @@ class ModelConfig:
     reward_bins: int = 51  # at most; fewer when the log holds fewer distinct rewards
     value_bins: int = 51
     features: int = 0  # random features of the closed-form base; 0 = by the log, 64 to 1,024
-    clip_margin: float = 4.0  # dreams stay in the logged range widened by so many deviations
+    clip_margin: float = 1.0  # deviations that dreams may leave the logged range by, at least
     options: dict[str, Any] = field(default_factory=dict)  # for the model of a plug-in
 
 

@@ -81,7 +81,7 @@ def open_loop(model, params, context, a: Float[Array, "B M A"], discount: float,
             o,
             alive * said.r,
             alive * said.continuation * said.v,
-            mean(said.uncertainty),
+            mean(said.uncertainty * weight) / mean(weight),
         )
 
     z = model.root(params, jax.tree.map(repeated, context))

@@ -136,7 +136,7 @@ class Trainable(WorldModel, Protocol):
 
     def measured(self, params: Any, every: Iterable["RowChunk"]) -> Any:
         """measured(params, every) -> params: with what is worked out from all rows of the log once
-        the gradient steps are done."""
+        the gradient steps are done; also asked in the middle of them."""
         ...
 
     def heads(self, params: Any) -> dict[str, Any]:

@@ -145,15 +145,15 @@ def summarise(tests: Sequence[HeldOut], fitted: Log | None, kind: str) -> tuple[
     """(figures, open-loop error by k of STEPS and `regions` in words) over several tests.
 
     `fitted` is the log that the model was fitted on, None if unknown; `kind` is `Features.kind` of
-    its observations. For frames there are no regions (of single pixels), and no figures that need
-    several members.
+    its observations. For frames there are no regions (of single pixels), no figures that need
+    several members, and none of an uncertainty that is always 0.
     """
     figures = _mean([test.figures for test in tests])
     table = _mean_table([test.table for test in tests])
     figures |= {f"skill_{k}": skill for k, skill in fidelity.skills(table).items()}
     figures |= fidelity.trust(_mean_table([test.curve for test in tests]))
     if kind == "frames":
-        unsaid = ("chance",) if figures["uncertainty_99"] > 0 else ("chance", *DOUBT)
+        unsaid = ("chance",) if figures.get("uncertainty_99", 0) > 0 else ("chance", *DOUBT)
         figures = {name: x for name, x in figures.items() if name not in unsaid}
     shown: dict[str, list] = {**table}
     if kind in ("box", "mixed"):

@@ -26,6 +26,7 @@ from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
 LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log
+EARLY = 0.6  # share of a fit's steps before what is measured on the log is measured for the rest
 CLONE_BATCH, CLONE_STEPS, CLONE_PASSES = 256, 2000, 40  # of the policy head; the fewer steps
 
 
@@ -104,11 +105,19 @@ class LogFit:
         if prepare := getattr(model, "prepared", None):
             params = prepare(state.params, rows())
             state = state.replace(params=params, target_params=params)
+        chunk = math.gcd(CHUNK, steps)
+        calls = steps // chunk
+        early = round(EARLY * calls)
         if steps:
-            chunk = math.gcd(CHUNK, steps)
             fit = compiled_fit(model, self.config, log.head, model.window, chunk)
             advance = lambda state: fit(state, replay)
-            state = in_chunks(advance, state, steps // chunk, chunk, update)
+        if early:  # the rest is learned of dreams as they will be
+            state = in_chunks(advance, state, early, chunk, update)
+            params = model.measured(state.params, rows())
+            slow = state.target_params | {"scale": params["scale"]}
+            state = state.replace(params=params, target_params=slow)
+        if calls:
+            state = in_chunks(advance, state, calls - early, chunk, update)
         params = model.measured(state.params, rows())
         if self.imitates:
             params = imitate(model, params, replay, clone_key)

@@ -25,7 +25,8 @@ ADDED = ("model.name", "model.options", "model.features", "search.readout")  # i
 # Options of vector models of earlier versions, which configs of all runs hold.
 RETIRED = ("model.projection", "model.grounded", "fit.weights.consistency", "fit.weights.decode")
 CONFIG, RESULT = "config.yaml", "result.json"
-RESULT_VERSION = 2  # 1: before the incumbent of round 0 was the process as it ran
+RESULT_VERSION = 3  # 1: before the incumbent of round 0 was the process as it ran; 2: before
+# frames had an uncertainty, and dreams a margin of their own on either side of each number
 
 
 def values_of(config: Any) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Whether a dream doubts where it errs: one step ahead, on real steps of its own candidates.
+"""Whether a dream doubts where it errs, on real steps of its own candidates.
 
 python -m experiments.study.doubt runs=runs/promises [steps=4000] [seed=200] [out=doubt.json]
 
 For every finished run of `dreaming dream` below `runs`: Spearman's rank correlation of uncertainty
 and error, over steps that the candidate takes in the real task: of one step (observation and reward
-together, in deviations), and of 5 and 15 (`worldmodels.fidelity.doubts`). What `out` holds already
-is not done again.
+together, in deviations of these steps), and of 5 and 15 (`worldmodels.fidelity.doubts`). What `out`
+holds already is not done again.
 """
 
 import json
@@ -25,7 +25,7 @@ from envs.types import Features, action_features
 from experiments.config import DreamConfig, EnvConfig
 from experiments.logs.recording import recording
 from experiments.runs.directory import read_config
-from experiments.study.options import options, seeds_in
+from experiments.study.options import options
 
 OPTIONS = {"runs": "runs/promises", "steps": "4000", "seed": "200", "out": "doubt.json"}
 NAMES = ("uncertainty_spearman", "uncertainty_spearman_5", "uncertainty_spearman_15")
@@ -54,7 +54,16 @@ def correlations(run_dir: Path, steps: int, seed: int) -> dict[str, float]:
 
 def task_of(run_dir: Path, runs: Path) -> str:
     """The folder of the run below `runs`."""
-    return run_dir.relative_to(runs).parts[0]
+    return [*run_dir.relative_to(runs).parts, runs.name][0]
+
+
+def finished_runs(runs: Path) -> list[Path]:
+    """Directories of finished runs of `dream` that had a real task."""
+    found = [path.parent for path in sorted(runs.glob("**/result.json"))]
+    found = [
+        run for run in found if (run / "world.dream").exists() and (run / "candidate").is_dir()
+    ]
+    return [run for run in found if read_config(run, DreamConfig).env.id != "none"]
 
 
 def report(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -75,21 +84,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing and report; returns the exit code."""
     if (chosen := options(argv, OPTIONS)) is None:
         return 2
-    if (seeds := seeds_in(chosen["seed"])) is None:
+    if not chosen["steps"].isdecimal() or not chosen["seed"].isdecimal():
+        print("steps= and seed= are whole numbers", file=sys.stderr)
         return 2
-    runs, out, steps = Path(chosen["runs"]), Path(chosen["out"]), int(chosen["steps"])
-    found = json.loads(out.read_text()) if out.exists() else {}
-    finished = [path.parent for path in sorted(runs.glob("**/world.dream"))]
-    finished = [path for path in finished if (path / "candidate").is_dir()]
-    if not finished:
+    steps, seed = int(chosen["steps"]), int(chosen["seed"])
+    runs, out = Path(chosen["runs"]).resolve(), Path(chosen["out"])
+    kept = json.loads(out.read_text()) if out.exists() else {}
+    if not (finished := finished_runs(runs)):
         print(f"{runs}: no finished run of dreaming dream below it", file=sys.stderr)
         return 1
+    found = {}
     for run_dir in finished:
-        if (name := str(run_dir)) not in found:
-            task = task_of(run_dir, runs)
-            found[name] = {"task": task} | correlations(run_dir, steps, seeds[0])
-            print(f"{name}: {found[name]}", flush=True)
-            atomic_write(out, json.dumps(found, indent=1))
+        name = f"{run_dir} steps={steps} seed={seed}"
+        if name not in kept:
+            kept[name] = {"task": task_of(run_dir, runs)} | correlations(run_dir, steps, seed)
+            print(f"{name}: {kept[name]}", flush=True)
+            atomic_write(out, json.dumps(kept, indent=1))
+        found[name] = kept[name]
     print(report(found))
     return 0
 

@@ -28,7 +28,7 @@ SURE = 6.0  # logit by which fresh heads prefer a value of 0
 class EfficientZero(FrameModel):
     """A `FrameModel` fitted on a log; it has one member, so its uncertainty is not a disagreement,
     but the error that its heads expect of the decoded frame, in deviations of the log's frames: one
-    deviation above their mean, as heads differ where there was little to learn from.
+    deviation above their mean, both of logarithms: where heads differ, more.
 
     `behaviour_penalty` is the uncertainty per nat by which an action is less likely than the
     likeliest to the log's own policy (params["behaviour"]).
@@ -169,7 +169,7 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[EfficientZero, dict]
         size=usual_size(*facts.frame[:2]) if config.size == "auto" else config.size,
         prefix_horizon=config.prefix_horizon,
         bins=config.bins,
-        error_heads=config.error_heads,
+        error_heads=config.error_heads if config.weights.decode > 0 else 0,  # they need its errors
         weights=config.weights,
     )
     return model, {"v_range": jnp.float32(high - low), "frame_std": jnp.float32(facts.frame_std)}

@@ -4,7 +4,7 @@ L = 1/K sum_k [c_v value + c_pi policy + c_d (decode + error)]
   + 1/K sum_{k>=1} [c_vp value prefix + c_c consistency + c_g continuation],
 
 where the expensive decode term of each row is estimated on a part of the windows. The term `error`
-is that of heads which tell how much a decoded frame errs; it changes nothing but these heads. The
+is that of heads which tell how much a decoded frame errs; its gradient is theirs alone. The
 model is unrolled K steps from the encoded root; losses are weighted by the importance weight of the
 draw and averaged over the batch. After a termination the targets of value, reward and continuation
 are 0; after a truncation nothing is known and nothing is learned.
@@ -117,7 +117,7 @@ def decode_terms(model: FrameModel, params, latents, frames) -> dict[str, Float[
 
 
 def log_error(x: Float[Array, "N H V F"], frames: Float[Array, "N H V F"]) -> Float[Array, " N"]:
-    """Logarithm of the root mean square error of frames in [0, 1]; at least that of LEAST_ERROR."""
+    """log(e + LEAST_ERROR) of the root mean square error e of frames in [0, 1]."""
     return jnp.log(jnp.sqrt(jnp.mean(jnp.square(x - frames), axis=(1, 2, 3))) + LEAST_ERROR)
 
 

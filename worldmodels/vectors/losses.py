@@ -82,7 +82,8 @@ def left_over(model: VectorModel, scale: dict, batch: Windows, steps: slice):
 
 
 def reached(model: VectorModel, params, row, told) -> Float[Array, "B D"]:
-    """Latents of the states that a dream would reach.
+    """Latents of the states that a dream reaches by the mean of the members, with the share of the
+    networks as it is now.
 
     What a step earns and whether it ends is learned of these. Of the real ones it would be read off
     what no dream shows, such as the speed that a crash leaves, and dreams would never crash.
@@ -93,8 +94,8 @@ def reached(model: VectorModel, params, row, told) -> Float[Array, "B D"]:
         if change is not None:
             change = jnp.broadcast_to(change, told.shape)
         mean = jnp.full(len(o), -1)
+        told = jax.lax.stop_gradient(told)
         newest, *_ = model.shown(params, mean, row["now"], change, told)
-        newest = jax.lax.stop_gradient(newest)
         o = jnp.concatenate([o[:, :-1], newest[:, None]], axis=1)
     return model.encode(params, o, a, valid)
 
@@ -181,7 +182,7 @@ def model_loss(
     K, scale = config.unroll_steps, params["scale"]
     steps, rows = slice(0, K), slice(0, K + 1)
     seen = disturbed(model, batch.o[:, rows], scale["o_step"], config.noise, key)
-    z = model.encode(params, seen, batch.a_past[:, rows], batch.valid[:, rows])
+    z = model.encode(params, seen[:, steps], batch.a_past[:, steps], batch.valid[:, steps])
     flat = lambda x: x[:, steps].reshape(x.shape[0] * K, *x.shape[2:])
     to_members = lambda x: jnp.repeat(x, K, axis=0).T  # [B, E] -> [E, B * K]
     row = {

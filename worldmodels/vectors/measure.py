@@ -1,6 +1,7 @@
 """What is measured on a log: normalisers and the base before a fit, the share of the networks
 after it."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from worldmodels.protocol import RowChunk
 from worldmodels.support import reward_support, value_bounds, value_support
 from worldmodels.vectors.base import left_by, shown_to
 from worldmodels.vectors.losses import left_over
+from worldmodels.vectors.margins import margins
 from worldmodels.vectors.model import VectorModel
 from worldmodels.vectors.regression import fit_base, logged_rows
 
@@ -36,7 +38,7 @@ def measure_scale(
     scale = observation_scale(o, change, is_number) | {
         "o_low": o.min(0),
         "o_high": o.max(0),
-        "margin": config.clip_margin,
+        "margin": np.full((2, o.shape[1]), config.clip_margin),
         "reward_support": r_support,
         "r_range": r_support[-1] - r_support[0],
         "v_range": usual[1] - usual[0],
@@ -46,12 +48,14 @@ def measure_scale(
 
 
 def measure_base(model: VectorModel, params, every: Iterable[RowChunk]):
-    """`params` with the closed-form base of the log."""
+    """`params` with the closed-form base of the log, and how far outside of it that is known."""
     if not model.has_base:
         return params
-    scale = params["scale"]
-    base = fit_base(scale["base"], scale, logged_rows(every), model.is_number)
-    return params | {"scale": scale | {"base": jax.tree.map(jnp.asarray, base)}}
+    scale, rows = params["scale"], logged_rows(every)
+    base = fit_base(scale["base"], scale, rows, model.is_number)
+    scale = scale | {"base": jax.tree.map(jnp.asarray, base)}
+    margin = jnp.asarray(margins(scale, rows, model.is_number))
+    return params | {"scale": scale | {"margin": margin}}
 
 
 def measure_share(model: VectorModel, params, every: Iterable[RowChunk]):
@@ -59,22 +63,10 @@ def measure_share(model: VectorModel, params, every: Iterable[RowChunk]):
     if not model.has_base or model.num_codes > 1:  # codes say what chance leaves over
         return params
 
-    @jax.jit
-    def told(params, rows):
-        now = jax.tree.map(lambda x: x[:, 0], (rows.o, rows.a_past, rows.valid))
-        z = model.encode(params, *now)
-        z = jnp.broadcast_to(z, (model.num_members, *z.shape))
-        hidden, _ = model.apply(params, "afterstate", z, rows.a[:, 0])
-        code = jnp.zeros((len(rows.a), model.code_size))
-        _, guess = model.apply(params, "outcome", hidden, code)
-        left = left_over(model, params["scale"], rows, slice(0, 1))[:, 0]
-        base = params["scale"]["base"]
-        return left_by(base, guess), left_by(base, left)
-
     guesses, lefts, weights = [], [], []
     for rows, count in every:
         real = np.asarray(rows.is_real_step[:count, 0])
-        guess, left = (np.asarray(x) for x in told(params, rows))
+        guess, left = (np.asarray(x) for x in _told(model, params, rows))
         guesses.append(guess[:, :count][:, real])
         lefts.append(left[:count][real])
         weights.append(np.asarray(rows.member_weights)[:count][real])
@@ -98,3 +90,18 @@ def share_of(
     explained = np.einsum("eno,no,en->o", guess, left, hidden)
     size = np.einsum("eno,eno,en->o", guess, guess, hidden)
     return np.clip(explained / np.maximum(size, 1e-12), 0, 1).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _told(model: VectorModel, params, rows):
+    """(what the networks say that the base leaves over of each row's step [E, B, O], what it does
+    [B, O])."""
+    now = jax.tree.map(lambda x: x[:, 0], (rows.o, rows.a_past, rows.valid))
+    z = model.encode(params, *now)
+    z = jnp.broadcast_to(z, (model.num_members, *z.shape))
+    hidden, _ = model.apply(params, "afterstate", z, rows.a[:, 0])
+    code = jnp.zeros((len(rows.a), model.code_size))
+    _, guess = model.apply(params, "outcome", hidden, code)
+    left = left_over(model, params["scale"], rows, slice(0, 1))[:, 0]
+    base = params["scale"]["base"]
+    return left_by(base, guess), left_by(base, left)

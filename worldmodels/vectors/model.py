@@ -346,7 +346,7 @@ def _deviation(x: Float[Array, "E ..."]) -> Float[Array, "..."]:
 def _clipped(o, scale: dict, part: slice):
     """(observation near the logged range, deviations outside of it [B])."""
     std, low, high = (scale[name][part] for name in ("o_std", "o_low", "o_high"))
-    excess = jnp.maximum(o - high, low - o) / std
-    margin = scale["margin"] * std
-    outside = jnp.max(jnp.clip(excess, 0.0, scale["margin"]), axis=-1)
-    return jnp.clip(o, low - margin, high + margin), outside
+    below, above = scale["margin"][:, part] * std
+    o = jnp.clip(o, low - below, high + above)
+    outside = jnp.maximum(o - high, low - o) / std
+    return o, jnp.maximum(jnp.max(outside, axis=-1), 0.0)

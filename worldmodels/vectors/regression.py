@@ -219,8 +219,8 @@ def _open_loop_losses(base, weights, scale, dreams: Dreams, is_number) -> Float[
             x = flat_rows(o, a_past, valid, scale)
             guess = o[:, -1] + scale["o_step"] * base_changes(mean, x, a)[0]
             low, high = (scale[name] for name in ("o_low", "o_high"))
-            margin = scale["margin"] * scale["o_std"]
-            guess = jnp.clip(guess, low - margin, high + margin)
+            below, above = scale["margin"] * scale["o_std"]
+            guess = jnp.clip(guess, low - below, high + above)
             guess = jnp.where(is_number, guess, after)
             push = lambda old, new: jnp.concatenate([old, new[:, None]], axis=1)[:, 1:]
             valid = push(valid, jnp.ones_like(valid[:, 0]))

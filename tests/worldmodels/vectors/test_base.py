@@ -15,11 +15,12 @@ from worldmodels.vectors.base import (
     products_of,
     shown_to,
 )
+from worldmodels.vectors.margins import margins
 from worldmodels.vectors.measure import share_of
 from worldmodels.vectors.regression import LoggedRows, fit_base
 
 SCALE = {"o_mean": np.zeros(2), "o_std": np.ones(2), "o_step": np.full(2, 0.5)}
-SCALE |= {"o_low": np.full(2, -9.0), "o_high": np.full(2, 9.0), "margin": 1.0}
+SCALE |= {"o_low": np.full(2, -9.0), "o_high": np.full(2, 9.0), "margin": np.ones((2, 2))}
 SCALE = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), SCALE)
 NUMBERS = np.array([True, True])
 
@@ -263,3 +264,25 @@ def test_a_member_that_never_learned_does_not_vouch():
 
 def test_a_member_is_not_shown_what_it_hardly_weighs():
     np.testing.assert_array_equal(shown_to(jnp.array([0.0, 0.19, 0.2, 3.0])), [0, 0, 1, 1])
+
+
+def cart(o, a, random, noise):
+    """Linear; its place says nothing of what comes next."""
+    speed = 0.8 * o[1] + 0.3 * (a[1] - a[0])
+    return np.array([o[0] + 0.1 * speed, speed])
+
+
+@pytest.mark.parametrize("law", [cart, swing])
+def test_a_dream_leaves_the_log_as_far_as_its_law_is_known(law):
+    """A linear law holds anywhere, as far as any place is tried; one of waves does not."""
+    rows = logged(law, episodes=40)
+    o = rows.o[:, -1]
+    scale = SCALE | {"o_low": o.min(0), "o_high": o.max(0), "o_std": o.std(0)}
+    scale |= {"base": fitted(rows), "margin": jnp.array([[0.5, 1.0], [1.0, 1.0]])}
+    found = margins(scale, rows, NUMBERS)
+    if law is cart:
+        np.testing.assert_array_equal(found, 8 * scale["margin"])
+    else:
+        assert (found < 8 * scale["margin"]).all() and (found >= scale["margin"]).all()
+    still = margins(scale, rows, np.array([False, True]))
+    np.testing.assert_array_equal(still[:, 0], [0.5, 1.0])  # a bit has no bound

@@ -166,14 +166,16 @@ def test_states_reached_lie_where_the_encoder_puts_what_they_show(tiny, windows)
 
 def test_what_is_dreamed_lies_near_the_logged_range(tiny, windows):
     model, params = tiny()
-    params = with_scale(params, o_step=1e3)
-    scale = params["scale"]
+    scale = with_scale(params, o_step=1e3)["scale"]
+    scale = scale | {"margin": jnp.array([[0.5, 1.0], [2.0, 4.0]])}
+    params = params | {"scale": scale}
     _, z, p = step(model, params, root(model, params, windows(model)))
-    margin = scale["margin"] * scale["o_std"]
-    low, high = scale["o_low"] - margin, scale["o_high"] + margin
+    below, above = scale["margin"] * scale["o_std"]
+    low, high = scale["o_low"] - below, scale["o_high"] + above
     assert (z.o >= low - 1e-5).all() and (z.o <= high + 1e-5).all()
     assert (np.isclose(z.o, low) | np.isclose(z.o, high)).any()  # the bounds were reached
-    assert p.uncertainty.max() > scale["margin"]  # and it costs
+    outside = jnp.maximum(scale["o_low"] - z.o, z.o - scale["o_high"]) / scale["o_std"]
+    assert (p.uncertainty > outside.max(-1) - 1e-4).all() and outside.max() > 1  # and it costs
 
 
 def test_categories_and_bits_are_whole(tiny, windows):
