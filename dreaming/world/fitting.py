@@ -107,7 +107,7 @@ class LogFit:
             state = state.replace(params=params, target_params=params)
         chunk = math.gcd(CHUNK, steps)
         calls = steps // chunk
-        early = round(EARLY * calls)
+        early = int(EARLY * calls)
         if steps:
             fit = compiled_fit(model, self.config, log.head, model.window, chunk)
             advance = lambda state: fit(state, replay)

@@ -29,6 +29,8 @@ def margins(
     least = np.asarray(scale["margin"])
     margin, std = least.copy(), np.asarray(scale["o_std"])
     steps = np.flatnonzero(rows.has_step)
+    if steps.size < FEWEST:
+        return margin
     newest = rows.o[steps, -1]
     count = min(MOST, max(FEWEST, round(SHARE * steps.size)))
     doubt = jax.jit(_doubt)

@@ -175,7 +175,7 @@ def test_what_is_dreamed_lies_near_the_logged_range(tiny, windows):
     assert (z.o >= low - 1e-5).all() and (z.o <= high + 1e-5).all()
     assert (np.isclose(z.o, low) | np.isclose(z.o, high)).any()  # the bounds were reached
     outside = jnp.maximum(scale["o_low"] - z.o, z.o - scale["o_high"]) / scale["o_std"]
-    assert (p.uncertainty > outside.max(-1) - 1e-4).all() and outside.max() > 1  # and it costs
+    assert (p.uncertainty > outside.max(-1) - 1e-4).all() and outside.max() > 0.9  # and it costs
 
 
 def test_categories_and_bits_are_whole(tiny, windows):
