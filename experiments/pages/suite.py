@@ -20,7 +20,7 @@ from dreaming.statistics import iqm, stratified_interval
 from experiments.pages import learning
 
 SCHEMA_VERSION = 1  # of summary.json
-READABLE = (1, 2)  # versions of results
+READABLE = (1, 2, 3)  # versions of results
 # Options that do not separate groups: names, places, and those that follow from others.
 ASIDE = ("seed", "experiment", "env.id", "devices", "tracker", "search.teacher")
 ASIDE += ("budget_minutes", "platform")

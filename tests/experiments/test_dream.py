@@ -75,7 +75,7 @@ def test_the_result_has_exactly_the_promised_keys(result):
     assert all(isinstance(x, float | int) for x in result["fidelity"].values())
     assert result["versions"]["jax"] == jax.__version__
     assert result["verdict"] in ("accept", "reject") and result["reasons"]
-    assert (result["schema_version"], result["round"], result["trial"]) == (2, 0, 0)
+    assert (result["schema_version"], result["round"], result["trial"]) == (3, 0, 0)
 
 
 def test_every_step_is_counted_where_it_was_spent(tiny_run, result):

@@ -32,7 +32,7 @@ from experiments.command.cli import main
 from experiments.config import DreamConfig, EnvConfig
 from experiments.runs import dream as runs
 from experiments.runs.certificate import CERTIFY_SEED
-from experiments.runs.directory import RESULT, finish, read_config
+from experiments.runs.directory import RESULT, RESULT_VERSION, finish, read_config
 from experiments.runs.dream import round_key
 from experiments.runs.lineage import (
     Lineage,
@@ -328,7 +328,12 @@ def end(lineage: Lineage, seed: int, accept: bool) -> None:
     verdict = "accept" if accept else "reject"
     files, where = files_by(seed, verdict), {"experiment": "dream", "env": "CartPole-v1"}
     lineage.leave(files, files if accept else None)
-    result = {"schema_version": 2, "verdict": verdict, "reasons": [f"seed {seed}"], "seed": 0}
+    result = {
+        "schema_version": RESULT_VERSION,
+        "verdict": verdict,
+        "reasons": [f"seed {seed}"],
+        "seed": 0,
+    }
     result |= {"round": lineage.number, "trial": lineage.number, "candidate_return": None}
     result |= {"deployed_sha256": sha256_of(files_of(lineage.root / "policy"))}
     finish(lineage.run_dir, EnvConfig("CartPole-v1"), where | result, {})
