@@ -34,11 +34,13 @@ class WorldModel(Protocol):
     """What dreams and searches ask. `Prediction` has r, continuation, v [B], pi_logits [B, P],
     legal_logits [B, A] and uncertainty [B].
 
-    Two methods are optional. `sample(params, y, c, key)` is `outcome` with what chance leaves open
-    within a code drawn from raw keys, uint32 [B, 2]: dreams call it where a model has it, searches
-    never do, for they would keep the one draw for ever. `observe(params, z, a, o)` is the state
-    after real observations o [B, O] in states that remember more than a context shows: who acts by
-    search keeps its state with it instead of calling `root` anew.
+    Three methods are optional. `sample(params, y, c, key)` is `outcome` with what chance leaves
+    open within a code drawn from raw keys, uint32 [B, 2]: dreams call it where a model has it,
+    searches never do, for they would keep the one draw for ever. `observe(params, z, a, o)` is the
+    state after real observations o [B, O] in states that remember more than a context shows: who
+    acts by search keeps its state with it instead of calling `root` anew. `redrawn(params)` are
+    params whose members are other draws from the same posterior, None where there are none: what a
+    policy that rehearsed in the first ones is promised is held against them.
     """
 
     @property

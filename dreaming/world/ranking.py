@@ -1,7 +1,7 @@
 """Whether a dream ranks policies as the real task does."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,13 @@ from scipy import stats
 
 from dreaming.statistics import bootstrap_interval
 from dreaming.student.network import with_uniform
-from dreaming.student.walks import dream_episodes
+from dreaming.student.walks import dream_episodes, dream_returns
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of uniform actions mixed into the candidate
 RESAMPLES = 1000
 NO_JUDGE = "there is no model at hand that did not plan"
+NO_GAIN = "the dream promises no gain over the log's clone"
+NO_DRAW = "the model has no draws but those that were rehearsed in"
 
 
 def fixed_set(clone: Any, candidate: Any) -> dict[str, Any]:
@@ -128,7 +130,8 @@ def try_policies(
     dreams: int,
     update: Callable,
 ) -> dict[str, np.ndarray]:
-    """Returns of each policy: `planner` [P, m] in `world`, `judges` [P, m * judges], `real` [P, n].
+    """Returns of each policy: `planner` [P, m] in `world`, `judges` [P, m * judges], `real` [P, n];
+    of the candidate in other draws of `world`, `redrawn` [m], of size 0 where there are none.
 
     `trusted` [P] is the share of steps in `world` with uncertainty at most `u_max`, `steps` the
     number of real steps. Without judges or a real task their returns have size 0.
@@ -139,6 +142,7 @@ def try_policies(
     scores = [real(student, seeds, update) for student in students] if real is not None else []
     return {
         "planner": planner.returns,
+        "redrawn": again(world, policies["candidate"], key, dreams),
         "trusted": planner.trusted,
         "judges": np.concatenate([none, *judged], axis=1),
         "real": np.stack([np.asarray(r, np.float64) for r, _ in scores]) if scores else none,
@@ -146,11 +150,28 @@ def try_policies(
     }
 
 
-def blank_tries(policies: int, judges: int, episodes: int, dreams: int) -> dict[str, np.ndarray]:
+def redraw(world: Any) -> Any:
+    """The world by members that nobody rehearsed in; None where there are none."""
+    draw = getattr(world.model, "redrawn", None)
+    params = draw(world.params) if draw else None
+    return None if params is None else replace(world, params=params)
+
+
+def again(world: Any, candidate: Any, key: Any, dreams: int) -> Float[np.ndarray, " _"]:
+    """Returns of the candidate in other draws of `world`, with starts and keys as in `world`."""
+    if (other := redraw(world)) is None:
+        return np.zeros(0)
+    return dream_returns(other, candidate, key, dreams)
+
+
+def blank_tries(
+    policies: int, judges: int, episodes: int, dreams: int, redrawn: bool = False
+) -> dict[str, np.ndarray]:
     """Arrays of the shapes that `try_policies` returns."""
     sizes = {"planner": dreams, "judges": dreams * judges, "real": episodes}
     blank = {name: np.zeros((policies, size)) for name, size in sizes.items()}
-    return blank | {"trusted": np.zeros(policies), "steps": np.array(0)}
+    other = {"redrawn": np.zeros(dreams if redrawn else 0)}
+    return blank | other | {"trusted": np.zeros(policies), "steps": np.array(0)}
 
 
 def rank_figures(
@@ -211,17 +232,25 @@ def promise(
     """(figures, reasons for missing ones) of what the planner's dream promises of the candidate.
 
     The mean of whole episodes, its standard error, and their 5 % and 95 % quantiles; what judges
-    say; the share of the promised gain over the log's clone that they do not see.
+    and other draws of the world say, and the shares of the promised gain over the log's clone that
+    they do not see.
     """
-    dreamed, judged = tried["planner"], tried["judges"]
+    dreamed, judged, other = tried["planner"], tried["judges"], tried["redrawn"]
     low, high = np.quantile(dreamed[candidate], [0.05, 0.95])
     means = dreamed.mean(1)
     found = {"promise": means[candidate], "promise_low": low, "promise_high": high}
     missing, gain = {}, means[candidate] - means[clone]
+    if gain <= 0:
+        missing["unrepeated"] = NO_GAIN
+    elif not other.size:
+        missing["unrepeated"] = NO_DRAW
+    else:
+        found["promise_redrawn"] = other.mean()
+        found["unrepeated"] = max(0.0, means[candidate] - other.mean()) / gain
     if not judged.size:
         missing["unsupported"] = NO_JUDGE
     elif gain <= 0:
-        missing["unsupported"] = "the dream promises no gain over the log's clone"
+        missing["unsupported"] = NO_GAIN
     else:
         seen, scatter = judged[candidate].mean(), dreamed[candidate].var() / dreamed.shape[1]
         error = np.sqrt(scatter + judged[candidate].var() / judged.shape[1])

@@ -84,6 +84,7 @@ ROWS = (
     Row("the same in the planner's dream", "rank_correlation_planner", why=NO_RANK),
     Row("promise of the candidate", "promise", why=NO_RANK),
     Row("share of its gain that judges do not see", "unsupported", **SEEN, why=NO_RANK),
+    Row("that other draws of the model do not see", "unrepeated", why=NO_RANK),
     Row("exploitation gap / range", "exploitation_gap", **at_most(0.1), why=NO_RANK),
     Row("candidate's steps that are trusted", "candidate_coverage", **at_least(0.95), why=NO_RANK),
 )
@@ -122,6 +123,8 @@ def _value(figure: str, x: float, known: Mapping[str, float]) -> str:
         return f"{x:.3f}, expected {known['chance_expected']:.3f}"
     if figure == "unsupported":
         return f"{number(x)}: judges dream of {number(known['promise_judged'])}"
+    if figure == "unrepeated":
+        return f"{number(x)}: they dream of {number(known['promise_redrawn'])}"
     if figure == "promise":
         low, high = (number(known[f"promise_{name}"]) for name in ("low", "high"))
         return f"{number(x)}, episodes {low} to {high}"

@@ -12,14 +12,14 @@ from dreaming.observe.collect import behaviour_return
 from dreaming.observe.log import Log
 from dreaming.world.certify import sentence
 from dreaming.world.life import dreamed_lengths, dreams_of, life_figures, limit_of
-from dreaming.world.ranking import blank_tries, fixed_set, rank_figures, try_policies
+from dreaming.world.ranking import blank_tries, fixed_set, rank_figures, redraw, try_policies
 from dreaming.world.words import life_sentence, promise_sentence
 from envs.dream import World
 
 SCHEMA_VERSION = 1
 CERTIFY_SEED = 20 * FIRST_SEED  # reset seeds of the episodes that rank policies
 OF_POLICIES = ("rank_correlation", "rank_correlation_planner", "exploitation_gap")
-OF_POLICIES += ("candidate_coverage", "promise", "unsupported", "life_dreamed")
+OF_POLICIES += ("candidate_coverage", "promise", "unsupported", "unrepeated", "life_dreamed")
 OFF = "policies were not ranked: episodes is 0"
 
 
@@ -44,7 +44,8 @@ def ranking_stage(
     seeds = list(range(CERTIFY_SEED, CERTIFY_SEED + config.episodes))
     total = None if real is None else len(policies) * len(seeds)
     episodes = 0 if real is None else len(seeds)
-    like = blank_tries(len(policies), len(judges), episodes, config.dreams)
+    has_other = redraw(world) is not None
+    like = blank_tries(len(policies), len(judges), episodes, config.dreams, has_other)
     rules = {"key": key, "dreams": config.dreams}
     tried = lambda update: try_policies(
         policies, world, judges, real, seeds, update=update, **rules

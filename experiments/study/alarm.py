@@ -29,6 +29,7 @@ from experiments.study.promises import KEPT, Task, gym, play
 OPTIONS = {"out": "runs/alarm", "only": "", "seed": "0", "jobs": "1"}
 SHARES, STAGES, PRICES = (0.1, 0.3, 1.0), (0.25, 0.5, 1.0), (1.0, 0.0)
 FITTED = ("record", "fit", "judge")  # stages that all students of a world share
+SCORES = ("unsupported", "unrepeated", "untrusted")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def outcome(result: Mapping[str, Any], figures: Mapping[str, float]) -> dict[str
         "real": mean("candidate_return"),
         "behaviour": mean("behaviour_return"),
         "unsupported": unsupported,
+        "unrepeated": figures.get("unrepeated", 0.0),
         "untrusted": 1 - figures.get("candidate_coverage", 1.0),
         "alarm": "unsupported" in figures and is_unsupported(figures),
     }
@@ -145,7 +147,7 @@ def report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def scores(outcomes: Sequence[Mapping[str, Any]], is_broken: np.ndarray) -> str:
     """Broken and kept promises, and the area under the ROC curve of each score."""
     of = lambda name: auroc(np.array([x[name] for x in outcomes]), is_broken)
-    areas = ", ".join(f"{name} {of(name):.2f}" for name in ("unsupported", "untrusted"))
+    areas = ", ".join(f"{name} {of(name):.2f}" for name in SCORES)
     return f"{is_broken.sum()} broken, {(~is_broken).sum()} kept; area by {areas}"
 
 

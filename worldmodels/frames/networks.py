@@ -239,6 +239,9 @@ class ErrorHead(nn.Module):
         return Head(self.width, 1)(Flat()(z))[:, 0]
 
 
+Ensemble = nn.vmap(ErrorHead, variable_axes={"params": 0}, split_rngs={"params": True})
+
+
 class FrameNetworks(nn.Module):
     """All networks of a frame model, behind methods that take and return arrays."""
 
@@ -264,14 +267,7 @@ class FrameNetworks(nn.Module):
         self.predictor = PredictProjection(predictor, projection)
         self.decoder = Decoder(4 * features, self.frame)
         if self.error_heads:
-            heads = nn.vmap(
-                ErrorHead,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                in_axes=None,
-                axis_size=self.error_heads,
-            )
-            self.errors = heads(width)
+            self.errors = Ensemble(width)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -314,7 +310,7 @@ class FrameNetworks(nn.Module):
 
     def log_errors(self, z):
         """What each head expects, [E, B], in logarithms."""
-        return self.errors(z)
+        return self.errors(jnp.broadcast_to(z, (self.error_heads, *z.shape)))
 
     def __call__(self, x, a, h: Any):
         z = self.represent(x)

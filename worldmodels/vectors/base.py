@@ -23,24 +23,28 @@ from worldmodels.vectors.contacts import no_contacts
 MOST_PRODUCTS = 512
 ANY = 1e9  # a change without bound
 FAR = 20.0  # most that networks tell: more than any change
+RESERVE = 1  # the tag of its key
 HIDDEN = 0.2  # weight of an episode below which a member's network does not learn from it
 
 
 def init_base(
     key: jax.Array, features: int, context: int, action: int, members: int, observation: int
 ) -> dict[str, Any]:
-    """Random draws for a base that knows nothing yet: `weights` [E, G, O] are standard normal;
-    `noise` [O] is what it usually leaves over of changes on held-out episodes, a deviation by the
-    median; `low` and `high` [O] are the least and greatest change; `contacts` as in `contacts.py`.
+    """Random draws for a base that knows nothing yet: `weights` [E, G, O] are standard normal, as
+    are as many more in `reserve`, for members that nobody will rehearse in; `noise` [O] is what it
+    usually leaves over of changes on held-out episodes, a deviation by the median; `low` and `high`
+    [O] are the least and greatest change; `contacts` as in `contacts.py`.
 
     `context` is D, `features` is F; G = 1 + D + A + F + D A (`products_of`).
     """
     omega_key, phase_key, weight_key = jax.random.split(key, 3)
     size = 1 + context + action + features + products_of(context, action)
+    reserve_key = jax.random.fold_in(weight_key, RESERVE)
     return {
         "omega": jax.random.normal(omega_key, (context + action, features)),
         "phase": jax.random.uniform(phase_key, (features,), maxval=2 * jnp.pi),
         "weights": jax.random.normal(weight_key, (members, size, observation)),
+        "reserve": jax.random.normal(reserve_key, (members, size, observation)),
         "noise": jnp.ones(observation),
         "low": jnp.full(observation, -ANY),
         "high": jnp.full(observation, ANY),

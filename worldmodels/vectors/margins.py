@@ -51,6 +51,7 @@ def margins(
 
 def _doubt(scale: dict, context: Any, a: Float[Array, "B A"], is_number) -> Float[Array, " B"]:
     """How much members disagree about a step, in deviations: root mean square over numbers."""
-    change = base_changes(scale["base"], flat_rows(*context, scale), a) * scale["o_step"]
+    o, a_past, valid = context
+    change = base_changes(scale["base"], flat_rows(o, a_past, valid, scale), a) * scale["o_step"]
     square = jnp.square(change.std(0) / scale["o_std"])
     return jnp.sqrt(jnp.sum(square * is_number, axis=-1) / is_number.sum())

@@ -263,6 +263,14 @@ class VectorModel:
             history = History(o[..., 1:, :], a[..., 1:, :], valid[..., 1:])
         return LatentState(latent, member, o[..., -1, :], x, history)
 
+    def redrawn(self, params):
+        """`params` with the draws of the base that nobody rehearsed in; None without a base."""
+        if not self.has_base:
+            return None
+        base = params["scale"]["base"]
+        base = base | {"weights": base["reserve"]}
+        return params | {"scale": params["scale"] | {"base": base}}
+
     def value_span(self, params) -> Float[Array, ""]:
         """Width of the range that values usually take, in reward units."""
         return params["scale"]["v_range"]

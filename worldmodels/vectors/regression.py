@@ -77,7 +77,8 @@ def fit_base(
     Of less than LEAST_STEPS steps, nothing changes.
     """
     if rows.has_step.sum() < LEAST_STEPS:
-        return base | {"weights": jnp.zeros_like(base["weights"])}
+        nothing = jnp.zeros_like(base["weights"])
+        return base | {"weights": nothing, "reserve": nothing}
     names = ("o_mean", "o_std", "o_step", "o_low", "o_high", "margin")
     scale = {name: scale[name] for name in names}
     x = np.asarray(jax.jit(flat_rows)(rows.o, rows.a_past, rows.valid, scale))
@@ -90,8 +91,9 @@ def fit_base(
     some = evenly(steps)
     law, _ = robust(rows_of(base, x[some], rows.a[some]), change[some], is_number)
     gram, moment = moments(base, x[steps], rows.a[steps], change[steps], law)
-    weights = posterior(gram, moment, ridge, noise * is_number, drawn["weights"])
-    base |= {"weights": weights, "noise": noise.astype(np.float32)}
+    for name in ("weights", "reserve"):
+        base[name] = posterior(gram, moment, ridge, noise * is_number, drawn[name])
+    base["noise"] = noise.astype(np.float32)
     now, after, step = rows.o[steps, -1], rows.after[steps], np.asarray(scale["o_step"])
     expected = now + step * _expected(base, x[steps], rows.a[steps])
     return base | {"contacts": find_contacts(expected, after, noise * step, is_number)}

@@ -1,5 +1,7 @@
 """The student's walks through a dream whose truth is known: a corridor, walked to its end."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +28,8 @@ def rehearsing(**settings):
     """Rehearsing in the true corridor from states 1 and 2, with returns that look to the end."""
     log = [Trace(np.array([1, 2, 1]), np.array([1, 0]), np.zeros(2), False, False)]
     replay = make_replay(log, Features(Discrete(SIZE)), Features(Discrete(2)), HEAD)
-    settings = {"restart": 0.0, "lam": 1.0} | settings
-    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, **settings)
+    config = RehearseConfig(dreams=WALKS, horizon=STEPS, taught=TAUGHT, lam=1.0, restart=0.0)
+    config = dataclasses.replace(config, **settings)
     teach = make_teacher(ORACLE, HEAD, SearchConfig(teacher="one_step"), DISCOUNT)
     free = make_rehearse(ORACLE, HEAD, teach, config, discount=DISCOUNT, penalty=0.0)
     function = jax.jit(free)

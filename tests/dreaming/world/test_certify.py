@@ -397,7 +397,8 @@ def test_an_oracle_ranks_policies_as_reality_does(lake):
     assert figures["rank_correlation"] > (0.9 if lake.slippery else 0.99)
     assert figures["rank_low"] <= figures["rank_correlation"] <= figures["rank_high"]
     assert abs(figures["exploitation_gap"]) < (0.25 if lake.slippery else 1e-9)
-    assert list(missing) == ["candidate_coverage"] and len(rows) == 8
+    assert set(missing) == {"candidate_coverage", "unrepeated"} and len(rows) == 8
+    assert "no draws but those" in missing["unrepeated"]  # a table is no posterior
     assert [row["name"] for row in rows[:3]] == ["behaviour", "behaviour_cloning", "candidate"]
 
 
@@ -409,7 +410,7 @@ def test_without_reality_or_judges_the_reason_is_told(dry):
     figures, missing, rows = ranking.rank_figures(list(policies), tried, np.zeros(0), True)
     promised = {"promise", "promise_low", "promise_high"}
     assert figures["candidate_coverage"] == 1 and set(figures) == promised | {"candidate_coverage"}
-    assert "did not plan" in missing.pop("unsupported")
+    assert "did not plan" in missing.pop("unsupported") and missing.pop("unrepeated")
     assert all("no real environment" in why for why in missing.values()) and len(missing) == 3
     assert rows[0]["real"] is None and rows[0]["judges"] is None and rows[0]["planner"] is not None
 
@@ -427,10 +428,11 @@ def test_a_model_that_sees_too_rosy_is_ranked_down(dry):
     assert figures["rank_correlation"] < 0.5 < 0.9 < figures["rank_correlation_planner"]
 
 
-def promised(judges, candidate=1, clone=0):
+def promised(judges, candidate=1, clone=0, redrawn=(70.0, 50.0)):
     """(figures, missing) of dreams of 100 [10, 190] where the clone's earn 20."""
     dreamed = np.stack([np.full(19, 20.0), np.linspace(10, 190, 19)])
-    return ranking.promise({"planner": dreamed, "judges": judges}, candidate, clone)
+    tried = {"planner": dreamed, "judges": judges, "redrawn": np.array(redrawn)}
+    return ranking.promise(tried, candidate, clone)
 
 
 def test_a_promise_by_hand():
@@ -439,11 +441,13 @@ def test_a_promise_by_hand():
     assert (found["promise_low"], found["promise_high"]) == pytest.approx((19, 181))
     assert found["promise_error"] == pytest.approx(np.sqrt(3000 / 19 + 100 / 2))
     assert found["unsupported"] == pytest.approx(60 / 80)
+    assert found["promise_redrawn"] == 60 and found["unrepeated"] == pytest.approx(40 / 80)
     said = promise_sentence(found)
     assert "promises more than it can know" in said and "dreams of 100" in said and "of 40" in said
     kept, _ = promised(np.full((2, 2), 61.0))
     assert kept["unsupported"] == pytest.approx(39 / 80) and not promise_sentence(kept)
     assert promised(np.full((2, 2), 300.0))[0]["unsupported"] == 0  # judges see more
+    assert promised(np.full((2, 2), 61.0), redrawn=[140.0])[0]["unrepeated"] == 0
 
 
 def test_a_promise_that_cannot_be_held_against_anything_says_why():
@@ -451,6 +455,8 @@ def test_a_promise_that_cannot_be_held_against_anything_says_why():
     assert "did not plan" in missing["unsupported"] and not promise_sentence(found)
     found, missing = promised(np.zeros((2, 2)), candidate=0, clone=1)
     assert "no gain" in missing["unsupported"] and not promise_sentence(found)
+    assert "no gain" in missing["unrepeated"]
+    assert "no draws" in promised(np.zeros((2, 2)), redrawn=[])[1]["unrepeated"]
 
 
 def test_a_small_gain_within_what_dreams_scatter_is_no_alarm():
@@ -459,6 +465,7 @@ def test_a_small_gain_within_what_dreams_scatter_is_no_alarm():
     tried = {
         "planner": np.stack([490 + scatter, 492 + scatter]),
         "judges": np.stack([485 + scatter] * 2),
+        "redrawn": 490 + scatter,
     }
     found, _ = ranking.promise(tried, candidate=1, clone=0)
     assert found["unsupported"] > 3 and not promise_sentence(found)

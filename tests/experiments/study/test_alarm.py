@@ -10,7 +10,7 @@ from experiments.study.alarm import CASES, auroc, begin, broken, outcome, report
 def made(dreamed, real, unsupported=0.0, untrusted=0.0, is_alarm=False):
     """The outcome of one run."""
     of = {"dreamed": dreamed, "real": real, "behaviour": 20.0, "alarm": is_alarm}
-    return of | {"unsupported": unsupported, "untrusted": untrusted}
+    return of | {"unsupported": unsupported, "untrusted": untrusted, "unrepeated": 0.0}
 
 
 def test_the_area_by_hand():

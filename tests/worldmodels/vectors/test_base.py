@@ -286,3 +286,13 @@ def test_a_dream_leaves_the_log_as_far_as_its_law_is_known(law):
         assert (found < 8 * scale["margin"]).all() and (found >= scale["margin"]).all()
     still = margins(scale, rows, np.array([False, True]))
     np.testing.assert_array_equal(still[:, 0], [0.5, 1.0])  # a bit has no bound
+
+
+def test_the_reserve_holds_other_draws_from_the_same_posterior():
+    """Their mean is that of the members (both are centred), their spread is as wide."""
+    base = fitted(logged(episodes=4, noise=0.05), members=40)
+    one, other = (np.asarray(base[name]) for name in ("weights", "reserve"))
+    np.testing.assert_allclose(one.mean(0), other.mean(0), atol=1e-4)
+    correlation = np.corrcoef((one - one.mean(0)).ravel(), (other - other.mean(0)).ravel())
+    assert abs(correlation[0, 1]) < 0.1
+    assert np.median(other.std(0) / one.std(0)) == pytest.approx(1, abs=0.1)

@@ -164,6 +164,20 @@ def test_states_reached_lie_where_the_encoder_puts_what_they_show(tiny, windows)
     np.testing.assert_allclose(again, z.latent, atol=1e-5)
 
 
+def test_a_world_is_redrawn_by_the_reserve_alone(tiny, windows):
+    model, params = tiny()
+    other = model.redrawn(params)
+    base = params["scale"]["base"]
+    at, a = root(model, params, windows(model)), jnp.eye(2)[jnp.zeros(ROWS, int)]
+    change = lambda params: model.afterstate(params, at, a)[1].change
+    expected = jnp.moveaxis(base_changes(base | {"weights": base["reserve"]}, at.x, a), 0, 1)
+    np.testing.assert_array_equal(change(other), expected)
+    assert np.abs(change(other) - change(params)).max() > 1e-3
+    same = other["scale"] | {"base": base}
+    jax.tree.map(np.testing.assert_array_equal, other | {"scale": same}, params)
+    assert tiny("discrete")[0].redrawn(tiny("discrete")[1]) is None
+
+
 def test_what_is_dreamed_lies_near_the_logged_range(tiny, windows):
     model, params = tiny()
     scale = with_scale(params, o_step=1e3)["scale"]
