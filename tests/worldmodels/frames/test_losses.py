@@ -72,6 +72,14 @@ def loss_and_gradients(params, batch, scale=0.5):
     return loss, aux, gradient, jax.grad(decode)(params)
 
 
+def unrolled(model, params, batch):
+    """Latents of rows 0..K, step by step."""
+    latents = [model.encode(params, batch.o[:, 0])]
+    for k in range(K):
+        latents.append(model.apply(params, "step", latents[-1], batch.a[:, k]))
+    return latents
+
+
 def size(gradient, *modules):
     """The greatest entry of a gradient in some of the modules."""
     return max(float(jnp.abs(x).max()) for name in modules for x in jax.tree.leaves(gradient[name]))
@@ -109,9 +117,7 @@ def test_heads_learn_how_much_a_decoded_frame_errs(batch):
         return jax.value_and_grad(term)(params)
 
     loss, gradient = learned(params)
-    latents = [model.encode(params, batch.o[:, 0])]
-    for k in range(K):
-        latents.append(model.apply(params, "step", latents[-1], batch.a[:, k]))
+    latents = unrolled(model, params, batch)
     expected = 0.0
     for b, weight in enumerate([1.0, 1.0, 0.5]):
         x = 1 / (1 + np.exp(-np.asarray(model.apply(params, "decode", latents[b])[b], float)))
@@ -138,9 +144,7 @@ def test_every_row_is_decoded_and_counts_once():
 def test_a_frame_is_compared_with_the_latent_of_its_row(params, batch):
     """Of window b row b is shown; the last window has no weight, and its term none."""
     _, (metrics, _), _, _ = loss_and_gradients(params, batch)
-    latents = [MODEL.encode(params, batch.o[:, 0])]
-    for k in range(K):
-        latents.append(MODEL.apply(params, "step", latents[-1], batch.a[:, k]))
+    latents = unrolled(MODEL, params, batch)
     expected = 0.0
     for b, weight in enumerate([1.0, 1.0, 0.5]):
         x = 1 / (1 + np.exp(-np.asarray(MODEL.apply(params, "decode", latents[b])[b], float)))
