@@ -10,6 +10,14 @@ FIRST_SEED = 1_000_000  # of gate episodes; those of the report begin at ten tim
 
 
 @dataclass
+class LogConfig:
+    """How much of a long log is learned from: whole episodes, evenly spread over it."""
+
+    most_steps: int = 1_000_000  # more tell small networks nothing new, and memory stays flat
+    most_mib: int = 2048  # of its observations in memory, which bounds logs of frames
+
+
+@dataclass
 class CollectConfig:
     """How real steps and rounds alternate online; env.real_steps is their total."""
 

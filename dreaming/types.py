@@ -6,6 +6,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt32
 
+from envs.features import unpacked
 from envs.types import Context
 from worldmodels.types import HeadTargets
 
@@ -16,7 +17,7 @@ class ReplayState(struct.PyTreeNode):
     Row i holds o[t] and, unless it is the last of its episode, the step a[t], r[t] taken from it.
     """
 
-    o: Num[Array, "R O"]  # frames stay bytes (uint8)
+    o: Num[Array, "R C"]  # packed (`Features.pack`): a category is one number, frames stay bytes
     a: Float[Array, "R A"]  # action features; zeros in the last row of an episode
     r: Float[Array, " R"]
     terminated: Bool[Array, " R"]
@@ -32,6 +33,11 @@ class ReplayState(struct.PyTreeNode):
     ending_share: Float[Array, ""]  # extra share of windows drawn from `endings`
     member_weights: Float[Array, "N E"]  # bootstrap of every episode by every member
     pi_target: Float[Array, "R T"]  # the logged action
+    parts: tuple[tuple[str, int], ...] = struct.field(pytree_node=False)  # of its observations
+
+    def observed(self, rows: Int[Array, "*B"]) -> Num[Array, "*B O"]:
+        """The observation features of rows."""
+        return unpacked(self.o[rows], self.parts)
 
 
 class SearchResult(struct.PyTreeNode):

@@ -110,6 +110,32 @@ class Features:
         map_space(flat, self.name, self.space, values)
         return out[0] if len(out) == 1 else np.concatenate(out, axis=-1)
 
+    def pack(self, values: Any) -> np.ndarray:
+        """`dtype` [*B, C] of a batch of values, the form in which a log is kept.
+
+        As `flatten`, but a category is its number in one column; see `unpacked`.
+        """
+        out: list[np.ndarray] = []
+        to = {"dtype": self.dtype, "is_packed": True}
+        packed = lambda name, leaf, x: out.append(_flatten(name, leaf, x, **to))
+        map_space(packed, self.name, self.space, values)
+        return out[0] if len(out) == 1 else np.concatenate(out, axis=-1)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one packed observation."""
+        columns = sum(1 if kind == "categorical" else size for kind, size in self.parts)
+        return columns * np.dtype(self.dtype).itemsize
+
+    def packed_columns(self, chosen: np.ndarray) -> np.ndarray:
+        """Which packed columns, bool [C], hold the `chosen` features, bool [size]; categories are
+        not among them."""
+        kinds = np.repeat([kind for kind, _ in self.parts], [size for _, size in self.parts])
+        first = np.cumsum([0, *(size for _, size in self.parts)])[:-1]
+        kept = kinds != "categorical"
+        kept[first] = True  # a category is where its group begins
+        return (chosen & (kinds != "categorical"))[kept]
+
     def unflatten(self, features: np.ndarray) -> Any:
         """The values [*B, *shape] inside the space that are nearest to features [*B, size]."""
         features, start = np.asarray(features), 0
@@ -188,6 +214,20 @@ class ActionFeatures(Features):
         return _unflatten(self._coded, features).astype(self.space.dtype, copy=False)
 
 
+def unpacked(x: Any, parts: tuple[tuple[str, int], ...]) -> Any:
+    """Features [*B, size] of packed values [*B, C], a JAX array; `parts` are `Features.parts`."""
+    if all(kind != "categorical" for kind, _ in parts):
+        return x
+    found, at = [], 0
+    for kind, size in parts:
+        columns = 1 if kind == "categorical" else size
+        part = x[..., at : at + columns]
+        at += columns
+        is_index = kind == "categorical"
+        found.append(jax.nn.one_hot(part[..., 0].astype(int), size) if is_index else part)
+    return found[0] if len(found) == 1 else jax.numpy.concatenate(found, axis=-1)
+
+
 def action_features(space: gymnasium.Space) -> ActionFeatures:
     """Features of an action space. Raises `SpaceError` that names the supported spaces."""
     return ActionFeatures(space)
@@ -220,20 +260,24 @@ def _groups(leaf: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return sizes, np.ravel(leaf.start).astype(np.int64), np.cumsum(sizes) - sizes
 
 
-def _flatten(name: str, leaf: Any, x: Any, dtype: Any = np.float32) -> np.ndarray:
-    """Features [*B, size] of values [*B, *shape] of one leaf."""
+def _flatten(
+    name: str, leaf: Any, x: Any, dtype: Any = np.float32, *, is_packed: bool = False
+) -> np.ndarray:
+    """Features [*B, size] of values [*B, *shape] of one leaf; packed: numbers of categories."""
     x = np.asarray(x)
     num = len(leaf.shape)
     batch = x.shape[: x.ndim - num]
     if x.ndim < num or x.shape[x.ndim - num :] != leaf.shape:
         raise SpaceError(f"{name} has shape {x.shape}, expected rows of shape {leaf.shape}")
     if isinstance(leaf, Box | MultiBinary):
-        return x.astype(dtype).reshape(*batch, math.prod(leaf.shape))
+        return x.astype(dtype, copy=not is_packed).reshape(*batch, math.prod(leaf.shape))
     sizes, starts, places = _groups(leaf)
     index = x.astype(np.int64).reshape(*batch, sizes.size) - starts
     outside = ((index < 0) | (index >= sizes)).any(-1)
     if outside.any():
         raise SpaceError(f"{name} {_line(x[outside][0])} lies outside {_line(leaf)}")
+    if is_packed:
+        return index.astype(dtype)
     out = np.zeros((*batch, sizes.sum()), dtype)
     np.put_along_axis(out, index + places, 1, axis=-1)
     return out

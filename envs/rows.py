@@ -118,6 +118,12 @@ def _programs(dream: Any) -> tuple[Any, Any]:
     return lean(dream.initial), lean(dream.step)
 
 
+@jax.jit
+def _replaced(state: Any, rows: Any, new: Any) -> Any:
+    """`state` with its `rows` replaced by those of `new`, where they are."""
+    return jax.tree.map(lambda old, x: old.at[rows].set(x, mode="drop"), state, new)
+
+
 class Rows:
     """N dreams side by side. Each step is one compiled call; the state stays on the device."""
 
@@ -160,21 +166,26 @@ class Rows:
         key."""
         state, seen = self._begin(draws)
         if len(rows) == self.num:
-            self.state = state
+            self.state = jax.tree.map(lambda x: x[: self.num], state)
         else:
-            self.state = jax.tree.map(np.array, self.state)
-            place(self.state, rows, state)
+            padding = len(state.elapsed) - len(rows)
+            at = np.pad(rows, (0, padding), constant_values=self.num)  # beyond the last: dropped
+            self.state = _replaced(self.state, at, state)
         return seen
 
     def _begin(self, draws: UInt32[np.ndarray, "M 3"]) -> tuple[Any, Seen]:
-        # Padded to a power of two of tiles, so that few programs serve all numbers of rows.
+        """(the state of new dreams, on the device and padded; what they show).
+
+        Padded to a power of two of tiles, so that few programs serve all numbers of rows.
+        """
         size, tile = len(draws), _tile_rows()
         draws = np.resize(draws, (tile << (-(-size // tile) - 1).bit_length(), 3))
         start = self.pool[(draws[:, 0].astype(np.uint64) * len(self.pool)) >> np.uint64(32)]
         context = jax.tree.map(lambda x: x[start], self.world.starts)
-        out = self.programs[0](self.world.params, context, draws[:, 1:])
-        state, shown = jax.tree.map(lambda x: np.asarray(x)[:size], out)
-        return state, self._see(state, *shown)
+        state, shown = self.programs[0](self.world.params, context, draws[:, 1:])
+        cut = lambda tree: jax.tree.map(lambda x: np.asarray(x)[:size], tree)
+        seen = {"z": state.z, "elapsed": state.elapsed}
+        return state, self._see(dataclasses.replace(state, **cut(seen)), *cut(shown))
 
     def step(self, a: Float[np.ndarray, "N A"]) -> Seen:
         """Step every row by its action features."""

@@ -86,17 +86,25 @@ class TraceStore:
                     self._sweep()
                 raise
 
-    def traces(self) -> Iterator[Trace]:
-        """The episodes in order of recording, one segment in memory at a time."""
+    def traces(self, chosen: np.ndarray | None = None) -> Iterator[Trace]:
+        """The episodes in order of recording, one segment in memory at a time; only those whose
+        numbers are `chosen`, if given."""
+        kept = None if chosen is None else set(np.asarray(chosen).tolist())
+        first = 0
         for entry in self._manifest["segments"]:
+            numbers = range(first, first := first + entry["index"]["rows"])
+            if kept is not None and kept.isdisjoint(numbers):
+                continue
             index, rows = self._table(entry["index"]), self._table(entry)
             try:
-                for _, trace in decode(rows, index, self._spaces):
-                    yield trace
+                for number, trace in decode(rows, index, self._spaces):
+                    if kept is None or number in kept:
+                        yield trace
             except (TraceError, KeyError, pa.ArrowException) as error:
                 raise TraceError(f"{self.path / entry['name']}: {error}") from error
 
-    __iter__ = traces
+    def __iter__(self) -> Iterator[Trace]:
+        return self.traces()
 
     def index(self) -> pa.Table:
         """One row per episode: number, segment, rows, return, flags, session, policy, review."""

@@ -19,6 +19,7 @@ from dreaming.config import (
     DistillConfig,
     GateConfig,
     JudgeConfig,
+    LogConfig,
     RehearseConfig,
     SearchConfig,
 )
@@ -73,6 +74,7 @@ class WorldConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     traces: str | None = None  # a recorded trace store to learn from; env only scores then
     source: SourceConfig = field(default_factory=SourceConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     images: FrameModelConfig = field(default_factory=FrameModelConfig)  # frames: in place of model
@@ -99,6 +101,7 @@ class DreamConfig(WorldConfig):
     gate: GateConfig = field(default_factory=GateConfig)
     certify: CertifyConfig = field(default_factory=CertifyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    budget_minutes: float = 0.0  # what learns is shortened so that all takes so long; 0 = in full
 
     def __post_init__(self):
         super().__post_init__()

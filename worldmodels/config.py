@@ -41,8 +41,8 @@ class LossWeights:
 class FitConfig:
     """One fit of one world model on one log."""
 
-    steps: int = 0  # 0 = 3,000, or 0.3 per step of the log where that is more
-    batch: int = 64  # windows per step
+    steps: int = 0  # 0 = 3,000, or 0.3 per step of the log where that is more, up to 12,000
+    batch: int = 64  # windows per step; of logs of over 80,000 steps up to four times as many
     unroll_steps: int = 5  # K, steps of a window; frames are unrolled over them
     td_steps: int = 1  # n of the value target; 1, for the log is off-policy
     discount: float = 0.0  # 0 = 0.99, more where what tells a log's returns apart comes late

@@ -38,11 +38,21 @@ def context_rows(
 
 
 def observation_scale(
-    o: Float[np.ndarray, "N O"], change: Float[np.ndarray, "M O"], is_number
+    o: Float[np.ndarray, "N n"], change: Float[np.ndarray, "M n"]
 ) -> dict[str, np.ndarray]:
-    """Mean and standard deviation of observations `o`, and the deviation of one-step changes (at
-    least 1 % of the former); 0, 1 and 1 for features that are no numbers."""
-    mean, std = np.where(is_number, o.mean(0), 0.0), np.where(is_number, o.std(0), 1.0)
+    """Mean and standard deviation of numbers `o`, and the deviation of one-step changes (at least
+    1 % of the former)."""
+    mean, std = o.mean(0), o.std(0)
     std = np.where(std > 1e-6, std, 1.0)
-    step = np.where(is_number, np.maximum(change.std(0), 1e-2 * std), 1.0)
-    return {"o_mean": mean, "o_std": std, "o_step": step}
+    return {"o_mean": mean, "o_std": std, "o_step": np.maximum(change.std(0), 1e-2 * std)}
+
+
+def among_all(scale: dict, is_number: Bool[np.ndarray, " O"]) -> dict:
+    """Normalisers of all features, from those of the numbers alone: a category or a bit has mean 0,
+    deviation and change 1, and lies between 0 and 1."""
+    others = {"o_mean": 0.0, "o_std": 1.0, "o_step": 1.0, "o_low": 0.0, "o_high": 1.0}
+    found = dict(scale)
+    for name in others.keys() & scale.keys():
+        found[name] = np.full(len(is_number), others[name])
+        found[name][is_number] = scale[name]
+    return found

@@ -227,11 +227,11 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[Counts, dict]:
             f"{facts.action_space} and a window of {config.window}; leave model.name=auto"
         )
     follow: dict[tuple[int, int], dict[int, int]] = {}
-    for o, a in zip(facts.o, facts.a, strict=True):
-        s, taken = o.argmax(-1).tolist(), (a @ head.table.T).argmax(-1).tolist()
+    for o, a in zip(facts.packed, facts.a, strict=True):
+        s, taken = o[:, 0].astype(int).tolist(), (a @ head.table.T).argmax(-1).tolist()
         for before, i, after in zip(s[:-1], taken, s[1:], strict=True):
             follow.setdefault((before, i), {}).setdefault(after, 0)
-    S, P, C = facts.o[0].shape[1], head.num_outputs, max(map(len, follow.values()))
+    S, P, C = len(facts.is_number), head.num_outputs, max(map(len, follow.values()))
     if (entries := S * P * C * (config.members + 1)) > MOST:
         raise ModelError(
             f"model.name=counts would hold {entries:,} counts ({S} observations, {P} actions, {C} "

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def avoids_loops(convolves: bool) -> bool:
@@ -40,6 +41,13 @@ def repeated(step: Callable, count: int, *, convolves: bool = False, **compiled:
         return state, jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *told)
 
     return one_by_one
+
+
+def further(opt_state: Any, steps: int) -> Any:
+    """The state of an optimiser whose schedules are further by so many steps."""
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    ahead = lambda x: x._replace(count=x.count + steps) if is_schedule(x) else x
+    return jax.tree.map(ahead, opt_state, is_leaf=is_schedule)
 
 
 def scale_gradient(x, factor: float):

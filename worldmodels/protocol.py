@@ -12,7 +12,7 @@ it names the programs that it is compiled into.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -180,9 +180,13 @@ class RowChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class LogFacts:
-    """What a log shows, as NumPy arrays by episode: all that a model is shaped by."""
+    """What a log shows, as NumPy arrays by episode: all that a model is shaped by.
 
-    o: list[np.ndarray]  # [T + 1, O] observation features; frames as bytes, flat
+    Of wide categories `o`, worked out episode by episode, is much larger than `packed`.
+    """
+
+    o: Sequence[np.ndarray]  # [T + 1, O] observation features; frames as bytes, flat
+    packed: Sequence[np.ndarray]  # [T + 1, C] the same, but a category is its number
     a: list[np.ndarray]  # [T, A] action features
     r: list[np.ndarray]  # [T] float64
     terminated: list[bool]  # the task ended the episode
@@ -194,6 +198,17 @@ class LogFacts:
     frame: tuple[int, int, int] | None = None  # H, V, F of frames
     frame_std: float = 1.0  # deviation of their pixels from the mean frame
     has_masks: bool = False
+
+    @property
+    def numbers(self) -> list[np.ndarray]:
+        """[T + 1, n] the numbers alone."""
+        columns = [kind == "box" for kind, size in self.parts for _ in range(_columns(kind, size))]
+        return [np.compress(columns, o, axis=1) for o in self.packed]
+
+
+def _columns(kind: str, size: int) -> int:
+    """Packed columns of a part of an observation."""
+    return 1 if kind == "categorical" else size
 
 
 @dataclass(frozen=True)

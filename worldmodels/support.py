@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from worldmodels.precision import exact
+
 SIGMA = 0.75  # deviation of a Gaussian histogram, in bins
 
 
@@ -34,6 +36,7 @@ def scalar_to_histogram(x: Float[Array, "*B"], support: Float[Array, " S"]) -> F
     return jnp.diff(below) / (below[..., -1:] - below[..., :1])
 
 
+@exact
 def support_to_scalar(
     logits: Float[Array, "*B S"], support: Float[Array, " S"]
 ) -> Float[Array, "*B"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from dreaming.gate.logged_steps import Steps, Valued, episode_weights
 from dreaming.student.network import action_probabilities
 from envs.types import Context
+from worldmodels.precision import exact
 
 # Weight of a member's prior belief, in logged steps. A step pays that share to the belief, so over
 # a far horizon a larger weight would draw every value to it.
@@ -55,7 +56,8 @@ def count(steps: Steps, key: jax.Array, members: int) -> Counts:
 
 def legal_actions(steps: Steps) -> Bool[Array, "S A"]:
     """What was legal in at least half of the rows of each observation; everything where none is."""
-    s, votes = jnp.argmax(steps.x, -1), (steps.now.legal - 0.5) * steps.is_real[:, None]
+    votes = (steps.replay.legal[steps.rows] - 0.5) * steps.is_real[:, None]
+    s = jnp.argmax(steps.x, -1)
     return jnp.zeros((steps.x.shape[-1], votes.shape[-1])).at[s].add(votes) >= 0
 
 
@@ -71,6 +73,7 @@ def _backwards(constant, onward, pi, horizon: int):
 
 
 @jax.jit
+@exact
 def _solve(steps: Steps, counts: Counts, pi: Float[Array, "S A"]) -> Valued:
     s, n, a = (jnp.argmax(x, -1) for x in (steps.x, steps.x_next, steps.a))
 

@@ -13,13 +13,11 @@ members that saw different logs tells by how much.
 
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
-from dreaming.gate.logged_steps import Steps, Valued
+from dreaming.gate.logged_steps import Steps, Valued, taken
 from dreaming.observe.log import Log
-from dreaming.student.network import probability
 
 
 def ratios(log: Log, steps: Steps, policy: Any) -> Float[np.ndarray, " N"] | None:
@@ -31,25 +29,31 @@ def ratios(log: Log, steps: Steps, policy: Any) -> Float[np.ndarray, " N"] | Non
     if len(recorded) < len(log.traces) or steps.head.kind == "box":
         return None
     p_logged = np.concatenate(recorded)
-    now = steps.now
-    p = _probability(policy, now.context, steps.head, now.legal, steps.a)
+    p = taken(policy, steps)
     return np.asarray(p, np.float64)[: p_logged.size] / p_logged
 
 
-_probability = jax.jit(probability, static_argnums=2)
-
-
-def by_episode(log: Log, x: Float[np.ndarray, " N"], fill: float) -> Float[np.ndarray, "E T"]:
-    """Values per step as one row per episode, with `fill` after its end."""
+def along(log: Log, x: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """Products of `x`, a value per step, from the start of each episode on."""
     ends = np.cumsum([len(trace) for trace in log.traces])
-    rows = np.split(x, ends[:-1])
-    longest = max(map(len, rows))
-    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=fill) for row in rows])
+    return np.concatenate([np.cumprod(part) for part in np.split(x, ends[:-1])])
 
 
-def effective_samples(rho: Float[np.ndarray, "E T"]) -> float:
-    """(sum rho)^2 / sum rho^2 over episodes, the least over all steps."""
-    total, square = rho.sum(0), np.square(rho).sum(0)
+def summed(log: Log, x: Float[np.ndarray, " N"], *, stays: bool) -> Float[np.ndarray, " T"]:
+    """Sums over all episodes at each time step; one that is over counts with its last value if it
+    `stays`, else no more."""
+    lengths = np.array([len(trace) for trace in log.traces])
+    ends = np.cumsum(lengths)
+    t = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    total = np.bincount(t, x)
+    if stays:
+        total += np.bincount(lengths, x[ends - 1])[:-1].cumsum()
+    return total
+
+
+def effective_samples(log: Log, rho: Float[np.ndarray, " N"]) -> float:
+    """(sum rho)^2 / sum rho^2 over episodes, the least over all time steps."""
+    total, square = (summed(log, x, stays=True) for x in (rho, np.square(rho)))
     return float(np.where(square > 0, total**2 / np.where(square > 0, square, 1), 0.0).min())
 
 
@@ -57,19 +61,20 @@ def weighted_doubly_robust(
     log: Log,
     steps: Steps,
     valued: Valued,
-    rho: Float[np.ndarray, "E T"],
+    rho: Float[np.ndarray, " N"],
     weights: Float[np.ndarray, "M E"],
 ) -> Float[np.ndarray, " M"]:
     """J of a policy (see above) by M members, each with its own weights of the episodes."""
     part = lambda x: np.asarray(x, np.float64)[: len(log)]
     r, goes_on = part(steps.r), part(steps.goes_on)
+    lengths = np.array([len(trace) for trace in log.traces])
+    first = np.cumsum(lengths) - lengths
 
     def corrected(v, v_next, q, weight) -> float:
-        error = by_episode(log, r + goes_on * part(v_next) - part(q), 0.0)
-        first = by_episode(log, part(v), 0.0)[:, 0]
-        total = weight @ rho
-        mean_error = (weight @ (rho * error)) / np.where(total > 0, total, 1)
-        return weight @ first / weight.sum() + mean_error.sum()
+        error, weighed = r + goes_on * part(v_next) - part(q), np.repeat(weight, lengths) * rho
+        total = summed(log, weighed, stays=True)
+        mean_error = summed(log, weighed * error, stays=False) / np.where(total > 0, total, 1)
+        return weight @ part(v)[first] / weight.sum() + mean_error.sum()
 
     members = zip(valued.v, valued.v_next, valued.q, weights, strict=True)
     return np.array([corrected(*member) for member in members])

@@ -142,7 +142,7 @@ class Evidence:
         """Effective episodes of G2, the fewer of candidate and incumbent; NaN without ratios."""
         if ratios is None or self._old_ratios is None:
             return np.nan
-        return min(map(doubly_robust.effective_samples, self._rhos(ratios)))
+        return min(doubly_robust.effective_samples(self.log, rho) for rho in self._rhos(ratios))
 
     def robust(self, new: Valued, ratios: Float[np.ndarray, " N"] | None, error: float) -> Gains:
         """G2; unknown without ratios, and below `least_effective` episodes."""
@@ -154,10 +154,10 @@ class Evidence:
         )
         return self._spread(ours, theirs, error)
 
-    def _rhos(self, ratios: Any) -> list[Float[np.ndarray, "E T"]]:
+    def _rhos(self, ratios: Any) -> list[Float[np.ndarray, " N"]]:
         """Importance ratios up to each step, of candidate and incumbent."""
-        fill = lambda x: np.cumprod(doubly_robust.by_episode(self.log, x, 1.0), axis=1)
-        return [fill(ratios), fill(self._old_ratios)]
+        both: tuple[Any, Any] = ratios, self._old_ratios
+        return [doubly_robust.along(self.log, x) for x in both]
 
     def dreamed(self, dreamed: Dreamed, error: float) -> Gains:
         """G3; unknown without members enough or segments enough.

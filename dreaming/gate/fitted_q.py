@@ -25,6 +25,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from dreaming.gate.logged_steps import ROWS, Steps, Valued, ask, episode_weights, possible
+from worldmodels.precision import exact
 
 GAIN = 2.0  # scale of the hidden weights; at 3 networks generalise less far than CartPole drifts
 DOUBT = 0.3  # weight of a member's prior belief, in logged steps; with 0.01 the iteration diverges
@@ -68,6 +69,7 @@ def _columns(steps: Steps, *names: str) -> dict[str, Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("members", "width"))
+@exact
 def make_members(steps: Steps, key: jax.Array, members: int, width: int):
     """`members` networks of `width` hidden units."""
     one = lambda key: _member(steps, key, width)
@@ -102,6 +104,7 @@ class Choices(NamedTuple):
 
 
 @jax.jit
+@exact
 def _evaluate(steps: Steps, members: Members, choices: Choices) -> Valued:
     return jax.lax.map(lambda one: _valued(steps, one, choices), members)
 
@@ -147,6 +150,6 @@ def _valued(steps: Steps, member: Members, choices: Choices) -> Valued:
 
 def evaluate_fitted(steps: Steps, members: Members, policy: Any) -> Valued:
     """The values of `policy` (parameters of a student) by the members."""
-    at = lambda asked: ask(policy, steps.head, asked)
-    choices = Choices(now=at(steps.now), next=at(steps.next), first=at(steps.first))
+    at = functools.partial(ask, policy, steps)
+    choices = Choices(at(steps.rows), at(steps.rows + 1), at(steps.begins))
     return _evaluate(steps, members, choices)

@@ -1,11 +1,11 @@
 """What a candidate has to beat: the process as it ran, and the policy that stands for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from dreaming.gate.returns import separate_gain
 from dreaming.gate.words import number
@@ -45,6 +45,13 @@ class Incumbent:
         earned = lambda rows: np.array([traces[i].rewards.sum() for i in rows], np.float64)
         params = clone if deployed is None else deployed
         return cls(params, deployed is None, earned(newest), newest, last, earned(closed))
+
+    def among(self, chosen: Int[np.ndarray, " n"]) -> "Incumbent":
+        """The same, of a log of the `chosen` episodes alone, in order."""
+        place = {int(number): i for i, number in enumerate(chosen)}
+        kept = [i for i, number in enumerate(self.newest) if number in place]
+        newest = [place[self.newest[i]] for i in kept]
+        return replace(self, returns=self.returns[kept], newest=newest)
 
     @property
     def has_run(self) -> bool:

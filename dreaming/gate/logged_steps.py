@@ -1,6 +1,5 @@
 """The steps of a log as arrays, for the offline estimates G1 and G2 (see `offline.py`)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,27 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
-from dreaming.student.network import action_probabilities, drawn_actions, fresh_student
+from dreaming.student.network import (
+    action_probabilities,
+    drawn_actions,
+    fresh_student,
+    probability,
+)
+from dreaming.types import ReplayState
 from envs.frames import frame_shape
 from envs.types import Context
 from worldmodels.actions import ActionHead
-from worldmodels.contexts import context_rows
+from worldmodels.contexts import context_rows, row_size
 
 ROWS = 2048  # steps whose features are held at once; steps are padded to a multiple
 EPISODES = 256  # episodes are padded to a multiple, so that logs share compiled programs
 DRAWS = 16  # actions drawn at each context of a policy whose actions cannot be listed
 SIDE = 16  # most blocks along the longer side of a frame
-
-
-class Asked(struct.PyTreeNode):
-    """N contexts with their legal actions, at which a policy is evaluated."""
-
-    context: Context  # [N]
-    legal: Bool[Array, "N A"]
 
 
 class Paid(NamedTuple):
@@ -42,9 +40,9 @@ class Paid(NamedTuple):
 class Steps(struct.PyTreeNode):
     """N logged steps and the first observations of E episodes, padded."""
 
-    now: Asked  # [N]
-    next: Asked  # [N]
-    first: Asked  # [E]
+    replay: ReplayState
+    rows: Int[Array, " N"]  # of the replay, at which the steps are; the next rows are after them
+    begins: Int[Array, " E"]  # rows of the first observations
     x: Float[Array, "N X"]  # the contexts as inputs of about unit length
     x_next: Float[Array, "N X"]
     x_first: Float[Array, "E X"]
@@ -58,6 +56,7 @@ class Steps(struct.PyTreeNode):
     mean: Float[Array, ""]  # of the returns from each logged step
     spread: Float[Array, ""]  # half the range of these returns
     paid: Paid
+    window: int = struct.field(pytree_node=False)  # observations of a context
     horizon: int = struct.field(pytree_node=False)  # steps of an episode
     head: ActionHead = struct.field(pytree_node=False)
 
@@ -90,17 +89,16 @@ def make_steps(log: Log, window: int, horizon: int) -> Steps:
         x = context_rows(shown(context.o), context.a, context.valid, scale)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2])
 
-    at = lambda i: Asked(contexts(replay, jnp.asarray(i), window), replay.legal[i])
-    now, later, first = (at(i) for i in (rows, rows + 1, begins))
-    x, x_next, x_first = (inputs(seen.context) for seen in (now, later, first))
+    seen = lambda i: by_parts(lambda part: inputs(contexts(replay, part, window)), jnp.asarray(i))
+    x, x_next, x_first = (seen(i) for i in (rows, rows + 1, begins))
     length = jnp.sqrt(jnp.mean(jnp.sum(jnp.square(x[:count]), -1)))
     length = jnp.where(length > 1e-6, length, 1.0)  # for observations that never change
-    seen = returns_to_go(log)
+    to_go = returns_to_go(log)
     left = horizon - (rows - np.asarray(replay.first)[rows])
     return Steps(
-        now=now,
-        next=later,
-        first=first,
+        replay=replay,
+        rows=jnp.asarray(rows, jnp.int32),
+        begins=jnp.asarray(begins, jnp.int32),
         x=x / length,
         x_next=x_next / length,
         x_first=x_first / length,
@@ -111,9 +109,10 @@ def make_steps(log: Log, window: int, horizon: int) -> Steps:
         episode=replay.episode[rows],
         is_real=real(rows, count),
         is_episode=real(begins, episodes),
-        mean=jnp.float32(seen.mean()),
-        spread=jnp.float32(np.ptp(seen) / 2),
+        mean=jnp.float32(to_go.mean()),
+        spread=jnp.float32(np.ptp(to_go) / 2),
         paid=jax.tree.map(jnp.float32, paid_by(log)),
+        window=window,
         horizon=horizon,
         head=log.head,
     )
@@ -143,6 +142,14 @@ def make_shown(log: Log, window: int) -> tuple[dict, Callable]:
     return {"o_mean": mean, "o_std": jnp.float32(std), "o_step": jnp.float32(std)}, shown
 
 
+def input_bytes(log: Log, window: int) -> int:
+    """Bytes of the inputs of one step, at most."""
+    size = log.observation.size
+    if log.observation.kind == "frames":
+        size = min(size, SIDE * SIDE * frame_shape(log.observation.space)[2])
+    return 4 * window * row_size(window, size, log.action.size)
+
+
 def returns_to_go(log: Log) -> np.ndarray:
     """float64 [N]: sum of the logged rewards from each step to its episode's end."""
     after = lambda r: np.cumsum(np.asarray(r, np.float64)[::-1])[::-1]
@@ -168,17 +175,45 @@ def episode_weights(steps: Steps, key: jax.Array) -> Float[Array, " E"]:
     return jax.random.exponential(key, steps.is_episode.shape) * steps.is_episode
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def ask(policy: Any, head: ActionHead, seen: Asked) -> tuple[Array, Array]:
-    """Actions [N, K, A] of a policy at contexts `seen`, and their probabilities [N, K].
+def by_parts(function: Callable, *arrays: Any) -> Any:
+    """`function` of the arrays' rows, a multiple of EPISODES, a part at a time: contexts of frames
+    take much room, and what a policy makes of them more."""
+    parts = [x.reshape(-1, EPISODES, *x.shape[1:]) for x in arrays]
+    found = jax.lax.map(lambda part: function(*part), tuple(parts))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+@jax.jit
+def ask(policy: Any, steps: Steps, rows: Int[Array, " N"]) -> tuple[Array, Array]:
+    """Actions [N, K, A] of a policy at rows of the log, and their probabilities [N, K].
 
     All actions where they can be listed, else DRAWS of each context, drawn as the policy draws
     where it is deployed; all policies draw with the same keys.
     """
-    rows = seen.legal.shape[0]
+    replay, head = steps.replay, steps.head
     if head.kind == "discrete":
-        p = action_probabilities(policy, seen.context, head, seen.legal)
+        listed = lambda part: action_probabilities(
+            policy, contexts(replay, part, steps.window), head, replay.legal[part]
+        )
+        p = by_parts(listed, rows)
         return jnp.broadcast_to(jnp.asarray(head.table), (*p.shape, head.size)), p
-    keys = jax.random.key_data(jax.random.split(jax.random.key(0), (DRAWS, rows)))
-    a = drawn_actions(policy, seen.context, keys, head, seen.legal)
+
+    def draw(part, keys):
+        context, legal = contexts(replay, part, steps.window), replay.legal[part]
+        return drawn_actions(policy, context, keys.swapaxes(0, 1), head, legal)
+
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), (DRAWS, rows.size)))
+    a = by_parts(draw, rows, keys.swapaxes(0, 1))
     return a, jnp.full(a.shape[:-1], 1 / DRAWS)
+
+
+@jax.jit
+def taken(policy: Any, steps: Steps) -> Float[Array, " N"]:
+    """Probability under a policy of each logged action."""
+    replay = steps.replay
+
+    def one(part):
+        context = contexts(replay, part, steps.window)
+        return probability(policy, context, steps.head, replay.legal[part], replay.a[part])
+
+    return by_parts(one, steps.rows)

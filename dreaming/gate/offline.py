@@ -19,20 +19,23 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from dreaming.config import GateConfig
 from dreaming.gate.evidence import Evidence
 from dreaming.gate.incumbent import LEAST_EPISODES, Incumbent, blind
+from dreaming.gate.logged_steps import input_bytes
 from dreaming.gate.verdict import Verdict, improvable, no_evidence
 from dreaming.gate.words import number, signed
 from dreaming.observe.log import Log
+from dreaming.observe.sample import chosen_episodes
 from dreaming.student.network import mixture
 from dreaming.world.judge import BLOCKS, LEAST_OPINIONS, Judge
 
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in its mixtures, tried in this order
 SPENT = (0.7, 0.1, 0.1, 0.1)  # of a trial's error probability, by each of them
 NAMES = ("fitted Q", "doubly robust", "the judge's dreams")
+MOST_ROWS, MOST_BYTES = 1 << 17, 256 << 20  # steps that are asked, and bytes of their inputs
 
 
 def unknown() -> dict[str, np.ndarray]:
@@ -182,6 +185,14 @@ NOT_INDEPENDENT = (
 )
 
 
+def spread_episodes(log: Log, window: int) -> Int[np.ndarray, " n"]:
+    """The episodes that are asked: all, or of a long log as many evenly spread ones as the
+    estimates have room for."""
+    rows = np.array([len(trace) + 1 for trace in log.traces])
+    most = min(MOST_ROWS, MOST_BYTES // input_bytes(log, window))
+    return chosen_episodes(rows, max(most, 2 * int(rows.max())))
+
+
 def offline_gate(
     candidate: Any,
     incumbent: Incumbent,
@@ -205,11 +216,12 @@ def offline_gate(
 
     def work(update: Callable) -> dict[str, np.ndarray]:
         trial = trials()
+        chosen = spread_episodes(log, window)
         evidence = Evidence(
-            log=log,
+            log=log.only(chosen),
             window=window,
             horizon=horizon,
-            incumbent=incumbent,
+            incumbent=incumbent.among(chosen),
             judge=judge,
             config=config,
             key=key,

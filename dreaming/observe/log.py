@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from dreaming.observe.replay import ReplayState, make_replay
+from dreaming.observe.replay import ReplayState, bootstrapped, make_replay
 from envs.frames import frame_shape
 from envs.types import Features, Trace
 from worldmodels.actions import ActionHead, make_head
@@ -25,6 +25,7 @@ class Log:
     observation: Features
     action: Features
     multiple: int = MULTIPLE  # rows of its replay are padded to a multiple of this
+    drawn_from: int = 0  # steps of the longer log that its episodes are drawn from; 0 = none
 
     def __len__(self) -> int:
         return sum(len(trace) for trace in self.traces)
@@ -38,8 +39,11 @@ class Log:
     def parts(self) -> tuple[tuple[str, int], ...]:
         """(kind, size) of its observation features in order, as in `Features.parts`; but numbers
         that take exactly the values 0 and 1 in the log are "binary"."""
-        o = np.concatenate([self.observation.flatten(trace.observations) for trace in self.traces])
-        is_bit = self.observation.is_box & ((o == 0) | (o == 1)).all(0) & (o.min(0) != o.max(0))
+        is_box, is_bit = self.observation.is_box, np.zeros(self.observation.size, bool)
+        if is_box.any():
+            columns = self.observation.packed_columns(is_box)
+            o = np.concatenate([o[:, columns] for o in self.packed()])
+            is_bit[is_box] = ((o == 0) | (o == 1)).all(0) & (o.min(0) != o.max(0))
         parts, at = [], 0
         for kind, size in self.observation.parts:
             runs = itertools.groupby(is_bit[at : at + size])
@@ -51,6 +55,15 @@ class Log:
     def is_number(self) -> np.ndarray:
         """bool [O]: which observation features are numbers."""
         return np.repeat([kind == "box" for kind, _ in self.parts], [n for _, n in self.parts])
+
+    def packed(self) -> list[np.ndarray]:
+        """Every episode's observations [T + 1, C], each category as one number."""
+        return [self.observation.pack(trace.observations) for trace in self.traces]
+
+    def numbers(self) -> list[np.ndarray]:
+        """Every episode's numbers [T + 1, n]."""
+        columns = self.observation.packed_columns(self.is_number)
+        return [np.compress(columns, o, axis=1) for o in self.packed()]
 
     def frame_scale(self) -> tuple[np.ndarray, float]:
         """(mean frame [H, V, F], standard deviation of all pixels about it) of a log of frames."""
@@ -66,7 +79,15 @@ class Log:
         """The log of the episodes with these indices."""
         return dataclasses.replace(self, traces=[self.traces[i] for i in indices])
 
+    @functools.cached_property
+    def _replay(self) -> ReplayState:
+        return make_replay(
+            self.traces, self.observation, self.action, self.head, multiple=self.multiple
+        )
+
     def replay(self, members: int = 1, key: jax.Array | None = None) -> ReplayState:
-        """The whole log as arrays on the device (see `make_replay`)."""
-        spaces = self.observation, self.action, self.head
-        return make_replay(self.traces, *spaces, members=members, key=key, multiple=self.multiple)
+        """The whole log as arrays on the device (`make_replay`), made once; `members` weigh its
+        episodes by `key` (`bootstrapped`)."""
+        if members == 1 and key is None:
+            return self._replay
+        return bootstrapped(self._replay, len(self.traces), members, key)

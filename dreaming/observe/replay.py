@@ -14,7 +14,7 @@ from worldmodels.actions import ActionHead
 from worldmodels.protocol import RowChunk
 from worldmodels.types import Windows
 
-CHUNK = 4096  # rows per compiled call
+CHUNK, CHUNK_BYTES = 4096, 128 << 20  # most rows per compiled call, and bytes of observations
 REACH = 5  # most steps before a termination that count as near it
 ENDING_SHARE = 0.1  # least share of windows that begin near a termination, if there is one
 
@@ -32,11 +32,7 @@ def make_replay(
     """The replay of a whole log; rows, steps and episodes are padded to multiples of `multiple`.
 
     Logs of about the same size then have the same shapes, and share their compiled programs.
-
-    Every member weighs each episode by an Exp(1) draw: the Bayesian bootstrap (Rubin, 1981), which
-    never hides a rare episode from a member altogether. An episode's weights are scaled to mean 1
-    over the members (a balanced bootstrap, Davison et al., 1986): the members together then weigh
-    all episodes equally, and so does a single member. Without `key` all weights are 1.
+    `members` weigh its episodes by `key` (`bootstrapped`).
     """
     traces = list(traces)
     if not traces:
@@ -51,16 +47,12 @@ def make_replay(
     masks = lambda t: (
         np.ones((len(t) + 1, action.size), bool) if t.action_masks is None else t.action_masks
     )
-    weights = np.ones((len(traces), members), np.float32)
-    if key is not None:
-        weights = np.asarray(jax.random.exponential(key, weights.shape))
-        weights = weights / weights.mean(1, keepdims=True)
     starts = np.flatnonzero(has_step)
     last = np.repeat(ends - 1, lengths)
     ended = np.repeat([bool(trace.terminated[-1]) for trace in traces], lengths)
     endings = starts[(ended & (last - np.arange(num_rows) <= REACH))[starts]]
     arrays = dict(
-        o=rows(lambda t: observation.flatten(t.observations)),
+        o=rows(lambda t: observation.pack(t.observations)),
         a=rows(lambda t: pad(action.flatten(t.actions))),
         r=rows(lambda t: pad(t.rewards)).astype(np.float32),
         terminated=rows(lambda t: pad(t.terminated)),
@@ -74,13 +66,33 @@ def make_replay(
         ending_share=np.float32(
             max(0.0, ENDING_SHARE - endings.size / starts.size) if endings.size else 0
         ),
-        member_weights=weights,
+        member_weights=np.ones((len(traces), 1), np.float32),
         pi_target=rows(lambda t: pad(np.asarray(head.target(action.flatten(t.actions))))),
     )
     counts = {"num_starts": starts.size, "num_endings": arrays["endings"].size}
     arrays = {name: _padded(np.asarray(x), multiple) for name, x in arrays.items()}
     counts = {name: np.int32(count) for name, count in counts.items()}
-    return ReplayState(**{name: jnp.asarray(x) for name, x in (arrays | counts).items()})
+    device = {name: jnp.asarray(x) for name, x in (arrays | counts).items()}
+    replay = ReplayState(**device, parts=observation.parts)
+    return bootstrapped(replay, len(traces), members, key)
+
+
+def bootstrapped(
+    replay: ReplayState, episodes: int, members: int, key: jax.Array | None
+) -> ReplayState:
+    """The same replay, of so many episodes, for `members` that weigh them each in its own way.
+
+    Every member weighs each episode by an Exp(1) draw: the Bayesian bootstrap (Rubin, 1981), which
+    never hides a rare episode from a member altogether. An episode's weights are scaled to mean 1
+    over the members (a balanced bootstrap, Davison et al., 1986): the members together then weigh
+    all episodes equally, and so does a single member. Without `key` all weights are 1.
+    """
+    weights = np.ones((episodes, members), np.float32)
+    if key is not None:
+        weights = np.asarray(jax.random.exponential(key, weights.shape))
+        weights = weights / weights.mean(1, keepdims=True)
+    padding = len(replay.member_weights) - episodes
+    return replay.replace(member_weights=jnp.asarray(np.pad(weights, [(0, padding), (0, 0)])))
 
 
 def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
@@ -97,7 +109,7 @@ def contexts(replay: ReplayState, rows: Int[Array, "*B"], window: int) -> Contex
     at = jnp.maximum(back, first)
     valid = back >= first
     a = replay.a[at[..., :-1]] * valid[..., :-1, None]
-    return Context(o=replay.o[at], a=a, elapsed=at - first, valid=valid)
+    return Context(o=replay.observed(at), a=a, elapsed=at - first, valid=valid)
 
 
 def sample_windows(
@@ -141,10 +153,12 @@ def every_row(replay: ReplayState, rows: int, head: ActionHead, window: int) -> 
     """The first `rows` rows in order, each as a window of two; where an episode is over, the step
     of the second row is not real."""
     cut = jax.jit(functools.partial(cut_windows, length=2, head=head, window=window))
-    for first in range(0, rows, CHUNK):
-        at = jnp.minimum(first + jnp.arange(CHUNK), rows - 1)  # one shape
+    size = sum(size for _, size in replay.parts) * window * replay.o.dtype.itemsize
+    chunk = max(1, min(CHUNK, CHUNK_BYTES // (2 * size)))
+    for first in range(0, rows, chunk):
+        at = jnp.minimum(first + jnp.arange(chunk), rows - 1)  # one shape
         windows = cut(replay, at, key=jax.random.key(0))
-        yield RowChunk(windows, min(CHUNK, rows - first))
+        yield RowChunk(windows, min(chunk, rows - first))
 
 
 def cut_windows(

@@ -1,15 +1,15 @@
 """Baselines from the same log without a dream: behaviour cloning, conservative Q-learning."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dreaming.config import BaselineConfig
-from dreaming.metrics import finite
+from dreaming.metrics import chunk_sizes, finite
 from dreaming.observe.log import Log
 from dreaming.observe.replay import ReplayState, contexts
 from dreaming.student.network import learned_part, student_logits, student_of
@@ -123,7 +123,7 @@ def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfi
     discount = world.card["discount"]
     rules = {"window": world.model.window, "discount": discount, "alpha": config.conservatism}
     rules["unit"] = world.card["value_span"] * (1 - discount)  # one typical reward
-    chunk = math.gcd(CHUNK, config.steps)
+    sizes = chunk_sizes(config.steps, CHUNK)
 
     def loss_of(learned, slow, replay, rows):
         params = slow | learned
@@ -145,9 +145,10 @@ def _make_train(kind: str, head: ActionHead, world: World, config: BaselineConfi
     def train(params, replay, keys):
         learned, loss = learned_part(params), jnp.nan
         state = learned, params, optimiser.init(learned)
-        advance = repeated(step, chunk, convolves="encoder" in learned)
-        for part in jnp.split(keys, config.steps // chunk):
-            state, loss = advance(state, replay, part)
+        convolves = "encoder" in learned
+        advance = {size: repeated(step, size, convolves=convolves) for size in set(sizes)}
+        for part in jnp.split(keys, np.cumsum(sizes)[:-1]):
+            state, loss = advance[len(part)](state, replay, part)
         return params | state[0], loss
 
     return train

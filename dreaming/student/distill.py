@@ -2,7 +2,6 @@
 heads learn from the rehearsal as well, so that the next search starts from them."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import optax
 
 from dreaming.config import DistillConfig, RehearseConfig, RoundConfig, SearchConfig
 from dreaming.devices import everywhere
-from dreaming.metrics import in_chunks
+from dreaming.metrics import chunk_sizes, in_chunks
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts
 from dreaming.search.teachers import make_teacher
@@ -21,7 +20,7 @@ from dreaming.student.rehearse import make_rehearse, rehearsal_mesh
 from dreaming.types import DistillState, Minibatch, Rehearsal, ReplayState, Walks
 from envs.dream import World
 from worldmodels.actions import ActionHead
-from worldmodels.loops import avoids_loops, repeated
+from worldmodels.loops import avoids_loops, further, repeated
 from worldmodels.protocol import is_trainable
 from worldmodels.types import HeadTargets
 
@@ -106,18 +105,17 @@ def practise(
     """
     search, rehearse, distill = config.search, config.rehearse, config.distill
     model, head = regularised(world, rehearse.behaviour_penalty), log.head
-    chunk = math.gcd(CHUNK, rehearse.iterations)
     student_key, key = jax.random.split(key)
     fresh = first_student(log, world, distill.width, student_key)
     convolves = "encoder" in fresh
-    advance = compiled_distill(
+    compiled = functools.partial(
+        compiled_distill,
         model,
         head,
         search=search,
         rehearse=rehearse,
         distill=distill,
         discount=world.card["discount"],
-        chunk=chunk,
         convolves=convolves,
     )
     student = fresh
@@ -135,8 +133,11 @@ def practise(
     whole = everywhere(rehearsal_mesh(rehearse, convolves))
     place = lambda tree: jax.device_put(tree, whole)
     state, params, replay = place(state), place(world.params), place(log.replay())
-    go_on = lambda state: advance(state, params, replay, incumbent)
-    return in_chunks(go_on, state, rehearse.iterations // chunk, chunk, update)
+    go_on = lambda state, size: compiled(chunk=size)(state, params, replay, incumbent)
+    hasten = lambda state, iterations: state.replace(
+        opt_state=further(state.opt_state, iterations * distill.minibatches)
+    )
+    return in_chunks(go_on, state, chunk_sizes(rehearse.iterations, CHUNK), update, hasten)
 
 
 def first_student(log: Log, world: World, width: int, key: jax.Array) -> Any:

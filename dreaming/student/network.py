@@ -13,7 +13,7 @@ import numpy as np
 from envs.frames import frame_shape
 from envs.types import Context, action_features
 from worldmodels.actions import ActionHead, make_head
-from worldmodels.contexts import context_rows, observation_scale, row_size
+from worldmodels.contexts import among_all, context_rows, observation_scale, row_size
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num, UInt32
@@ -114,9 +114,9 @@ def fresh_student(
 
 def scale_of(log: Any) -> dict[str, np.ndarray]:
     """The `observation_scale` of a log."""
-    o = [log.observation.flatten(trace.observations) for trace in log.traces]
+    o = log.numbers()
     change = np.concatenate([np.diff(x, axis=0) for x in o])
-    return observation_scale(np.concatenate(o), change, log.is_number)
+    return among_all(observation_scale(np.concatenate(o), change), log.is_number)
 
 
 def renormalised(params: Any, log: Any) -> Any:

@@ -55,7 +55,7 @@ def _unrolled(model, params, replay, rows, key, *, head, discount: float, window
 def _stepped(model, params, replay, rows, window: int):
     """(predictions of one step from `rows`, what really happened)."""
     step = fidelity.one_step(model, params, contexts(replay, rows, window), replay.a[rows])
-    before, after = (replay.o[i].astype(jnp.float32) for i in (rows, rows + 1))
+    before, after = (replay.observed(i).astype(jnp.float32) for i in (rows, rows + 1))
     return step, Happened(before, after, replay.r[rows], replay.terminated[rows])
 
 
@@ -99,8 +99,16 @@ def units(log: Log) -> Float[np.ndarray, " O"]:
     kind, size = log.observation.kind, log.observation.size
     if kind in ("discrete", "frames"):
         return np.full(size, 1.0 if kind == "discrete" else 255.0, np.float32)
-    o = np.concatenate([log.observation.flatten(trace.observations) for trace in log.traces])
-    unit = o.std(0)
+    packed, found, at = np.concatenate(log.packed()), [], 0
+    for part, width in log.parts:
+        x = packed[:, at : at + (1 if part == "categorical" else width)]
+        at += x.shape[1]
+        if part == "categorical":
+            share = np.bincount(x[:, 0].astype(int), minlength=width) / len(x)
+            found.append(np.sqrt(share * (1 - share)))
+        else:
+            found.append(x.std(0))
+    unit = np.concatenate(found).astype(np.float32)
     return np.where(unit > 1e-6, unit, 1.0)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,20 @@ import numpy as np
 import optax
 
 from dreaming.errors import ConfigError
-from dreaming.metrics import in_chunks
+from dreaming.metrics import chunk_sizes, in_chunks
 from dreaming.observe.log import Log
 from dreaming.observe.replay import contexts, every_row, sample_windows
 from envs.frames import frame_shape
 from worldmodels import registry
 from worldmodels.config import FitConfig
 from worldmodels.fit import init_fit, make_fit
-from worldmodels.loops import repeated
+from worldmodels.loops import further, repeated
 from worldmodels.protocol import LogFacts, ModelError, ModelSettings, Trainable
 from worldmodels.types import TrainState
 
 CHUNK = 100  # steps per compiled call, and per progress line
-LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log
+LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log,
+LONG, MOST_TIMES = 40_000, 4  # up to this length; of longer logs the batch grows, so many times
 EARLY = 0.6  # share of a fit's steps before what is measured on the log is measured for the rest
 CLONE_BATCH, CLONE_STEPS, CLONE_PASSES = 256, 2000, 40  # of the policy head; the fewer steps
 
@@ -44,7 +45,8 @@ def facts_of(log: Log) -> LogFacts:
     space, traces = log.observation.space, log.traces
     is_frames = log.observation.kind == "frames"
     return LogFacts(
-        o=[log.observation.flatten(trace.observations) for trace in traces],
+        o=Flattened(log),
+        packed=log.packed(),
         a=[log.action.flatten(trace.actions) for trace in traces],
         r=[np.asarray(trace.rewards, float) for trace in traces],
         terminated=[bool(trace.terminated[-1]) for trace in traces],
@@ -57,6 +59,19 @@ def facts_of(log: Log) -> LogFacts:
         frame_std=log.frame_scale()[1] if is_frames else 1.0,
         has_masks=any(trace.action_masks is not None for trace in traces),
     )
+
+
+@dataclass(frozen=True)
+class Flattened(Sequence):
+    """Every episode's observation features [T + 1, O], worked out when they are asked for."""
+
+    log: Log
+
+    def __len__(self) -> int:
+        return len(self.log.traces)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.log.observation.flatten(self.log.traces[i].observations)
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,10 @@ class LogFit:
             model, scale = registry.make_model(facts_of(log), settings)
         except ModelError as error:
             raise ConfigError(str(error)) from error
-        steps = 0 if model.is_closed_form else fit_steps(config, len(log))
-        return cls(log, model, scale, dataclasses.replace(config, steps=steps), imitates)
+        steps, batch = fit_sizes(config, len(log))
+        steps = 0 if model.is_closed_form else steps
+        sized = dataclasses.replace(config, steps=steps, batch=batch)
+        return cls(log, model, scale, sized, imitates)
 
     def searched(self, **ways: float) -> Trainable:
         """The model as searches see it (`Trainable.adjusted`). Raises `ConfigError` for what it
@@ -105,28 +122,32 @@ class LogFit:
         if prepare := getattr(model, "prepared", None):
             params = prepare(state.params, rows())
             state = state.replace(params=params, target_params=params)
-        chunk = math.gcd(CHUNK, steps)
-        calls = steps // chunk
-        early = int(EARLY * calls)
-        if steps:
-            fit = compiled_fit(model, self.config, log.head, model.window, chunk)
-            advance = lambda state: fit(state, replay)
+        sizes = chunk_sizes(steps, CHUNK)
+        early = int(EARLY * len(sizes))
+        fit = functools.partial(compiled_fit, model, self.config, log.head, model.window)
+        advance = lambda state, size: fit(size)(state, replay)
         if early:  # the rest is learned of dreams as they will be
-            state = in_chunks(advance, state, early, chunk, update)
+            state = in_chunks(advance, state, sizes[:early], update, hastened)
             params = model.measured(state.params, rows())
             slow = state.target_params | {"scale": params["scale"]}
             state = state.replace(params=params, target_params=slow)
-        if calls:
-            state = in_chunks(advance, state, calls - early, chunk, update)
+        state = in_chunks(advance, state, sizes[early:], update, hastened)
         params = model.measured(state.params, rows())
         if self.imitates:
             params = imitate(model, params, replay, clone_key)
         return state.replace(params=params)
 
 
-def fit_steps(config: FitConfig, real_steps: int) -> int:
-    """Steps of the fit of a log of so many."""
-    return config.steps or max(LEAST_STEPS, CHUNK * round(PER_STEP * real_steps / CHUNK))
+def hastened(state: TrainState, steps: int) -> TrainState:
+    """A fit whose learning rate is where it would be after so many more steps."""
+    return state.replace(opt_state=further(state.opt_state, steps))
+
+
+def fit_sizes(config: FitConfig, real_steps: int) -> tuple[int, int]:
+    """(steps, batch) of the fit of a log of so many steps."""
+    steps = CHUNK * round(PER_STEP * min(real_steps, LONG) / CHUNK)
+    times = 2 ** int(math.log2(min(max(real_steps / LONG, 1), MOST_TIMES)))
+    return config.steps or max(LEAST_STEPS, steps), times * config.batch
 
 
 @functools.lru_cache(maxsize=8)

@@ -150,7 +150,12 @@ class OraclePhysics:
 
 def learn_each(fits: Sequence[LogFit], key: jax.Array, update: Callable) -> list[TrainState]:
     """Every fit in turn; to `update` they are one."""
-    each = lambda n, **metrics: update(n / len(fits), **metrics)
+    parts = len(fits)
+
+    def each(n: float, left_out: float = 0, **metrics: Any) -> float:
+        late = update(n / parts, left_out=left_out / parts, **metrics)
+        return parts * (late or 0)
+
     keys = jax.random.split(key, len(fits))
     return [fit.learn(k, each) for fit, k in zip(fits, keys, strict=True)]
 
@@ -231,7 +236,7 @@ def make_world(model: WorldModel, params: Any, log: Log, horizon: int, card: dic
     replay = log.replay()
     rows = np.asarray(replay.starts)[: int(replay.num_starts)]
     initial = rows == np.asarray(replay.first)[rows]
-    each = model.window * replay.o.shape[1] * replay.o.dtype.itemsize
+    each = model.window * log.observation.size * replay.o.dtype.itemsize
     most = min(MOST_STARTS, max(1, START_BYTES // each))
     firsts, others = np.flatnonzero(initial)[:most], np.flatnonzero(~initial)
     room = min(most - firsts.size, others.size)

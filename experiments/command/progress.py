@@ -64,8 +64,11 @@ class Progress:
         if self.tracker is not None:
             self.tracker.write("result", real_steps, figures)
 
-    def stage(self, name: str, total: int | None = None, start: int = 0) -> "Stage":
-        """A stage of `total` steps (None = unknown) that begins after step `start`.
+    def stage(
+        self, name: str, total: int | None = None, start: int = 0, limit: float = math.inf
+    ) -> "Stage":
+        """A stage of `total` steps (None = unknown) that begins after step `start` and should last
+        at most `limit` seconds.
 
         Removes lines of this stage after step `start` that an earlier attempt left in the file.
         """
@@ -75,7 +78,7 @@ class Progress:
                 self._file.close()
             _forget(self._path, name, start)
             self._file = self._path.open("a", encoding="utf-8")
-        return Stage(self, name, total, start)
+        return Stage(self, name, total, start, limit)
 
     def log(self, message: str) -> None:
         """Print one line above the bars."""
@@ -98,8 +101,17 @@ class Progress:
 class Stage:
     """A running stage; made by `Progress.stage`."""
 
-    def __init__(self, progress: Progress, name: str, total: int | None, start: int):
+    def __init__(
+        self,
+        progress: Progress,
+        name: str,
+        total: int | None,
+        start: int,
+        limit: float = math.inf,
+    ):
         self.progress, self.name, self.total, self.step = progress, name, total, start
+        self.limit, self.left_out = limit, 0.0  # seconds it may last; steps that were left out
+        self._paced: tuple[float, float] | None = None  # (seconds, steps) at the first update
         self.metrics: dict[str, float | None] = {}  # name -> newest value
         self._start, self._began = start, time.monotonic()
         self._shown = -math.inf
@@ -125,17 +137,36 @@ class Stage:
         """Seconds since the stage began."""
         return time.monotonic() - self._began
 
-    def update(self, n: int = 1, **metrics: Any) -> None:
-        """Report `n` more steps; metrics are numbers, written as `<stage>/<name>`.
+    def update(self, n: float = 1, left_out: float = 0, **metrics: Any) -> float:
+        """Report `n` more steps, of which some were `left_out`; metrics are numbers, written as
+        `<stage>/<name>`.
 
-        A name with a slash is written as it is: `update(1, **{"gate/lower_bound": 3.0})`.
+        A name with a slash is written as it is: `update(1, **{"gate/lower_bound": 3.0})`. Returns
+        how many steps to leave out now, so that the stage ends in time; whoever can't, need not.
         """
         self.step += n
+        self.left_out += left_out
+        late = self._late(n - left_out)
         if metrics:
             numbers = {self._flat(name): _number(value) for name, value in metrics.items()}
             self.metrics |= numbers
             self.progress.write(self.name, self.step, self.elapsed, numbers)
         self._show()
+        return late
+
+    def _late(self, each: float) -> float:
+        """Steps to leave out for each `each` that are taken, so that the stage ends in time and
+        they are left out evenly."""
+        if not math.isfinite(self.limit) or not self.total:
+            return 0.0
+        now, taken = self.elapsed, self.step - self.left_out
+        if self._paced is None:  # the first steps, which compile, tell nothing of the pace
+            self._paced = now, taken
+        seconds, steps = now - self._paced[0], taken - self._paced[1]
+        if not steps:
+            return 0.0
+        affordable = max(self.limit - now, 0.0) * steps / max(seconds, 1e-9)
+        return each * max(0.0, (self.total - self.step) / max(affordable, each) - 1)
 
     def _flat(self, name: str) -> str:
         return name if "/" in name else f"{self.name}/{name}"

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dreaming.config import LogConfig
 from dreaming.errors import ConfigError, TraceError
 from dreaming.observe.log import Log
+from dreaming.observe.sample import chosen_episodes, most_rows
 from envs.frames import is_frame
 from envs.real import make_real
 from envs.traces import TraceStore
@@ -41,12 +45,26 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
         raise TraceError(f"{folder}: the log is empty; name a log with at least one episode")
     schema = store.schema()
     observation = Features(schema["observation_space"])
-    log = Log(list(store.traces()), observation, action_features(schema["action_space"]))
+    chosen = chosen_of(store, observation, config.log)
+    if chosen.size < len(store):
+        once.progress.log(
+            f"a long log: {chosen.size:,} of {len(store):,} episodes are learned from, evenly "
+            "spread (log.most_steps, log.most_mib)"
+        )
+    traces = list(store.traces(chosen))
+    drawn_from = store.num_steps if len(traces) < len(store) else 0
+    log = Log(traces, observation, action_features(schema["action_space"]), drawn_from=drawn_from)
     check_task(config, log)
     check_window(config.context.window, log)
     if hint := factors_hint(log):
         once.progress.log(hint)
     return log
+
+
+def chosen_of(store: TraceStore, observation: Features, config: LogConfig) -> np.ndarray:
+    """Which episodes of a store are learned from."""
+    rows = np.asarray(store.index().column("rows"))
+    return chosen_episodes(rows, most_rows(config, observation.row_bytes))
 
 
 def kind_of(config: WorldConfig, run_dir: Path, once: Any) -> str:

@@ -98,6 +98,8 @@ def _head(result: Mapping[str, Any]) -> str:
     heading = page.html.escape(title).replace(task, f"<span>{task}</span>")
     seconds = [x for x in (result.get("seconds") or {}).values() if _is_number(x)]
     counts = [("real steps" if learning.is_online(result) else "recorded steps", "real_steps")]
+    if result.get("logged_steps", 0) > result.get("real_steps", 0):
+        counts = [("steps in the log", "logged_steps"), ("learned from", "real_steps")]
     counts += [("dreamed steps", "dream_steps"), ("search simulations", "search_steps")]
     facts = [(name, result[key]) for name, key in counts if _is_number(result.get(key))]
     if seconds:
@@ -232,9 +234,11 @@ def _costs(result: Mapping[str, Any]) -> str:
         ("real_steps", "gate_steps", "evaluation_steps", "dream_steps", "search_steps")
     )
     seconds = {k: v for k, v in (result.get("seconds") or {}).items() if _is_number(v)}
+    shares = (result.get("left_out") or {}).items()
+    told = ", ".join(f"{share:.0%} of the steps of {stage}" for stage, share in shares)
     return page.section(
         "What it took",
-        "",
+        f"To keep within its budget this run left out {told}." if told else "",
         page.grid(
             [
                 page.bars_table("Seconds by stage", seconds, "s"),

@@ -39,6 +39,7 @@ from experiments.runs.directory import (
 )
 from experiments.runs.lineage import Lineage, digest_of, next_of, read_result, rounds_of
 from experiments.runs.once import Once
+from experiments.runs.pace import Pace
 from experiments.runs.results import REPORT_SEED, make_result, root_key
 from experiments.runs.scoring import dream_horizon, scorer
 
@@ -74,7 +75,8 @@ def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str,
     """One round of a lineage, from its log to its report."""
     run_dir = lineage.run_dir
     check_name(config.model.name)
-    once = Once(run_dir, stage_fields(config, lineage), progress)
+    pace = Pace(config.budget_minutes)
+    once = Once(run_dir, stage_fields(config, lineage), progress, pace)
     refuse(dream_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
@@ -146,7 +148,7 @@ def stage_fields(config: DreamConfig, lineage: Lineage) -> dict[str, dict[str, A
 def world_fields(config: WorldConfig) -> dict[str, dict[str, Any]]:
     """The fields that the stages of a world depend on; `fit` and `dream` share these stages."""
     log = _fields(config, "seed", "env", "traces", "source")
-    fit = log | _fields(config, "model", "images", "fit", "judge") | {"split": 2}
+    fit = log | _fields(config, "log", "model", "images", "fit", "judge") | {"split": 2}
     return {"record": log, "fit": fit, "judge": fit}
 
 
@@ -256,7 +258,7 @@ def next_round(config: DreamConfig, progress_in: Callable) -> tuple[dict[str, An
 
 
 FIXED = ("env", "seed", "experiment", "context", "model.window")  # in a lineage
-ANEW = ("traces", "source", "run", "devices")  # given with each round
+ANEW = ("traces", "source", "run", "devices", "budget_minutes")  # given with each round
 
 
 def continued(config: DreamConfig, first: DreamConfig) -> DreamConfig:

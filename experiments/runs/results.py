@@ -41,6 +41,7 @@ def common(config: WorldConfig | OnlineConfig, once: Once) -> dict[str, Any]:
         "env": config.env.id,
         "seed": config.seed,
         "seconds": once.seconds,
+        "left_out": once.left_out,
         "versions": {name: version(name) for name in VERSIONS},
     }
 
@@ -78,6 +79,7 @@ def make_result(
         "round": lineage.number,
         "trial": verdict.trial,
         "real_steps": len(log),
+        "logged_steps": log.drawn_from or len(log),
         "real_episodes": len(log.traces),
         "gate_steps": verdict.steps,
         "gate_episodes": verdict.episodes,
@@ -104,6 +106,7 @@ def world_result(config: WorldConfig, log: Log, fitted: Fitted, once: Once) -> d
     return common(config, once) | {
         "discount": fitted.world.card["discount"],
         "real_steps": len(log),
+        "logged_steps": log.drawn_from or len(log),
         "behaviour_return": statistics.summary(behaviour) if behaviour.size else None,
         "fidelity": fitted.fidelity,
         "state_sha256": state_sha256(fitted.learned, log.replay(), np.array([len(log)])),

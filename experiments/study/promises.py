@@ -78,10 +78,11 @@ def play(task: Task, run_dir: Path, seed: int) -> dict[str, Any] | None:
         run_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", f"experiments.{task.verb}", *task.options]
         command += [f"seed={seed}", f"hydra.run.dir={run_dir}", "devices=1"]
-        with open(run_dir.with_suffix(".log"), "a") as log:
+        words = run_dir.with_name(f"{run_dir.name}.log")
+        with open(words, "a") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
-            print(f"{run_dir}: exit code {code}; see {run_dir.with_suffix('.log')}", flush=True)
+            print(f"{run_dir}: exit code {code}; see {words}", flush=True)
             return None
     result = json.loads((run_dir / "result.json").read_text())
     print(f"{run_dir}: {told(result)}", flush=True)

@@ -221,7 +221,7 @@ def test_fitted_q_sees_the_means_of_blocks():
 
 def test_policies_are_valued_from_a_log_of_frames_alone(log):
     steps, _, value = make_fitted_q(log, WINDOW, 9, jax.random.key(0), members=2, width=4)
-    assert steps.now.context.o.dtype == np.uint8
+    assert steps.replay.o.dtype == np.uint8  # one copy of every frame
     assert np.isfinite(value(fresh_student(log, WINDOW, 8, jax.random.key(0))).values).all()
 
 

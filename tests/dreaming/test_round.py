@@ -24,7 +24,7 @@ from dreaming.observe.log import Log
 from dreaming.round import RoundState, one_round
 from dreaming.student.evaluate import evaluate
 from dreaming.student.network import act, mixture
-from dreaming.world.fitting import fit_steps
+from dreaming.world.fitting import fit_sizes
 from dreaming.world.physics import LearnedPhysics, OraclePhysics
 from envs import tabular
 from envs.dream import start_context
@@ -275,8 +275,17 @@ def test_the_round_fits_on_a_page():
 
 
 @pytest.mark.parametrize(
-    ("asked", "real_steps", "steps"),
-    [(0, 500, 3000), (0, 10_000, 3000), (0, 20_000, 6000), (50, 20_000, 50)],
+    ("asked", "real_steps", "steps", "batch"),
+    [
+        (0, 500, 3000, 64),
+        (0, 10_000, 3000, 64),
+        (0, 20_000, 6000, 64),
+        (50, 20_000, 50, 64),
+        (0, 79_999, 12_000, 64),
+        (0, 80_000, 12_000, 128),
+        (50, 10_000_000, 50, 256),
+        (0, 10_000_000, 12_000, 256),
+    ],
 )
-def test_a_long_log_is_fitted_for_longer(asked, real_steps, steps):
-    assert fit_steps(FitConfig(steps=asked), real_steps) == steps
+def test_of_a_long_log_the_batch_grows_and_the_steps_end(asked, real_steps, steps, batch):
+    assert fit_sizes(FitConfig(steps=asked), real_steps) == (steps, batch)

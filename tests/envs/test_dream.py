@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs.dream import Dream, start_context
+from envs.rows import Options, Rows
 from envs.shells import DreamEnv, DreamVectorEnv
 from envs.tabular import TabularModel, corridor
 from envs.tasks import register_tasks
@@ -218,6 +219,20 @@ def test_a_single_env_is_a_row_of_the_vector(name, request):
             assert_same(got[0], jax.tree.map(lambda x, i=i: x[i], expected[0]))
             assert all(got[-1][name] == expected[-1][name][i] for name in ("member", "uncertainty"))
             assert got[1:-1] == tuple(x[i] for x in expected[1:-1])
+
+
+def test_rows_that_begin_anew_leave_the_others_where_they_are_and_all_on_the_device(cart):
+    rows = Rows(cart, 40, Options())
+    random = np.random.default_rng(0)
+    draws = lambda count: random.integers(2**32, size=(count, 3), dtype=np.uint32)
+    rows.begin(np.arange(40), draws(40))
+    before, anew = rows.state, np.array([3, 39, 17])
+    seen = rows.begin(anew, draws(3))
+    others = np.setdiff1d(np.arange(40), anew)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(rows.state), strict=True):
+        assert isinstance(new, jax.Array) and new.shape == old.shape
+        np.testing.assert_array_equal(new[others], old[others])
+    assert (np.asarray(rows.state.elapsed) == 0).all() and seen.member.shape == (3,)
 
 
 def test_all_64_bits_of_a_seed_count(cart):

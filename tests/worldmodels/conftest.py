@@ -41,7 +41,8 @@ def make_tiny(kind="box", codes=1, window=1, recurrent=False, **model_fields):
     r, ends = list(random.integers(-1, 3, (10, 4)).astype(float)), [k < 4 for k in range(10)]
     is_number = np.full(SIZE[kind], kind == "box")
     rules = {"config": config, "discount": 0.9, "is_number": is_number}
-    scale = measure_scale(o, np.diff(o, axis=0), r, ends, **rules)
+    numbers = o[:, is_number]
+    scale = measure_scale(numbers, np.diff(numbers, axis=0), r, ends, **rules)
     parts = (({"box": "box", "discrete": "categorical"}[kind], SIZE[kind]),)
     model = make_mlp(config, parts, make_head((2,), 2), scale)
     blank = jax.eval_shape(lambda: model.init(jax.random.key(0), scale))

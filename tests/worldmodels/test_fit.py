@@ -120,10 +120,12 @@ def test_the_scales_of_a_log_by_hand():
     np.testing.assert_allclose(scale["reward_support"], [0, 1])
     np.testing.assert_allclose(scale["value_support"], [0, 2.5, 5, 7.5, 10], rtol=1e-6)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(scale))
-    categories = np.eye(3), np.eye(3)[1:]
-    one_hot = measure_scale(*categories, r, ends, **rules, is_number=np.zeros(3, bool))
-    for name, value in (("o_mean", 0), ("o_std", 1), ("o_step", 1)):
-        np.testing.assert_array_equal(one_hot[name], [value] * 3)
+    is_number = np.array([False, True, False, True])  # bits, and the same two numbers
+    mixed = measure_scale(o, change, r, ends, **rules, is_number=is_number)
+    others = {"o_mean": 0, "o_std": 1, "o_step": 1, "o_low": 0, "o_high": 1}
+    for name, value in others.items():
+        np.testing.assert_array_equal(mixed[name][~is_number], [value] * 2)
+        np.testing.assert_array_equal(mixed[name][is_number], scale[name])
 
 
 def record(table, num_steps, seed):
@@ -181,9 +183,10 @@ def fitted(traces, observation, action, config, fit_config):
     replay = make_replay(traces, observation, action, head, members=2, key=jax.random.key(1))
     o = [observation.flatten(trace.observations) for trace in traces]
     r, ends = [trace.rewards for trace in traces], [bool(t.terminated[-1]) for t in traces]
-    change = np.concatenate([np.diff(x, axis=0) for x in o])
+    numbers = [x[:, observation.is_box] for x in o]
+    change = np.concatenate([np.diff(x, axis=0) for x in numbers])
     rules = {"config": config, "discount": 0.99, "is_number": observation.is_box}
-    scale = measure_scale(np.concatenate(o), change, r, ends, **rules)
+    scale = measure_scale(np.concatenate(numbers), change, r, ends, **rules)
     model = make_mlp(config, observation.parts, head, scale)
     state = init_fit(model, fit_config, scale, jax.random.key(0))
     rows = lambda: every_row(replay, len(np.concatenate(o)), head, 1)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from worldmodels.contexts import context_rows
+from worldmodels.precision import exact
 from worldmodels.vectors.contacts import no_contacts
 
 MOST_PRODUCTS = 512
@@ -52,6 +53,7 @@ def init_base(
     }
 
 
+@exact
 def base_features(base: dict, x: Float[Array, "*B D"], a: Float[Array, "*B A"]):
     """Features [*B, G] of normalised contexts and actions."""
     both = jnp.concatenate([x, a], axis=-1)
@@ -78,6 +80,7 @@ def cosine(x: Float[Array, "*B"]) -> Float[Array, "*B"]:
     return u * total
 
 
+@exact
 def base_changes(base: dict, x: Float[Array, "*B D"], a: Float[Array, "*B A"]):
     """Changes [E, *B, O] that the members expect, in `o_step`; none is larger than was logged."""
     members, size, outputs = base["weights"].shape

@@ -62,10 +62,10 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[Mlp, dict]:
     features = config.features or base_features_of(sum(map(len, facts.r)))
     codes = config.chance_codes or branches(facts)
     config = dataclasses.replace(config, chance_codes=codes, features=features)
-    change = np.concatenate([np.diff(o, axis=0) for o in facts.o])
+    numbers = facts.numbers
     scale = measure_scale(
-        np.concatenate(facts.o),
-        change,
+        np.concatenate(numbers),
+        np.concatenate([np.diff(o, axis=0) for o in numbers]),
         facts.r,
         facts.terminated,
         config=config,
@@ -105,8 +105,8 @@ def branches(facts: LogFacts) -> int:
     if facts.kind != "discrete":
         return 1
     seen = defaultdict(set)
-    for o, a in zip(facts.o, facts.a, strict=True):
-        s = o.argmax(-1).tolist()
+    for o, a in zip(facts.packed, facts.a, strict=True):
+        s = o[:, 0].tolist()
         for before, taken, after in zip(s[:-1], map(bytes, a), s[1:], strict=True):
             seen[before, taken].add(after)
     return max(len(after) for after in seen.values())

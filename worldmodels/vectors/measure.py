@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from worldmodels.config import ModelConfig
-from worldmodels.contexts import observation_scale
+from worldmodels.contexts import among_all, observation_scale
 from worldmodels.protocol import RowChunk
 from worldmodels.support import reward_support, value_bounds, value_support
 from worldmodels.vectors.base import left_by, shown_to
@@ -28,17 +28,17 @@ def measure_scale(
 ) -> dict[str, Any]:
     """The normalisers of a log: every number the model needs to speak in real units.
 
-    `o` [N, O] all observation features, `change` [M, O] one-step changes; `rewards` [T] of each
-    episode, and whether it `terminated`; `is_number` bool [O]: all others keep their 0 and 1.
+    `o` [N, n] all numbers of observations, `change` [M, n] one-step changes; `rewards` [T] of each
+    episode, and whether it `terminated`; `is_number` bool [O], n of them true: all other features
+    keep their 0 and 1.
     `v_range`, the width of the range that values usually take, is the unit of temperatures.
     """
     usual = value_bounds(rewards, terminated, discount, window=round(1 / (1 - discount)))
     possible = value_bounds(rewards, terminated, discount)
     r_support = reward_support(np.concatenate(rewards), config.reward_bins)
-    scale = observation_scale(o, change, is_number) | {
-        "o_low": o.min(0),
-        "o_high": o.max(0),
-        "margin": np.full((2, o.shape[1]), config.clip_margin),
+    bounds = {"o_low": o.min(0), "o_high": o.max(0)}
+    scale = among_all(observation_scale(o, change) | bounds, is_number) | {
+        "margin": np.full((2, len(is_number)), config.clip_margin),
         "reward_support": r_support,
         "r_range": r_support[-1] - r_support[0],
         "v_range": usual[1] - usual[0],

@@ -19,6 +19,7 @@ from worldmodels.vectors.base import base_changes, flat_rows, posterior_mean
 from worldmodels.vectors.contacts import find_contacts
 from worldmodels.vectors.robust import (
     CHUNK,
+    MOST_KNOWN,
     evenly,
     moments,
     noise_of,
@@ -90,7 +91,8 @@ def fit_base(
     base, ridge, noise = _chosen(drawn, folds, is_number)
     some = evenly(steps)
     law, _ = robust(rows_of(base, x[some], rows.a[some]), change[some], is_number)
-    gram, moment = moments(base, x[steps], rows.a[steps], change[steps], law)
+    known = evenly(steps, MOST_KNOWN)
+    gram, moment = moments(base, x[known], rows.a[known], change[known], law)
     for name in ("weights", "reserve"):
         base[name] = posterior(gram, moment, ridge, noise * is_number, drawn[name])
     base["noise"] = noise.astype(np.float32)

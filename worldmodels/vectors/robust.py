@@ -17,7 +17,8 @@ from worldmodels.vectors.base import base_features
 FREEDOM = 1.0  # of the t distribution of what is left over: Cauchy's
 NEAR = 0.01  # typical changes from the law, within which a row counts in full
 ROUNDS, FIRM = 6, 1e-3  # of the weighing of rows, and its ridge
-MOST_ROWS = 4096  # by which a law is found; the posterior is that of all
+MOST_ROWS = 4096  # by which a law is found,
+MOST_KNOWN = 1 << 17  # and its posterior
 MOST_OPEN = 1e-9  # least ridge of the draws
 LEAST_NOISE = 1e-5  # of a change, in `o_step`: what float32 resolves
 CHUNK = 4096  # rows whose features are held at once
@@ -68,9 +69,9 @@ def _deviation(error: Float[np.ndarray, "N O"]) -> Float[np.ndarray, " O"]:
     return 1.4826 * np.median(np.abs(error), axis=0) + LEAST_NOISE
 
 
-def evenly(rows: np.ndarray) -> np.ndarray:
-    """At most MOST_ROWS of these rows, evenly spread."""
-    return rows[np.linspace(0, rows.size - 1, min(rows.size, MOST_ROWS)).astype(int)]
+def evenly(rows: np.ndarray, most: int = MOST_ROWS) -> np.ndarray:
+    """At most so many of these rows, evenly spread."""
+    return rows[np.linspace(0, rows.size - 1, min(rows.size, most)).astype(int)]
 
 
 def rows_of(base: dict, x, a) -> Float[np.ndarray, "N G"]:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreaming.gate.doubly_robust import (
-    by_episode,
+    along,
     effective_samples,
     ratios,
+    summed,
     weighted_doubly_robust,
 )
 from dreaming.gate.evidence import make_fitted_q
@@ -57,7 +58,7 @@ def weights_of(log, policy):
     steps = make_steps(log, 1, 2)
     found = ratios(log, steps, policy)
     assert found is not None
-    return np.cumprod(by_episode(log, found, 1.0), axis=1), steps
+    return along(log, found), steps
 
 
 def found_ratios(log, steps, policy):
@@ -68,9 +69,21 @@ def found_ratios(log, steps, policy):
 
 def test_ratios_and_effective_samples_by_hand():
     rho, _ = weights_of(HAND, tabular_student(EIGHTY))
-    np.testing.assert_allclose(rho, [[1.6, 1.6 * 0.4], [1.6, 1.6]], rtol=1e-6)
+    np.testing.assert_allclose(rho, [1.6, 1.6 * 0.4, 1.6], rtol=1e-6)
     # (0.64 + 1.6)^2 / (0.64^2 + 1.6^2) = 5.0176 / 2.9696
-    assert abs(effective_samples(rho) - 5.0176 / 2.9696) < 1e-6
+    assert abs(effective_samples(HAND, rho) - 5.0176 / 2.9696) < 1e-6
+
+
+def test_sums_over_episodes_of_other_lengths_are_those_of_padded_rows():
+    """Without room for the longest episode times their number."""
+    random = np.random.default_rng(0)
+    log = tabular_log([episode([0] * n, [0.0] * n, True) for n in (3, 1, 7, 3)], ROAD)
+    parts = [random.normal(size=n) for n in (3, 1, 7, 3)]
+    for stays in (True, False):
+        fill = lambda x, stays=stays: np.full(7 - len(x), x[-1] if stays else 0.0)
+        padded = np.stack([np.append(x, fill(x)) for x in parts])
+        found = summed(log, np.concatenate(parts), stays=stays)
+        np.testing.assert_allclose(found, padded.sum(0), atol=1e-12)
 
 
 def test_the_estimate_by_hand():
@@ -104,7 +117,7 @@ def test_it_mends_values_that_are_wrong():
         weighted_doubly_robust(LOG, steps, seen, rho, weights).mean() for seen in (fitted, wrong)
     )
     true = TASK.value(near)
-    assert effective_samples(rho) > 30
+    assert effective_samples(LOG, rho) > 30
     assert abs(right - true) < 0.05
     assert 1 - true > 0.4 and abs(mended - true) < 0.08  # the end of an episode is worth nothing
 
@@ -118,16 +131,16 @@ def test_a_greedy_candidate_on_a_random_log_is_found_out():
     log = tabular_log(long, ROAD)
     greedy = tabular_student(RIGHT) | {"greedy": jnp.array(True)}
     rho, _ = weights_of(log, greedy)
-    assert (rho[:, 0] > 0).sum() > 80  # it is the length that kills
-    assert effective_samples(rho) < 1
-    assert effective_samples(weights_of(log, tabular_student(RANDOM))[0]) == 200
+    assert (rho[::14] > 0).sum() > 80  # it is the length that kills
+    assert effective_samples(log, rho) < 1
+    assert effective_samples(log, weights_of(log, tabular_student(RANDOM))[0]) == 200
 
 
 def test_a_mixture_has_mixed_ratios():
     one, other = tabular_student(RANDOM), tabular_student(EIGHTY)
     rho, _ = weights_of(HAND, mixture(one, other, 0.25))
     # 0.75 * 0.5 + 0.25 * 0.8 = 0.575 for action 1, 0.425 for action 0, over 0.5.
-    np.testing.assert_allclose(rho, [[1.15, 1.15 * 0.85], [1.15, 1.15]], rtol=1e-6)
+    np.testing.assert_allclose(rho, [1.15, 1.15 * 0.85, 1.15], rtol=1e-6)
 
 
 def test_without_propensities_of_all_episodes_and_for_densities_there_are_no_ratios():
@@ -181,7 +194,7 @@ def test_members_that_saw_different_logs_tell_how_sure_it_is():
     for seed in range(40):
         log = tabular_log(record(dataclasses.replace(TASK, log_steps=600), RANDOM, seed), ROAD)
         steps, weights, evaluate = make_fitted_q(log, 1, TASK.horizon, jax.random.key(seed))
-        rho = np.cumprod(by_episode(log, found_ratios(log, steps, near), 1.0), axis=1)
+        rho = along(log, found_ratios(log, steps, near))
         j = weighted_doubly_robust(log, steps, evaluate(tabular_student(near)), rho, weights)
         held.append(abs(j.mean() - TASK.value(near)) < 1.645 * j.std(ddof=1))
     assert 0.75 < np.mean(held) <= 1

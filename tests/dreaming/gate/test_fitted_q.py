@@ -194,7 +194,8 @@ def test_the_policy_judged_is_the_policy_deployed(factors):
     evaluate = make_fitted_q(log, 1, 1, jax.random.key(0), 4, 256)[2]
     found = np.asarray(evaluate(student).values).mean()
     assert abs(found - agree) < 0.03
-    drawn = ask(student, log.head, make_steps(log, 1, 1).first)
+    steps = make_steps(log, 1, 1)
+    drawn = ask(student, steps, steps.begins)
     every = np.asarray(drawn[0])[:64].reshape(-1, log.head.size)
     weight = np.asarray(drawn[1])[:64].ravel() / 64
     marginal = weight @ every  # of every value of each factor
@@ -221,7 +222,7 @@ def test_the_gaussian_judged_is_the_gaussian_deployed():
     expected = mean * inside + spread * (phi(low) - phi(high)) + cut  # of clip(mean + spread z)
 
     steps, _, evaluate = make_fitted_q(log, 1, 1, jax.random.key(0), 8, 128)
-    drawn, p = (np.asarray(x)[: len(traces)] for x in ask(student, log.head, steps.now))
+    drawn, p = (np.asarray(x)[: len(traces)] for x in ask(student, steps, steps.rows))
     assert drawn.shape == (2000, DRAWS, 3) and np.all(p == 1 / DRAWS)
     every = drawn.reshape(-1, 3)
     error = every.std(0) / np.sqrt(len(every))

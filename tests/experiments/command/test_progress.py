@@ -107,3 +107,22 @@ def test_progress_does_not_import_jax():
     code = "import sys, experiments.command.progress\n"
     code += "assert not {'jax', 'dreaming'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+
+
+def test_a_stage_with_a_limit_asks_to_leave_steps_out_evenly(monkeypatch):
+    """Ten of 1,000 steps take a second, after a first call that compiles for 20; of 120 seconds
+    there is room for 1,000 of them, of 70 for 500, of 20 for none."""
+    clock = [0.0]
+    monkeypatch.setattr("experiments.command.progress.time.monotonic", lambda: clock[0])
+    for limit, expected in ((120, 1010), (70, 510), (20, 0)):
+        clock[0] = 0.0
+        stage = Progress(stream=io.StringIO()).stage("fit", total=1000, limit=limit)
+        taken, left_out = 0, 0
+        with stage:
+            while stage.step < 1000:
+                clock[0] += 20 if not taken else 1
+                taken += 10
+                late = stage.update(10 + left_out, left_out=left_out)
+                left_out = min(10 * round(late / 10), max(0, 1000 - stage.step - 10))
+        assert stage.step == 1000 and taken == 1000 - stage.left_out
+        assert abs(taken - min(expected, 1000)) <= 40
