@@ -312,6 +312,7 @@ CHOICES = {
     "agent.size": ("nano", "small", "base"),
     "images.size": ("auto", "nano", "small", "base"),
     "agent.compute": ("auto", "float32", "bfloat16"),
+    "images.compute": ("auto", "float32", "bfloat16"),
     "agent.search.teacher": ("search", "puct"),
     "search.readout": ("greedy", "mean"),
     "agent.search.readout": ("greedy", "mean"),

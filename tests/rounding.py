@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax import lax
@@ -16,7 +17,8 @@ def rounded(to: str) -> Iterator[None]:
     """Inputs of float32 products are rounded to `to`, except where `highest` is asked for."""
     platforms = mlir._platform_specific_lowerings
     plain, special = mlir._lowerings.get(dot_general_p), platforms["cpu"].get(dot_general_p)
-    original = (special or plain).rule
+    entry: Any = special or plain
+    original = entry.rule
     short = lambda x: lax.reduce_precision(x, 8, MANTISSA[to])
     highest = lax.Precision.HIGHEST
 

@@ -80,5 +80,6 @@ class FrameModelConfig:
     size: str = "auto"  # of the networks: nano, small, base; auto = by frames of 48 or 64 pixels
     bins: int = 101  # atoms of values and value prefixes: squashed they reach (bins - 1) / 2
     prefix_horizon: int = 5  # steps between resets of the value prefix; 1 = rewards, no LSTM
+    compute: str = "auto"  # float32, bfloat16, or auto: bfloat16 where there is an accelerator
     error_heads: int = 5  # tell how much a dreamed frame errs: its uncertainty; 0 = none
     weights: FrameLossWeights = field(default_factory=_decoding)

@@ -34,7 +34,7 @@ from dreaming.efficientzero.search import agent_mesh, make_search, usual_devices
 from dreaming.efficientzero.types import Acted, AgentState, Imagined, RingState, Tick
 from dreaming.metrics import check_losses
 from worldmodels.actions import make_head
-from worldmodels.frames.model import FrameModel
+from worldmodels.frames.model import FrameModel, compute_of
 from worldmodels.loops import repeated
 
 __all__ = ["Agent", "check_losses", "make_agent"]
@@ -96,7 +96,6 @@ def make_agent_model(
     config: AgentConfig, frame: tuple[int, int, int], num_actions: int
 ) -> FrameModel:
     """The model of a configuration."""
-    fast = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return FrameModel(
         make_head((num_actions,), num_actions),
         frame,
@@ -104,7 +103,7 @@ def make_agent_model(
         size=config.size,
         prefix_horizon=config.prefix_horizon,
         bins=config.bins,
-        compute=fast if config.compute == "auto" else config.compute,
+        compute=compute_of(config.compute),
     )
 
 

@@ -35,7 +35,7 @@ from dreaming.world.judge import BLOCKS, LEAST_OPINIONS, Judge
 SHARES = (1.0, 0.5, 0.25, 0.1)  # of the candidate in its mixtures, tried in this order
 SPENT = (0.7, 0.1, 0.1, 0.1)  # of a trial's error probability, by each of them
 NAMES = ("fitted Q", "doubly robust", "the judge's dreams")
-MOST_ROWS, MOST_BYTES = 1 << 17, 256 << 20  # steps that are asked, and bytes of their inputs
+MOST_ROWS, MOST_BYTES = 1 << 16, 256 << 20  # steps that are asked, and bytes of their inputs
 
 
 def unknown() -> dict[str, np.ndarray]:

@@ -109,7 +109,8 @@ class Stage:
         start: int,
         limit: float = math.inf,
     ):
-        self.progress, self.name, self.total, self.step = progress, name, total, start
+        self.progress, self.name, self.total = progress, name, total
+        self.step: Any = start  # a fraction, where several fits are one stage
         self.limit, self.left_out = limit, 0.0  # seconds it may last; steps that were left out
         self._paced: tuple[float, float] | None = None  # (seconds, steps) at the first update
         self.metrics: dict[str, float | None] = {}  # name -> newest value

@@ -15,7 +15,7 @@ from experiments.config import EnvConfig
 
 
 def recording(
-    env: EnvConfig, seed: int, update: Callable[[int], None], skip: int = 0
+    env: EnvConfig, seed: int, update: Callable[[int], Any], skip: int = 0
 ) -> tuple[Iterator[Any], dict[str, Any]]:
     """(an iterator that records episodes, their spaces); `update(n)` is called after n more steps.
 

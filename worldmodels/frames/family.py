@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from worldmodels.config import FitConfig, FrameLossWeights
 from worldmodels.frames.losses import log_loss
-from worldmodels.frames.model import FrameModel
+from worldmodels.frames.model import FrameModel, compute_of
 from worldmodels.frames.networks import usual_size
 from worldmodels.frames.types import FrameAfterstate
 from worldmodels.protocol import LogFacts, ModelError, ModelSettings, RowChunk
@@ -169,6 +169,7 @@ def make(facts: LogFacts, settings: ModelSettings) -> tuple[EfficientZero, dict]
         size=usual_size(*facts.frame[:2]) if config.size == "auto" else config.size,
         prefix_horizon=config.prefix_horizon,
         bins=config.bins,
+        compute=compute_of(config.compute),
         error_heads=config.error_heads if config.weights.decode > 0 else 0,  # they need its errors
         weights=config.weights,
     )

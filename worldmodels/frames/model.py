@@ -21,6 +21,13 @@ from worldmodels.types import Prediction
 ALWAYS = 3.0  # legality logit of every action
 
 
+def compute_of(choice: str) -> str:
+    """What networks compute with; "auto" is bfloat16 where there is an accelerator."""
+    if choice != "auto":
+        return choice
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 @dataclass(frozen=True)
 class FrameModel:
     """Static shape of a model; every function takes params first and rows [B] after."""
