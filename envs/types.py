@@ -84,7 +84,8 @@ def roll_context(context: Context, a: Float[Array, "*B A"], o: Num[Array, "*B O"
 
 def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
     """bool[T] from a flag per step, or from a scalar flag of the last step."""
-    flag = np.asarray(flag)
+    if not isinstance(flag, np.ndarray):
+        flag = np.asarray(flag)
     if flag.dtype != bool and not np.isin(flag, (0, 1)).all():
         raise TraceError(f"{name} must be true or false, got {flag.dtype}")
     if flag.ndim == 0:
@@ -93,7 +94,7 @@ def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
         return out
     if flag.shape != (steps,):
         raise TraceError(f"{name} has shape {flag.shape}, expected ({steps},) or a scalar")
-    return flag.astype(bool)
+    return flag.astype(bool, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +232,7 @@ def _array(x: Any, name: str, dtype: Any = None) -> np.ndarray:
 
 
 def _finite(x: np.ndarray, name: str) -> None:
-    if np.issubdtype(x.dtype, np.inexact) and not np.isfinite(x).all():
+    if x.dtype.kind in "fc" and not np.isfinite(x).all():
         row = int(np.argmax(~np.isfinite(x).reshape(len(x), -1).all(-1)))
         raise TraceError(
             f"{name} at step {row} is not finite ({x[row]}); repair or drop the episode"
