@@ -16,6 +16,7 @@ import pyarrow.types as pt
 from envs.types import TraceError
 
 DEEPEST = 5  # lists within lists
+LONGEST = 80  # characters of a value in an error
 TRUE, FALSE = ("true", "yes", "y", "t", "1", "1.0"), ("false", "no", "n", "f", "0", "0.0")
 
 
@@ -261,6 +262,12 @@ def _coded(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray, np.ndarray |
 def is_nothing(value: Any) -> bool:
     """Whether a cell is empty: null, NaN or a text of no letters."""
     return value is None or value != value or value == ""
+
+
+def one_line(value: Any) -> str:
+    """A value of a file as it stands in an error: short, without line breaks."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def as_text(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.sources.columns import one_line
 from envs.sources.mapping import Mapping
 from envs.sources.plan import Leaf, Plan
 from envs.sources.rows import Decoder, Rows
@@ -114,7 +115,7 @@ class Builder:
         names = self.decoder.names[key].names
         if (codes != codes[0]).any():
             other = codes[np.argmax(codes != codes[0])]
-            what = f"{key} is {names[codes[0]]}, then {names[other]}"
+            what = f"{key} is {one_line(names[codes[0]])}, then {one_line(names[other])}"
             raise TraceError(f"{what}; an episode has one {key}")
         return str(names[codes[0]])
 

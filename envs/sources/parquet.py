@@ -11,6 +11,7 @@ from envs.sources.columns import sort_of
 from envs.sources.tables import BATCH_BYTES, BATCH_ROWS, TableSource
 
 MOST_DEPTH = 20  # of structs
+PROBES = 1, 64  # rows that are read to judge their size
 
 
 class ParquetSource(TableSource):
@@ -24,30 +25,32 @@ class ParquetSource(TableSource):
             return flattened(reader.schema_arrow)
 
     def _tables(self, path: str, stored: pa.Schema, names: list[str]) -> Iterator[pa.Table]:
-        texts = [name for name in names if sort_of(stored.field(name).type) == "text"]
         # Not pyarrow.dataset: it reads ahead by threads, many batches of unbounded size.
-        with pq.ParquetFile(
-            path, page_checksum_verification=True, read_dictionary=texts
-        ) as reader:
-            rows = batch_rows(reader.metadata, names)
+        for batch in self._batches(path, stored, names, self._batch_rows(path, stored, names)):
+            yield flat_table(pa.Table.from_batches([batch]))
+
+    def _batches(
+        self, path: str, stored: pa.Schema, names: list[str], rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        texts = [name for name in names if sort_of(stored.field(name).type) == "text"]
+        # Text stays a dictionary, so that a long one is in memory once however often it occurs.
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts) as reader:
             # No threads: see `envs.segments.from_parquet`.
-            for batch in reader.iter_batches(rows, columns=names, use_threads=False):
-                yield flat_table(pa.Table.from_batches([batch]))
+            yield from reader.iter_batches(rows, columns=names, use_threads=False)
 
+    def _batch_rows(self, path: str, stored: pa.Schema, names: list[str]) -> int:
+        """How many rows take about `BATCH_BYTES`, judged by the first ones.
 
-def batch_rows(metadata: pq.FileMetaData, names: list[str]) -> int:
-    """How many rows of these columns take about `BATCH_BYTES` once decoded.
-
-    The sizes in a file are of encoded values, of which repeated ones take nothing: so values count.
-    """
-    most, wanted = 1, tuple(f"{name}." for name in names)
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        found = [group.column(j) for j in range(group.num_columns)]
-        found = [each for each in found if f"{each.path_in_schema}.".startswith(wanted)]
-        size = sum(max(8 * each.num_values, each.total_uncompressed_size) for each in found)
-        most = max(most, size // max(group.num_rows, 1))
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // most))
+        Sizes in a file are of encoded values, of which repeated ones take nothing. (Those of single
+        columns are not asked for: pyarrow ends the process if a damaged file has wrong ones.)
+        """
+        rows = 1
+        for probe in PROBES:
+            batch = next(self._batches(path, stored, names, min(probe, rows)), None)
+            if batch is None or not batch.num_rows:
+                break
+            rows = BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1)
+        return max(1, min(BATCH_ROWS, rows))
 
 
 def flattened(schema: pa.Schema) -> pa.Schema:

@@ -100,7 +100,7 @@ class Decoder:
             x[empty] = 0
         self._mark_infinite(marks, x, "action")
         whole = x.dtype.kind in "fb" and np.issubdtype(leaf.space.dtype, np.integer)
-        if whole and np.array_equal(x, np.rint(x)):  # floats, in a column with empty cells
+        if whole and (np.abs(x) < 2**53).all() and (x == np.rint(x)).all():  # see `Facts.is_category`
             x = x.astype(np.int64)
         return x, empty
 

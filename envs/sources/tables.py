@@ -7,6 +7,7 @@ episodes of batches.
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from envs.sources import columns
 from envs.sources.accounts import Accounts
-from envs.sources.columns import Numbering
+from envs.sources.columns import Numbering, one_line
 from envs.sources.episodes import Builder, Skipped
 from envs.sources.expressions import Expression, parse
 from envs.sources.files import File, find
@@ -32,6 +33,7 @@ from envs.types import Trace, TraceError
 BATCH_ROWS = 1 << 16
 BATCH_BYTES = 32 << 20  # about, of a batch in memory
 SHOWN = 20  # columns that an error lists
+DAMAGE = (pa.ArrowException, OSError, UnicodeError, EOFError, zlib.error, MemoryError)
 
 
 class TableSource(ABC):
@@ -156,6 +158,7 @@ class TableSource(ABC):
     def _with_keys(self, file: File) -> pa.Schema:
         """The columns of a file, those of its folders included. `TraceError` if it is unreadable."""
         schema = self._guard(file, lambda: self._schema(file.path))
+        self._guard(file, lambda: schema.names)  # text, which a damaged file may not hold
         for key, value in file.keys.items():
             if key not in schema.names:
                 schema = schema.append(pa.field(key, pa.scalar(_key_value(value)).type))
@@ -187,8 +190,9 @@ class TableSource(ABC):
         for file, schema in zip(self.files, self._stored, strict=True):
             missing = [name for name in names if name not in schema.names]
             if missing:
-                has = ", ".join(schema.names[:SHOWN]) + (", ..." if len(schema.names) > SHOWN else "")
-                hint = closest(missing[0], schema.names)
+                has = ", ".join(map(one_line, schema.names[:SHOWN]))
+                has += ", ..." if len(schema.names) > SHOWN else ""
+                hint = one_line(closest(missing[0], schema.names))
                 what = f"has no column {', '.join(missing)}{hint}; it has {has}"
                 if self._reward is not None and set(missing) & set(self._reward.columns):
                     what += "; reward must be a column or arithmetic over columns"
@@ -290,13 +294,10 @@ class TableSource(ABC):
             return read()
         except TraceError as error:
             raise TraceError(f"{file.path}: {_after(first)}{error}") from error
-        except (pa.ArrowException, OSError, UnicodeError, EOFError, RecursionError) as error:
-            line = " ".join(str(error).split())[:300]
+        except DAMAGE as error:
+            line = " ".join(str(error).split())[:300] or type(error).__name__
             what = f"is not readable as {self.format}: {self._advice(line)}"
             raise TraceError(f"{file.path}: {_after(first)}{what}") from error
-        except (KeyError, NotImplementedError, MemoryError, ValueError) as error:
-            line = " ".join(str(error).split())[:300] or type(error).__name__
-            raise TraceError(f"{file.path}: is not readable as {self.format}: {line}") from error
 
     def _advice(self, line: str) -> str:
         """An error of Arrow, with what to do about it where that is known."""
@@ -335,7 +336,7 @@ class EpisodeIds:
     def _check_homes(self, ids: np.ndarray, row: np.ndarray) -> None:
         for id in np.unique(ids[ids >= 0]):
             if (home := self._home[id]) != self._file:
-                at, name = row[np.argmax(ids == id)], self._number.names[id]
+                at, name = row[np.argmax(ids == id)], one_line(self._number.names[id])
                 raise TraceError(
                     f"row {at}: episode {name} is also in {self.files[home].path}: say in the "
                     "mapping whether it is the same episode (episode_ids: whole) or another "
@@ -357,7 +358,7 @@ class EpisodeIds:
         again |= self._begun[np.maximum(begun, 0)]
         if (again := again & known).any():
             place = int(np.argmax(again))
-            name = self._number.names[begun[place]]
+            name = one_line(self._number.names[begun[place]])
             raise TraceError(
                 f"row {row[starts[place]]}: episode {name} is not in one piece; sort the rows by "
                 "episode and time, or name a column for order in the mapping"
