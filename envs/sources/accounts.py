@@ -38,3 +38,13 @@ class Accounts:
         ]
         counts = {"read": self.read, "used": self.used, "episodes": self.episodes}
         return counts | {"skipped": skipped, "unknown_categories": dict(self.unknown)}
+
+    def in_words(self) -> list[str]:
+        """A sentence for each reason that rows were left out, and for unknown categories."""
+        found = [
+            f"{rows:,} of {self.read:,} rows were left out: {reason} (first: {first})"
+            for reason, (rows, first) in sorted(self.skipped.items())
+        ]
+        for column, count in sorted(self.unknown.items()):
+            found.append(f"{count:,} cells of column {column} are of no known category, or empty")
+        return found

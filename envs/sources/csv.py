@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from envs.sources.mapping import flat
+from envs.sources.mapping import Mapping, flat
 from envs.sources.tables import TableSource
 from envs.types import TraceError
 
@@ -35,7 +35,7 @@ class CsvSource(TableSource):
     def __init__(
         self,
         uri: str,
-        mapping: dict | str | None = None,
+        mapping: dict | str | Mapping | None = None,
         verifier: str | None = None,
         *,
         delimiter: str = ",",

@@ -89,7 +89,7 @@ class Builder:
             raise TraceError(NO_END)
         values = []
         for i, leaf in enumerate(self.leaves):
-            x = rows[f"o{i}"][start : end + 1]
+            x = rows[f"o{i}"][start:stop]
             if end == stop:
                 more = rows[f"n{i}"] if self.decoder.next else rows[f"o{i}"]
                 x = np.concatenate([x, more[end - 1 : end]])
@@ -99,7 +99,7 @@ class Builder:
 
     def _next_to(self, rows: Rows, key: str, start: int, end: int, stop: int) -> np.ndarray:
         """T + 1 rows; where the last was never logged, masks allow all and time stands still."""
-        x = rows[key][start : end + 1]
+        x = rows[key][start:stop]
         if end < stop:
             return x
         return np.concatenate([x, np.ones_like(x[:1]) if key == "m" else x[-1:]])

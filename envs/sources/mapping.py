@@ -112,8 +112,10 @@ class Mapping:
     def read(cls, source: Any, *, has_verifier: bool = False) -> Mapping:
         """From a dict, or the path of a YAML file. `TraceError` says what is wrong in one line.
 
-        With a verifier the reward may be left out.
+        With a verifier the reward may be left out. A mapping is returned as it is.
         """
+        if isinstance(source, Mapping):
+            return source
         data = _from_file(source) if isinstance(source, str) else source
         data = {} if data is None else data
         if not isinstance(data, dict):

@@ -47,7 +47,9 @@ class TableSource(ABC):
     format = ""  # what files must be, in words
     endings: tuple[str, ...] = ()
 
-    def __init__(self, uri: str, mapping: dict | str | None = None, verifier: str | None = None):
+    def __init__(
+        self, uri: str, mapping: dict | str | Mapping | None = None, verifier: str | None = None
+    ):
         self.files = find(uri, self.endings, f"{self.format} files")
         self.mapping = Mapping.read(mapping, has_verifier=verifier is not None)
         self.accounts = Accounts()  # of the last iteration, complete at its end
@@ -81,6 +83,15 @@ class TableSource(ABC):
         plan = self._planned()
         leaves = [leaf for leaf in [*plan.leaves(), plan.action] if leaf.categories is not None]
         return {leaf.columns[0]: list(leaf.categories or ()) for leaf in leaves}
+
+    def sample(self) -> pa.Table:
+        """The first batch of rows of the first file, all columns, whatever the mapping says."""
+        self._stored = self._stored or [self._with_keys(file) for file in self.files]
+        schema = self._stored[0]
+        names = [name for name in schema.names if schema.names.count(name) == 1]
+        for _, table in self._read(0, names):
+            return table
+        raise TraceError(f"{self.files[0].path}: holds no rows")
 
     def __iter__(self) -> Iterator[Trace]:
         plan = self._planned()
