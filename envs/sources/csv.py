@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from envs.sources.mapping import Mapping, flat
+from envs.sources.names import is_decimal_comma
 from envs.sources.tables import TableSource
 from envs.types import TraceError
 
@@ -30,6 +31,7 @@ class CsvSource(TableSource):
     """Episodes in CSV files, plain or compressed (.gz, .zst, .bz2); see `TableSource`."""
 
     format = "CSV"
+    decimal_advice = "if that is a decimal comma, say +source.options.decimal=','"
     endings = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
 
     def __init__(
@@ -108,8 +110,9 @@ class CsvSource(TableSource):
         line = LINE.sub(r"line \1", line)
         if "straddling" in line:
             return f"a row is longer than {BLOCK_BYTES >> 20} MiB, or a quote is never closed"
-        if "conversion error" in line and re.search(r"invalid value '-?\d+,\d+'", line):
-            return f"{line}; if that is a decimal comma, say +source.options.decimal=','"
+        value = re.search(r"invalid value '(.*)'", line)
+        if "conversion error" in line and value and is_decimal_comma(value[1]):
+            return f"{line}; {self.decimal_advice}"
         if "conversion error" in line:
             return f"{line}; a column must hold one kind of values from its first to its last row"
         if "invalid UTF8" in line or "codec can't decode" in line:

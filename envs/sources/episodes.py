@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.sources.columns import one_line
 from envs.sources.mapping import Mapping
+from envs.sources.names import one_line
 from envs.sources.plan import Leaf, Plan
 from envs.sources.rows import Decoder, Rows
 from envs.spaces import conform
@@ -47,7 +47,7 @@ class Builder:
             start, stop = 0, len(rows["row"])
         is_complete = bool(rows["a_empty"][stop - 1])
         end = stop - is_complete
-        if start == end:
+        if rows["a_empty"][start:stop].all():
             raise Skipped("no action")
         self._check(rows, start, end, stop)
         steps = slice(start, end)

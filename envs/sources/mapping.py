@@ -7,6 +7,7 @@ it as docs/mapping.schema.json.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -269,3 +270,7 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     text = " ".join(str(value).split())
     return f"{text[:60]!r}" if isinstance(value, str) else f"{text[:60]} (not text; quote it?)"
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

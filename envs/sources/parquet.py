@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from envs.sources.batches import BATCH_BYTES, BATCH_ROWS
 from envs.sources.columns import sort_of
-from envs.sources.tables import BATCH_BYTES, BATCH_ROWS, TableSource
+from envs.sources.tables import TableSource
 
 MOST_DEPTH = 20  # of structs
 PROBES = 1, 64  # rows that are read to judge their size

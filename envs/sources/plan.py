@@ -18,6 +18,7 @@ from envs.sources import columns
 from envs.sources.columns import Cells
 from envs.sources.layouts import check_layout, turned_shape, unflattened
 from envs.sources.mapping import Mapping
+from envs.sources.names import as_text, categories
 from envs.sources.survey import Facts
 from envs.types import TraceError, space_from_json
 
@@ -55,7 +56,7 @@ class Leaf:
     def _cells(self, column: pa.ChunkedArray, kind: str | None) -> Cells:
         try:
             if self.categories is not None:
-                return self._symbols(columns.categories(column, self.categories))
+                return self._symbols(categories(column, self.categories))
             if kind == "flag":
                 return columns.flags(column)
             cells = columns.numbers(column)
@@ -141,9 +142,7 @@ class _Maker:
             what = f"{name} has the keys {', '.join(groups)}, but its space is {line}"
             raise TraceError(f"mapping: {what}; give them the same keys")
         inner = lambda key: None if given is None else given[key]
-        return {
-            key: self.tree(f"{name}.{key}", groups[key], inner(key)) for key in sorted(groups)
-        }
+        return {key: self.tree(f"{name}.{key}", groups[key], inner(key)) for key in sorted(groups)}
 
     def leaf(self, name: str, names: list[str], given: Any) -> Leaf:
         kinds = tuple(self.mapping.types.get(each) for each in names)
@@ -152,7 +151,7 @@ class _Maker:
         if isinstance(given, Dict | gymnasium.spaces.Tuple):
             line = " ".join(str(given).split())
             raise TraceError(f"mapping: {name} is made of columns, but its space is {line}")
-        self.check_numbers(names, kinds)
+        self.check_times(names, kinds)
         space = self.inferred(name, names, kinds) if given is None else given
         layout = self.mapping.layout if len(space.shape) > 2 else None
         if given is not None and given.dtype == np.uint8:
@@ -189,7 +188,7 @@ class _Maker:
         if "category" in kinds:
             what = "several action columns, one of type category, are not supported"
             raise TraceError(f"mapping: {what}; number its values, or join the columns to one")
-        self.check_numbers(names, kinds)
+        self.check_times(names, kinds)
         space = self.inferred_action(names, kinds, mask_width) if given is None else given
         return Leaf("action", tuple(names), kinds, space)
 
@@ -201,6 +200,7 @@ class _Maker:
         if facts[0].sort == "lists":
             each = facts[0]
             if each.whole and {d.kind for d in each.dtypes} <= set("biu") and each.high is not None:
+                assert each.low is not None
                 start = np.minimum(0, each.low).astype(np.int64)
                 return MultiDiscrete(each.high.astype(np.int64) + 1 - start, start=start)
             return Box(-np.inf, np.inf, each.shape or (), wide)
@@ -209,14 +209,15 @@ class _Maker:
             if len(each) > 1:
                 start = np.array([space.start for space in each])
                 return MultiDiscrete(np.array([space.n for space in each]), start=start)
-            wider = mask_width is not None and mask_width > each[0].n and each[0].start == 0
-            return Discrete(mask_width) if wider else each[0]  # the width of the mask says so
+            if mask_width is not None and mask_width > each[0].n and each[0].start == 0:
+                return Discrete(mask_width)  # the width of the mask says so
+            return each[0]
         return Box(-np.inf, np.inf, (len(names),) if len(names) > 1 else (), wide)
 
     def symbols(self, name: str, names: list[str], given: Any, has_unknown: bool) -> Leaf:
         """A category, numbered in the order of the mapping, else sorted."""
         facts = self.facts[names[0]]
-        values = [columns.as_text(value) for value in self.mapping.categories.get(names[0], ())]
+        values = [as_text(value) for value in self.mapping.categories.get(names[0], ())]
         values = values or sorted(facts.texts, key=_natural)
         known = {value: i for i, value in enumerate(values)}
         space = Discrete(max(len(known) + has_unknown, 1))
@@ -226,14 +227,13 @@ class _Maker:
             raise TraceError(f"mapping: {what}; leave the space out")
         return Leaf(name, tuple(names), ("category",), space, None, known, has_unknown)
 
-    def check_numbers(self, names: list[str], kinds: tuple) -> None:
+    def check_times(self, names: list[str], kinds: tuple) -> None:
         for name, kind in zip(names, kinds, strict=True):
             facts = self.facts[name]
-            if facts.sort == "text" and kind != "flag":
-                advice = f"types: {{{name}: category}}, or identifier to leave it out"
-                raise TraceError(f"{facts.where}: column {name} holds text, expected numbers; say {advice}")
             if facts.sort == "time" and kind not in ("time", "number"):
-                raise TraceError(f"{facts.where}: column {name} holds times; say types: {{{name}: time}}")
+                raise TraceError(
+                    f"{facts.where}: column {name} holds times; say types: {{{name}: time}}"
+                )
 
 
 def _discrete(facts: Facts) -> Discrete:

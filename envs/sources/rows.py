@@ -1,10 +1,10 @@
 """Batches of a table as arrays in the words of a trace: the same keys in every batch.
 
-    o0, o1, ...    leaves of the observation       n0, n1, ...    those of the next one
-    a, a_empty     action, and where there is none r, ended, cut  reward, terminated, truncated
-    bad            number of what is wrong with the row (see `Decoder.problems`), 0 = nothing
-    bad_step       the same, wrong only if the row is a step; bad_next, only if it is the last step
-    file, row      where the row stands; episode and run say what it belongs to
+o0, o1, ...    leaves of the observation       n0, n1, ...    those of the next one
+a, a_empty     action, and where there is none r, ended, cut  reward, terminated, truncated
+bad            number of what is wrong with the row (see `Decoder.problems`), 0 = nothing
+bad_step       the same, wrong only if the row is a step; bad_next, only if it is the last step
+file, row      where the row stands; episode and run say what it belongs to
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from envs.sources import columns
-from envs.sources.columns import Cells, Numbering
+from envs.sources.columns import Cells
 from envs.sources.expressions import Expression
 from envs.sources.mapping import Mapping
+from envs.sources.names import Numbering
 from envs.sources.plan import Leaf, Plan, grouped
 from envs.types import TraceError
 
@@ -100,7 +101,9 @@ class Decoder:
             x[empty] = 0
         self._mark_infinite(marks, x, "action")
         whole = x.dtype.kind in "fb" and np.issubdtype(leaf.space.dtype, np.integer)
-        if whole and (np.abs(x) < 2**53).all() and (x == np.rint(x)).all():  # see `Facts.is_category`
+        if (
+            whole and (np.abs(x) < 2**53).all() and (x == np.rint(x)).all()
+        ):  # see `Facts.is_category`
             x = x.astype(np.int64)
         return x, empty
 
@@ -119,7 +122,9 @@ class Decoder:
         values, nowhere = {}, np.zeros(len(table), bool)
         for name in self.reward.columns:
             cells = self._numbers(table, name)
-            self._mark(marks, cells, f"reward ({name})" if len(self.reward.columns) > 1 else "reward")
+            self._mark(
+                marks, cells, f"reward ({name})" if len(self.reward.columns) > 1 else "reward"
+            )
             values[name] = cells.values
             nowhere |= False if cells.bad is None else cells.bad
         r, by_zero = self.reward(values)
@@ -205,14 +210,13 @@ class Decoder:
                     self.problems.append(text)
                 marks[where & (marks == 0)] = self.problems.index(text)
 
-
     def _mark_infinite(self, marks: np.ndarray, x: np.ndarray, name: str) -> None:
         if x.dtype.kind != "f" or np.isfinite(x).all():
             return
         flat = x.reshape(len(x), -1)
         for word, where in (("nan", np.isnan(flat)), ("inf", np.isinf(flat))):
             what = f"is not finite ({word}); repair or drop the episode"
-            self._mark(marks, Cells(x, None, where.any(axis=1), what), name)
+            self._mark(marks, Cells(x, None, np.asarray(where.any(axis=1)), what), name)
 
 
 def next_leaves(mapping: Mapping, plan: Plan) -> list[Leaf]:

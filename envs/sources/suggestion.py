@@ -1,4 +1,4 @@
-"""A first draft of a mapping, guessed from the names and values of a table; every guess is marked."""
+"""A first draft of a mapping, guessed from names and values of a table; guesses are marked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from envs.sources.columns import as_text, distinct, is_list, numbers, sort_of
+from envs.sources.columns import is_list, numbers, sort_of
+from envs.sources.names import as_text, distinct
 from envs.sources.tables import TableSource
 
 WORDS = {
@@ -32,7 +33,7 @@ LATE = ("outcome", "result", "final", "label", "total")  # words for what is kno
 HEAD = """\
 # A first draft, guessed from {rows} rows of {file}.
 # Read every line that says "guess", and correct it: a wrong column teaches a wrong world.
-# What is known only after the action, or at the end, is no observation: give it the type identifier.
+# What is known only after the action, or at the end, is no observation: say identifier for it.
 """
 MISSING = "???"  # no column: refused until somebody names one
 FEW_CATEGORIES = 50
@@ -63,7 +64,10 @@ def suggest(source: TableSource) -> str:
         found = _best(key, [each for each in free.values() if allowed(each)])
         if found is not None:
             free.pop(found.name)
-            lines[key] = found.name, f"guess: its name holds {sorted(found.words & {*WORDS[key]})[0]!r}"
+            lines[key] = (
+                found.name,
+                f"guess: its name holds {sorted(found.words & {*WORDS[key]})[0]!r}",
+            )
         elif needed:
             lines[key] = MISSING, "no column looks like it; name one"
         return found
@@ -84,7 +88,9 @@ def suggest(source: TableSource) -> str:
         take("order", lambda each: each.sort in ("number", "time"), needed=True)
     take("time", lambda each: each.sort == "time")
     later = {name[5:]: name for name in free if name.startswith("next_") and name[5:] in free}
-    types = {each.name: _kind(each, rows) for each in free.values() if each.name not in later.values()}
+    types = {
+        each.name: _kind(each, rows) for each in free.values() if each.name not in later.values()
+    }
     if action is not None and action.sort == "text":
         types[action.name] = ("category", "guess: text")
     o = [name for name in types if action is None or name != action.name]
@@ -92,7 +98,10 @@ def suggest(source: TableSource) -> str:
     if later and {*later} == {*o}:
         lines["next_observation"] = [later[name] for name in o], "guess: called next_..."
     elif action is None or not table.column(action.name).null_count:
-        lines["final"] = "repeat", "guess: no row without an action; the last observation is missing"
+        lines["final"] = (
+            "repeat",
+            "guess: no row without an action; the last observation is missing",
+        )
     return HEAD.format(rows=rows, file=source.files[0].path) + _yaml(lines, types)
 
 

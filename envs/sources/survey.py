@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from envs.sources.columns import distinct, is_whole, item_dtype, numbers, sort_of
+from envs.sources.columns import is_whole, item_dtype, numbers, sort_of
+from envs.sources.names import distinct
 from envs.spaces import MAX_CATEGORIES
 from envs.types import TraceError
 

@@ -1,7 +1,6 @@
 """Columns that tell what nobody could know yet, and frames that are read askew."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box

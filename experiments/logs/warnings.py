@@ -101,8 +101,8 @@ def _balance(name: str, shares: dict[Any, float]) -> Iterator[str]:
     elif thin := [value for value, share in taken.items() if share < THIN]:
         shown = ", ".join(map(str, thin[:8])) + (", ..." if len(thin) > 8 else "")
         yield (
-            f"action {name}: {shown} was taken in less than {THIN:.0%} of the steps: its support is "
-            "thin, so expect little of it"
+            f"action {name}: {shown} was taken in less than {THIN:.0%} of the steps, a thin "
+            "support; expect little of it"
         )
 
 

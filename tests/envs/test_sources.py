@@ -91,7 +91,9 @@ def test_a_broken_plugin_is_reported_by_its_distribution_and_skipped(monkeypatch
 
 def test_unknown_names_and_what_is_no_source_are_refused(monkeypatch):
     plug_in(monkeypatch, number="builtins:str")
-    with pytest.raises(TraceError, match="'nope' is unknown; known are csv, jsonl, number, parquet"):
+    with pytest.raises(
+        TraceError, match="'nope' is unknown; known are csv, jsonl, number, parquet"
+    ):
         open_source("nope", "")
     with pytest.raises(TraceError, match="without __iter__ or schema"):
         open_source("number", "")
@@ -253,7 +255,10 @@ def test_nan_in_place_of_the_empty_action_ends_an_episode(tmp_path):
         ({"x": pa.array([1.0, None, 2.0])}, "row 0: .*observation at step 1 is empty"),
         ({"x": ["a", "b", "c"]}, "expected numbers"),
         ({"id": [0, 1, 0]}, "row 2: episode 0 is not in one piece; sort"),
-        ({"id": pa.array([None, None, 0])}, "row 0: column id is empty, so the row is of no episode"),
+        (
+            {"id": pa.array([None, None, 0])},
+            "row 0: column id is empty, so the row is of no episode",
+        ),
         ({"r": pa.array([0.0, None, None])}, "reward at step 1 is empty"),
         ({"q": [0, 0, 0], "r": None}, "has no column r; it has"),
     ],

@@ -63,13 +63,17 @@ def write(name: str, path: Path) -> bytes:
 
 
 def mapping(name: str) -> dict:
-    o = {key: value for key, value in MAPPING["observation"].items() if (name, key) != ("csv", "cells")}
+    o = {
+        key: value
+        for key, value in MAPPING["observation"].items()
+        if (name, key) != ("csv", "cells")
+    }
     return MAPPING | {"observation": o}
 
 
-def mutated(data: bytes, draw: random.Random) -> bytes:
+def mutated(whole: bytes, draw: random.Random) -> bytes:
     """The bytes with a few random changes."""
-    data = bytearray(data)
+    data = bytearray(whole)
     for _ in range(draw.choice([1, 1, 2, 5])):
         at, how = draw.randrange(len(data) + 1), draw.randrange(6)
         if how == 0 and at < len(data):
