@@ -28,6 +28,7 @@ class ParquetSource(TableSource):
     def _tables(self, path: str, stored: pa.Schema, names: list[str]) -> Iterator[pa.Table]:
         # Not pyarrow.dataset: it reads ahead by threads, many batches of unbounded size.
         for batch in self._batches(path, stored, names, self._batch_rows(path, stored, names)):
+            batch.validate(full=True)  # places in a dictionary may lie outside of it
             yield flat_table(pa.Table.from_batches([batch]))
 
     def _batches(

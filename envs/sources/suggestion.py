@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from envs.sources.columns import is_list, numbers, sort_of
 from envs.sources.names import as_text, distinct
@@ -113,8 +112,8 @@ def _look(table: pa.Table, name: str) -> Seen:
     if is_list(column.type) or sort in ("other", "nothing"):
         return Seen(name, words, "lists" if sort == "lists" else sort, 0, 0, False, False, 0.0)
     texts = distinct(column)
-    codes = pc.fill_null(column.dictionary_encode().indices, -1)
-    changes = int((np.diff(codes.to_numpy(zero_copy_only=False)) != 0).sum())
+    codes = column.drop_null().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    changes = int((np.diff(codes) != 0).sum())
     is_whole, low = False, 0.0
     if sort == "number":
         cells = numbers(column)
