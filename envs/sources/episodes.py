@@ -81,7 +81,7 @@ class Builder:
                 found.append((first + place - start, int(marks[place])))
         if found:
             t, number = min(found)
-            raise TraceError(self.decoder.problems[number].format(t=t))
+            raise TraceError(self.decoder.problems[number].replace("{t}", str(t)))
 
     def _observation(self, rows: Rows, start: int, end: int, stop: int) -> Any:
         """o[0..T] in the structure of the space."""

@@ -22,8 +22,6 @@ from envs.sources.names import as_text, categories
 from envs.sources.survey import Facts
 from envs.types import TraceError, space_from_json
 
-UNKNOWN = "unknown"  # the symbol after all known categories of an observation
-
 
 @dataclass(frozen=True)
 class Leaf:

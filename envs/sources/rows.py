@@ -1,10 +1,10 @@
-"""Batches of a table as arrays in the words of a trace: the same keys in every batch.
+"""Batches of a table as arrays in the words of a trace, the same keys in every batch.
 
-o0, o1, ...    leaves of the observation       n0, n1, ...    those of the next one
-a, a_empty     action, and where there is none r, ended, cut  reward, terminated, truncated
-bad            number of what is wrong with the row (see `Decoder.problems`), 0 = nothing
-bad_step       the same, wrong only if the row is a step; bad_next, only if it is the last step
-file, row      where the row stands; episode and run say what it belongs to
+`o0`, `o1`, ... are the leaves of the observation, `n0`, `n1`, ... those of the next one; `a` the
+action, `a_empty` where there is none; `r`, `ended`, `cut`, `p`, `m` are reward, terminated,
+truncated, propensity and mask; `run`, `file` and `row` say which episode a row is of, and where it
+stands. `bad` holds the number of what is wrong with a row (see `Decoder.problems`), 0 for nothing;
+`bad_step` what is wrong only if the row is a step, and `bad_next` only if it is the last step.
 """
 
 from __future__ import annotations
