@@ -94,7 +94,7 @@ def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
         return out
     if flag.shape != (steps,):
         raise TraceError(f"{name} has shape {flag.shape}, expected ({steps},) or a scalar")
-    return flag.astype(bool, copy=False)
+    return flag.astype(bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,7 +144,31 @@ def test_a_compressed_file_that_is_cut_or_a_bomb_is_refused(name, tmp_path):
     assert read(name, path) == "read"
     path.write_bytes(packed[: len(packed) // 2])
     assert read(name, path) == "refused"
-    path.write_bytes(gzip.compress(write(name, tmp_path / "x") + b"1" * (64 << 20)))  # one long row
+    path.write_bytes(gzip.compress(write(name, tmp_path / "x") + b"1" * (24 << 20)))  # one long row
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert path.stat().st_size < 1 << 20 and read(name, path) == "refused"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_BYTES >> 10
+
+
+def fuzz_mapping(folder: Path, count: int, seed: int) -> int:
+    """How many damaged mapping files are refused; the others read the log."""
+    log, path, draw = folder / "log.parquet", folder / "m.yaml", random.Random(seed)
+    write("parquet", log)
+    whole, refused = json.dumps(MAPPING, indent=1).encode(), 0
+    for _ in range(count):
+        path.write_bytes(mutated(whole, draw))
+        try:
+            list(open_source("parquet", str(log), mapping=str(path)))
+        except TraceError as error:
+            assert "\n" not in str(error), error
+            refused += 1
+    return refused
+
+
+def test_damaged_mappings_are_refused_in_words(tmp_path):
+    assert fuzz_mapping(tmp_path, 60, seed=0) > 20
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_mappings_are_refused_in_words(tmp_path):
+    assert fuzz_mapping(tmp_path, 5000, seed=1) > 2000
