@@ -84,8 +84,7 @@ def roll_context(context: Context, a: Float[Array, "*B A"], o: Num[Array, "*B O"
 
 def _ending(flag: Any, steps: int, name: str) -> np.ndarray:
     """bool[T] from a flag per step, or from a scalar flag of the last step."""
-    if not isinstance(flag, np.ndarray):
-        flag = np.asarray(flag)
+    flag = np.asarray(flag)
     if flag.dtype != bool and not np.isin(flag, (0, 1)).all():
         raise TraceError(f"{name} must be true or false, got {flag.dtype}")
     if flag.ndim == 0:
