@@ -6,19 +6,16 @@ import gzip
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
+from envs.sources.nesting import DEEPEST, is_too_deep
 from envs.sources.parquet import flat_table, flattened
 from envs.sources.tables import TableSource
 from envs.types import TraceError
 
 BLOCK_BYTES = 4 << 20  # parsed at once; no line may be longer
-DEEPEST = 64  # brackets within each other; Arrow's parser ends the process at some thousands
 BOM = b"\xef\xbb\xbf"
-STEP = np.zeros(256, np.int8)
-STEP[[ord("["), ord("{")]], STEP[[ord("]"), ord("}")]] = 1, -1
 
 
 class JsonlSource(TableSource):
@@ -105,10 +102,8 @@ class Checked:
         data += self._file.read(max(size - len(data), 0))
         *lines, self._tail = (self._tail + data).split(b"\n")
         for line in [*lines, self._tail] if len(data) < size else lines:
-            if line.count(b"[") + line.count(b"{") > DEEPEST:
-                depth = np.cumsum(STEP[np.frombuffer(line, np.uint8)], dtype=np.int64)
-                if int((depth - np.minimum.accumulate(depth)).max()) > DEEPEST:
-                    raise TraceError(f"row {self._row} is nested deeper than {DEEPEST}")
+            if is_too_deep(line):
+                raise TraceError(f"row {self._row} is nested deeper than {DEEPEST}")
             self._row += 1
         if len(self._tail) > BLOCK_BYTES:
             raise TraceError(f"row {self._row} is longer than {BLOCK_BYTES >> 20} MiB")

@@ -1,13 +1,9 @@
-"""The mapping: what each column of a table means. One definition serves reading and editors.
-
-`KEYS` says what a mapping may hold; `Mapping.read` checks against it, and `json_schema` publishes
-it as docs/mapping.schema.json.
-"""
+"""The mapping: what each column of a table means, read and checked."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,65 +11,14 @@ from typing import Any
 
 import yaml
 
+from envs.sources.keys import DEFINITIONS, KEYS, REQUIRED
+from envs.sources.names import one_line
+from envs.sources.nesting import is_too_deep
 from envs.types import TraceError
 
-KINDS = ("number", "category", "count", "time", "flag", "identifier")
-LAYOUTS = ("channels_last", "channels_first", "stacked")
-MOST_BYTES = 1 << 20  # of a mapping file
+MOST_BYTES = 1 << 18  # of a mapping file
+STAIRS = re.compile(rb"(?:[-?:!&*]\s+){20}")  # lists within lists, one per sign
 DEEPEST = 8  # nested keys of an observation
-
-COLUMN = {"type": "string", "minLength": 1}
-COLUMNS = {"$ref": "#/$defs/columns"}
-SEVERAL = {"anyOf": [COLUMN, {"type": "array", "items": COLUMN, "minItems": 1}]}
-SPACE = {"type": "object"}
-DEFINITIONS = {
-    "columns": {
-        "anyOf": [*SEVERAL["anyOf"], {"type": "object", "additionalProperties": COLUMNS}],
-        "description": "a column, several columns, or names with such, nested at will",
-    }
-}
-
-
-def _each(schema: dict) -> dict:
-    return {"type": "object", "additionalProperties": schema}
-
-
-KEYS: dict[str, tuple[dict, str]] = {
-    "episode": (COLUMN, "column that tells episodes apart"),
-    "observation": (COLUMNS, "columns that are seen before an action"),
-    "action": (SEVERAL, "column, or columns, of what we did; empty in a last row without action"),
-    "reward": (COLUMN, "column, or an expression over columns such as price * sold - 0.1 * stock"),
-    "terminated": (COLUMN, "column that is true where the task itself ended"),
-    "truncated": (COLUMN, "column that is true where a clock or the recorder ended the episode"),
-    "propensity": (COLUMN, "column with the probability of the action that was taken"),
-    "action_mask": (SEVERAL, "columns, or a column of lists: true = the action was legal"),
-    "next_observation": (COLUMNS, "columns like observation, seen after the action"),
-    "final": ({"enum": ["repeat"]}, "repeat: the last observation of an episode was never logged"),
-    "observation_space": (SPACE, "a space that replaces the inferred one"),
-    "action_space": (SPACE, "a space that replaces the inferred one"),
-    "episode_ids": (
-        {"enum": ["per_file", "whole"]},
-        "per_file: an id names an episode of its file; whole: the same id is the same episode",
-    ),
-    "order": (COLUMN, "column that sorts the rows of an episode, which may then lie anywhere"),
-    "types": (_each({"enum": list(KINDS)}), "what the values of a column are"),
-    "categories": (
-        _each({"type": "array", "minItems": 1}),
-        "the values of a column of type category; others are unknown",
-    ),
-    "layout": ({"enum": list(LAYOUTS)}, "how the axes of a frame lie in the table"),
-    "event": (COLUMN, "column that is true in rows that happen to us, without an action of ours"),
-    "session": (COLUMN, "column with the session of an episode"),
-    "policy": (COLUMN, "column with the name of the policy that acted"),
-    "review": (COLUMN, "column with a person's grade of the episode"),
-    "consent": (COLUMN, "column that must be true throughout, or the episode is left out"),
-    "time": (COLUMN, "column with the time of a row, in seconds or as a date"),
-    "broken": (
-        {"enum": ["refuse", "skip"]},
-        "what to do with an episode that cannot be read: refuse the log (default), or skip it",
-    ),
-}
-REQUIRED = ("episode", "observation", "action", "reward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +69,7 @@ class Mapping:
         data = {str(key): value for key, value in data.items() if value is not None}
         needed = [key for key in REQUIRED if not (key == "reward" and has_verifier)]
         if unknown := [key for key in data if key not in KEYS]:
-            what = f"does not know {', '.join(unknown)}{closest(unknown[0], KEYS)}"
+            what = f"does not know {one_line(', '.join(unknown))}{closest(unknown[0], KEYS)}"
         elif missing := [key for key in needed if key not in data]:
             what = f"lacks {', '.join(missing)}"
         else:
@@ -155,20 +100,6 @@ def flat(columns: Any) -> Iterator[str]:
         yield from [columns] if isinstance(columns, str) else columns
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a mapping file, for editors."""
-    properties = {key: schema | {"description": text} for key, (schema, text) in KEYS.items()}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A mapping of the columns of a table to episodes",
-        "type": "object",
-        "properties": properties,
-        "required": list(REQUIRED),
-        "additionalProperties": False,
-        "$defs": DEFINITIONS,
-    }
-
-
 def _from_file(path: str) -> Any:
     """The YAML in a file. `TraceError` in one line if it is none, whatever its encoding."""
     try:
@@ -176,6 +107,8 @@ def _from_file(path: str) -> Any:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise TraceError(f"{path}: is larger than {MOST_BYTES} bytes; is it a mapping?")
+        if is_too_deep(data) or STAIRS.search(data):
+            raise TraceError(f"{path}: is nested too deeply; is it a mapping?")
         return yaml.safe_load(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         what = f"byte {error.start} is not UTF-8"
@@ -270,7 +203,3 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     text = " ".join(str(value).split())
     return f"{text[:60]!r}" if isinstance(value, str) else f"{text[:60]} (not text; quote it?)"
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=2))

@@ -31,7 +31,7 @@ from envs.types import Trace, TraceError
 class TableSource(Tables):
     """Episodes in the files at `uri` (a path, a pattern or a folder), in order of name and row.
 
-    `mapping` (a dict, or the path of a YAML file; see `envs.sources.mapping.KEYS`) says what the
+    `mapping` (a dict, or the path of a YAML file; see `envs.sources.keys.KEYS`) says what the
     columns are. `verifier`, "package.module:function", names a function of a trace that returns
     its outcome, which is added to the last reward; it runs code, so no mapping may name it.
     """

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from envs.sources import open_source
-from envs.sources.mapping import KEYS, Mapping, json_schema
+from envs.sources.keys import KEYS, json_schema
+from envs.sources.mapping import Mapping
 from envs.types import TraceError
 
 from .conftest import write_table
@@ -243,7 +244,10 @@ def test_bad_mappings(tmp_path, change, words):
         ("episode: é".encode("latin-1"), "byte 9 is not UTF-8; save the mapping as UTF-8"),
         ("episode: id".encode("utf-16"), "byte 0 is not UTF-8"),
         (b"episode: [", "is not readable as YAML"),
-        (b"[" * 50_000, "is not readable as YAML"),
+        (b"[" * 50_000, "is nested too deeply"),
+        (b"- " * 50_000, "is nested too deeply"),
+        (b"{a: " * 50_000, "is nested too deeply"),
+        (b"episode: id\nobservation: " + b"a: \n  " * 20_000, "is not readable as YAML|nested"),
         (b"- a", "mapping is a list of 1"),
         (b"episode: id\nobservation: &a {b: *a}\naction: a\nreward: r", "nested deeper"),
         (b"#" * (2 << 20), "is larger than"),
@@ -267,6 +271,6 @@ def test_a_mapping_with_a_byte_order_mark_is_read(tmp_path):
 
 def test_the_published_schema_is_that_of_the_program(request):
     published = request.config.rootpath / "docs" / "mapping.schema.json"
-    advice = "python -m envs.sources.mapping > docs/mapping.schema.json writes it anew"
+    advice = "python -m envs.sources.keys > docs/mapping.schema.json writes it anew"
     assert json.loads(published.read_text()) == json_schema(), advice
     assert list(json_schema()["properties"]) == list(KEYS) == [*Mapping.__dataclass_fields__]
