@@ -9,6 +9,7 @@ Columns of the index: see `INDEX`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -77,7 +78,12 @@ def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
     o = conform(trace.observations, spaces["observation"], "observation", bounded=False)
     a = conform(trace.actions, spaces["action"], "action", bounded=True)
     check_masks(trace, spaces["action"])
-    return dataclasses.replace(trace, observations=o, actions=a)
+    if o is trace.observations and a is trace.actions:
+        return trace
+    checked = copy.copy(trace)  # not `replace`: other dtypes for the same values need no new check
+    object.__setattr__(checked, "observations", o)
+    object.__setattr__(checked, "actions", a)
+    return checked
 
 
 def encode(
@@ -88,7 +94,7 @@ def encode(
     last = np.zeros(rows.sum(), bool)
     last[np.cumsum(rows) - 1] = True
     numbers = first_episode + np.arange(len(traces))
-    join = lambda name: np.concatenate([_pad(getattr(trace, name)) for trace in traces])
+    join = lambda name: _padded([getattr(trace, name) for trace in traces], last)
     columns = {
         "episode": pa.array(np.repeat(numbers, rows)),
         "t": pa.array(np.concatenate([np.arange(size) for size in rows])),
@@ -150,9 +156,12 @@ def decode(
         raise TraceError(f"{len(t) - expected} rows belong to no episode of the index")
 
 
-def _pad(x: np.ndarray) -> np.ndarray:
-    """`x` [T, ...] with one more row of zeros, which the caller masks: [T + 1, ...]."""
-    return np.concatenate([x, np.zeros_like(x[:1])])
+def _padded(parts: list[np.ndarray], last: np.ndarray) -> np.ndarray:
+    """Parts [T, ...] end to end, zeros in the `last` row of each, which the caller masks."""
+    joined = np.concatenate(parts)
+    out = np.zeros((len(last), *joined.shape[1:]), joined.dtype)
+    out[~last] = joined
+    return out
 
 
 def _cut(rows: slice, x: np.ndarray) -> np.ndarray:
@@ -189,12 +198,25 @@ def _array(column: pa.Array, space: gymnasium.Space) -> np.ndarray:
 
 def _optional(traces: list[Trace], name: str, dtype: pa.DataType) -> pa.Array:
     """A column that is null for traces without the field; padded to T + 1 rows."""
-    parts = []
-    for trace in traces:
-        value, rows = getattr(trace, name), len(trace) + 1
-        known = [] if value is None else list(value)
-        parts += known + [None] * (rows - len(known))
-    return pa.array(parts, dtype)
+    rows = np.array([len(trace) + 1 for trace in traces])
+    total, starts = int(rows.sum()), np.cumsum(rows) - rows
+    if all(getattr(trace, name) is None for trace in traces):
+        return pa.nulls(total, dtype)
+    null, parts = np.ones(total, bool), []
+    for trace, start in zip(traces, starts, strict=True):
+        if (value := getattr(trace, name)) is not None:
+            null[start : start + len(value)] = False
+            parts.append(value)
+    known = np.concatenate(parts)
+    if not pa.types.is_list(dtype):
+        values = np.zeros(total, known.dtype)
+        values[~null] = known
+        return pa.array(values, dtype, mask=null)
+    offsets = np.concatenate([[0], np.cumsum(~null)]) * known.shape[1]
+    flat = pa.array(known.ravel(), dtype.value_type)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), flat, type=dtype, mask=pa.array(null)
+    )
 
 
 def _read_optional(column: pa.Array, first: int, rows: int) -> np.ndarray | None:

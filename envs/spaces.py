@@ -32,18 +32,14 @@ def _conform(x: np.ndarray, space: Any, name: str, bounded: bool) -> np.ndarray:
         raise TraceError(f"{name} is a tuple of {len(x)}, expected a value of {space}")
     if x.shape[1:] != space.shape:
         raise TraceError(f"{name} at row 0 has shape {x.shape[1:]}, expected {space.shape}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        kept = x.astype(space.dtype)
-    bad = kept != x
-    if isinstance(space, Discrete):
-        bad |= (x < space.start) | (x >= space.start + space.n)
-    elif isinstance(space, MultiDiscrete):
-        bad |= (x < space.start) | (x >= space.start + space.nvec)
-    elif isinstance(space, MultiBinary):
-        bad |= (x != 0) & (x != 1)
-    elif bounded:
-        bad |= (x < space.low) | (x > space.high)
-    if bad.any():
+    kept, bad = x, None
+    if x.dtype != space.dtype:
+        with np.errstate(invalid="ignore", over="ignore"):
+            kept = x.astype(space.dtype)
+        bad = kept != x
+    if (bad is not None and bad.any()) or _is_outside(x, space, bounded):
+        bad = np.zeros(x.shape, bool) if bad is None else bad
+        bad |= _outside(x, space, bounded)
         row = int(np.argmax(bad.reshape(len(x), -1).any(-1)))
         value = " ".join(str(x[row]).split())
         wanted = " ".join(str(space).split())
@@ -51,6 +47,26 @@ def _conform(x: np.ndarray, space: Any, name: str, bounded: bool) -> np.ndarray:
             f"{name} at row {row} is {value} ({x.dtype}), expected a value of {wanted}"
         )
     return kept
+
+
+def _is_outside(x: np.ndarray, space: Any, bounded: bool) -> bool:
+    """Whether any value lies outside; quick where extremes tell."""
+    if isinstance(space, Discrete) and len(x):
+        return bool(x.min() < space.start or x.max() >= space.start + space.n)
+    if isinstance(space, Box) and not bounded:
+        return False
+    return bool(np.any(_outside(x, space, bounded)))
+
+
+def _outside(x: np.ndarray, space: Any, bounded: bool) -> np.ndarray:
+    """bool, as `x`: where a value is none of the space's; bounds of a Box count if `bounded`."""
+    if isinstance(space, Discrete):
+        return (x < space.start) | (x >= space.start + space.n)
+    if isinstance(space, MultiDiscrete):
+        return (x < space.start) | (x >= space.start + space.nvec)
+    if isinstance(space, MultiBinary):
+        return (x != 0) & (x != 1)
+    return (x < space.low) | (x > space.high) if bounded else np.zeros(x.shape, bool)
 
 
 def check_masks(trace: Trace, space: gymnasium.Space) -> None:

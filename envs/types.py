@@ -231,7 +231,7 @@ def _array(x: Any, name: str, dtype: Any = None) -> np.ndarray:
 
 
 def _finite(x: np.ndarray, name: str) -> None:
-    if np.issubdtype(x.dtype, np.inexact) and not np.isfinite(x).all():
+    if x.dtype.kind in "fc" and not np.isfinite(x).all():
         row = int(np.argmax(~np.isfinite(x).reshape(len(x), -1).all(-1)))
         raise TraceError(
             f"{name} at step {row} is not finite ({x[row]}); repair or drop the episode"

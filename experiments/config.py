@@ -155,6 +155,7 @@ class InspectConfig:
 
     path: str | None = None  # directory of a trace store
     source: SourceConfig = field(default_factory=SourceConfig)
+    suggest: bool = False  # write a first draft of source.mapping for a table instead
     json: str | None = None  # file to write the same to, as JSON
 
     def __post_init__(self):

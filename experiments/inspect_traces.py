@@ -6,6 +6,10 @@ warnings that say what to do; nothing is learned. Examples:
   dreaming inspect-traces path=runs/dream/CartPole-v1/seed0/traces json=log.json
   dreaming inspect-traces source.name=parquet source.uri='logs/*.parquet' \\
       source.mapping=mapping.yaml
+  dreaming inspect-traces source.name=csv source.uri=sales.csv suggest=true \\
+      source.mapping=mapping.yaml
+`suggest=true` writes a first draft of the mapping to the file in
+source.mapping, which must not exist yet, and marks every guess.
 """
 
 import re
@@ -33,19 +37,25 @@ def run(config: InspectConfig, run_dir: Path) -> int:
     from dreaming.checkpoint import atomic_write
     from dreaming.errors import ConfigError, TraceError
     from experiments.logs.inspection import inspect
-    from experiments.logs.source import named_log
+    from experiments.logs.source import checked, drafted_mapping, named_log
     from experiments.pages.words import to_json
 
     refuse(inspect_rules(config))
+    if config.suggest:
+        print(drafted_mapping(config.source), end="")
+        return 0
     source = named_log(config.path, config.source, option="path")
     if source is None:
         raise ConfigError(
             "no log is named; add path=path/to/store, or source.name= and source.uri="
         )
-    traces = list(source)
+    traces = list(checked(source, source.schema()))
     if not traces:
         raise TraceError(f"{config.path or config.source.uri}: holds no episode; record one first")
     figures = inspect(traces, source.schema())
+    if (accounts := getattr(source, "accounts", None)) is not None:
+        figures["rows"] = accounts.to_json()
+        figures["warnings"] = [*accounts.in_words(), *figures["warnings"]]
     show(sections(figures), figures["warnings"], Console(highlight=False, markup=False))
     if config.json is not None:
         atomic_write(config.json, to_json(figures))
@@ -69,6 +79,9 @@ def sections(figures: dict[str, Any]) -> list[Section]:
     log += [
         (names[name], f"in {n} of {episodes['count']} episodes") for name, n in recorded.items()
     ]
+    if rows := figures.get("rows"):
+        left_out = rows["read"] - rows["used"]
+        log.append(("rows", f"{rows['read']:,} read, {rows['used']:,} used, {left_out:,} left out"))
     log += [("coverage", covered(figures["coverage"]))]
     rewards = figures["rewards"]
     per_step = [rewards["mean"], "", rewards["min"], rewards["max"]]

@@ -16,6 +16,8 @@ GROUP = "dreaming.sources"
 BUILT_IN = {
     "store": "envs.sources.store:StoreSource",
     "parquet": "envs.sources.parquet:ParquetSource",
+    "csv": "envs.sources.csv:CsvSource",
+    "jsonl": "envs.sources.jsonl:JsonlSource",
 }
 
 

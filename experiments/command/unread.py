@@ -259,6 +259,9 @@ def inspect_rules(config: Any) -> Iterator[Unread]:
     if config.source.name is None:
         options = ("source.uri", "source.mapping", "source.options.")
         yield Unread(options, "a log in path=", "name a source with source.name")
+    if config.suggest:
+        options = ("json", "path")
+        yield Unread(options, "suggest=true", "it writes a mapping, to source.mapping")
 
 
 def benchmark_rules(config: Any) -> Iterator[Unread]:

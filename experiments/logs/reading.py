@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dreaming.checkpoint import atomic_write
 from dreaming.config import LogConfig
 from dreaming.errors import ConfigError, TraceError
 from dreaming.observe.log import Log
@@ -18,8 +19,11 @@ from envs.traces import TraceStore
 from envs.types import Features, action_features
 from experiments.config import EnvConfig, WorldConfig
 from experiments.logs.recording import recording
-from experiments.logs.source import named_log
+from experiments.logs.source import checked, named_log
+from experiments.pages.words import to_json
 from worldmodels.actions import MOST_COMBINATIONS
+
+INTAKE = "intake.json"  # what became of the rows of a table
 
 
 def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
@@ -30,7 +34,8 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
         shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
         source, spaces = log_source(config, update)
         store = TraceStore(folder, **spaces)
-        store.extend(source)
+        store.extend(checked(source, spaces))
+        keep_accounts(source, run_dir, once)
         return store.digest()
 
     recorded = config.traces is None and config.source.name is None
@@ -65,6 +70,15 @@ def chosen_of(store: TraceStore, observation: Features, config: LogConfig) -> np
     """Which episodes of a store are learned from."""
     rows = np.asarray(store.index().column("rows"))
     return chosen_episodes(rows, most_rows(config, observation.row_bytes))
+
+
+def keep_accounts(source: Any, run_dir: Path, once: Any) -> None:
+    """Write what became of the rows of a table to the run directory, and say what was left out."""
+    if (accounts := getattr(source, "accounts", None)) is None:
+        return
+    atomic_write(run_dir / INTAKE, to_json(accounts.to_json()))
+    for line in accounts.in_words():
+        once.progress.log(line)
 
 
 def kind_of(config: WorldConfig, run_dir: Path, once: Any) -> str:

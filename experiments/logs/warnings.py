@@ -11,8 +11,10 @@ from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 
 from dreaming.gate.verdict import improvable
 from envs.types import Trace
+from experiments.logs.leakage import askew, leakage
 
 FEW_EPISODES, FEW_STEPS = 10, 500
+THIN = 0.01  # of all steps: an action taken less often is hardly known
 
 
 def warnings(
@@ -36,6 +38,8 @@ def warnings(
     if any(not isinstance(space, Discrete | MultiDiscrete | MultiBinary) for _, space, _ in o):
         yield from _duplicates(traces)
     yield from _times(traces)
+    yield from leakage(traces, o)
+    yield from askew(o)
 
 
 def _endings(traces: Sequence[Trace], episodes: dict[str, Any]) -> Iterator[str]:
@@ -70,6 +74,7 @@ def _rewards(figures: dict[str, Any]) -> Iterator[str]:
 def _actions(leaf: dict[str, Any]) -> Iterator[str]:
     many = len(leaf.get("factors", ())) > 1
     for i, shares in enumerate(leaf.get("factors", ())):
+        yield from _balance(f"{leaf['name']}[{i}]" if many else leaf["name"], shares)
         never = [value for value, share in shares.items() if not share]
         name = f"{leaf['name']}[{i}]" if many else leaf["name"]
         if never:
@@ -83,6 +88,22 @@ def _actions(leaf: dict[str, Any]) -> Iterator[str]:
         low, high = dimension["quantiles"][0], dimension["quantiles"][-1]
         if low == high:
             yield f"{leaf['name']}[{i}] was always {low:g}; vary it, or take it out of the actions"
+
+
+def _balance(name: str, shares: dict[Any, float]) -> Iterator[str]:
+    """Warnings for a factor that never varies, or hardly."""
+    taken = {value: share for value, share in shares.items() if share}
+    if len(taken) == 1:
+        yield (
+            f"action {name} never varies: nothing shows what another would have done, so nothing "
+            "can be learned; record some exploration"
+        )
+    elif thin := [value for value, share in taken.items() if share < THIN]:
+        shown = ", ".join(map(str, thin[:8])) + (", ..." if len(thin) > 8 else "")
+        yield (
+            f"action {name}: {shown} was taken in less than {THIN:.0%} of the steps, a thin "
+            "support; expect little of it"
+        )
 
 
 def _optional(

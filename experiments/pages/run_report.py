@@ -36,6 +36,7 @@ def render(run_dir: str | Path) -> Path:
             _head(result),
             _returns(result, drawn.get("returns") or {}),
             learning.section(result, metrics),
+            _intake(_read_json(run_dir / "intake.json")),
             _model(result, drawn),
             certificate.section(_read_json(run_dir / "certificate.json")),
             _training(metrics, {learning.RETURN} if learning.is_online(result) else set()),
@@ -158,6 +159,24 @@ def _returns(result: Mapping[str, Any], points: Mapping[str, Any]) -> str:
 def _summary_cells(name: str, summary: Mapping[str, Any]) -> tuple[Any, ...]:
     low, high = map(number, summary["ci"])
     return name, summary["mean"], summary["iqm"], f"{low} to {high}", summary["episodes"]
+
+
+def _intake(rows: Mapping[str, Any]) -> str:
+    """What became of the rows of a table that the log was read from."""
+    if not rows:
+        return ""
+    lead = f"{rows['read']:,} rows read, {rows['used']:,} used, in {rows['episodes']:,} episodes."
+    found = [
+        f"<li>{each['rows']:,} rows left out: {page.html.escape(each['reason'])} "
+        f"(first: {page.html.escape(each['first'])})</li>"
+        for each in rows["skipped"]
+    ]
+    found += [
+        f"<li>{count:,} cells of column {page.html.escape(name)} are of no known category</li>"
+        for name, count in rows["unknown_categories"].items()
+    ]
+    body = f'<ul class="reasons">{"".join(found)}</ul>' if found else ""
+    return page.section("What was read", "", f"<p>{lead}</p>", body)
 
 
 def _model(result: Mapping[str, Any], drawn: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def logs(tmp_path):
 
 def test_names_are_listed_without_importing(monkeypatch):
     plug_in(monkeypatch, mine="module_that_does_not_exist:Source")
-    assert list_sources() == ["mine", "parquet", "store"]
+    assert list_sources() == ["csv", "jsonl", "mine", "parquet", "store"]
 
 
 def test_a_plugged_in_source_opens_with_its_options(monkeypatch):
@@ -91,7 +91,9 @@ def test_a_broken_plugin_is_reported_by_its_distribution_and_skipped(monkeypatch
 
 def test_unknown_names_and_what_is_no_source_are_refused(monkeypatch):
     plug_in(monkeypatch, number="builtins:str")
-    with pytest.raises(TraceError, match="'nope' is unknown; known are number, parquet, store"):
+    with pytest.raises(
+        TraceError, match="'nope' is unknown; known are csv, jsonl, number, parquet"
+    ):
         open_source("nope", "")
     with pytest.raises(TraceError, match="without __iter__ or schema"):
         open_source("number", "")
@@ -113,7 +115,7 @@ def test_a_store_is_a_source_unless_it_is_empty(tmp_path):
 
 
 def test_episodes_come_out_in_order_over_file_ends(logs):
-    source = open_source("parquet", logs, mapping=MAPPING)
+    source = open_source("parquet", logs, mapping=MAPPING | {"episode_ids": "whole"})
     first, second = source
     assert first.observations.tolist() == [[0, 0.5], [1, 1.5], [2, 2.5], [3, 3.5]]
     assert first.actions.tolist() == [1, 0, 2] and first.rewards.tolist() == [0, 1, 2]
@@ -127,7 +129,7 @@ def test_episodes_come_out_in_order_over_file_ends(logs):
 
 
 def test_a_store_accepts_what_a_source_gives(logs, tmp_path):
-    source = open_source("parquet", logs, mapping=MAPPING)
+    source = open_source("parquet", logs, mapping=MAPPING | {"episode_ids": "whole"})
     spaces = source.schema()
     store = TraceStore(
         tmp_path / "store",
@@ -253,7 +255,10 @@ def test_nan_in_place_of_the_empty_action_ends_an_episode(tmp_path):
         ({"x": pa.array([1.0, None, 2.0])}, "row 0: .*observation at step 1 is empty"),
         ({"x": ["a", "b", "c"]}, "expected numbers"),
         ({"id": [0, 1, 0]}, "row 2: episode 0 is not in one piece; sort"),
-        ({"id": pa.array([None, None, 0])}, "row 0: episode None has no id"),
+        (
+            {"id": pa.array([None, None, 0])},
+            "row 0: column id is empty, so the row is of no episode",
+        ),
         ({"r": pa.array([0.0, None, None])}, "reward at step 1 is empty"),
         ({"q": [0, 0, 0], "r": None}, "has no column r; it has"),
     ],

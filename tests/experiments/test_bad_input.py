@@ -283,7 +283,7 @@ def test_a_users_log_whose_observations_change_shape_between_episodes(learn_from
         o = [x if i < 40 else [*x, 0.0] for i, x in enumerate(table["o"].to_pylist())]
         pq.write_table(table.set_column(1, "o", pa.array(o)), file)
 
-    learn_from("row 40", "shape (3,), expected (2,)", damage=widen)
+    learn_from("row 40", "observation at step 0 holds lists of different lengths", damage=widen)
 
 
 def test_a_users_log_that_is_damaged_or_empty(learn_from):

@@ -115,6 +115,74 @@ def test_times_that_run_backwards_are_named():
     assert "1 episodes begin before" in warned([log[1], log[0], log[3]], "begin before")
 
 
+def seen(column, r, terminated=True):
+    """A two-step episode whose observation has a harmless and a telling column."""
+    o = np.stack([np.arange(3.0) % 2 + r[0], column], axis=-1).astype(np.float32)
+    return Trace(o, np.array([0, 1]), np.array(r), terminated, not terminated)
+
+
+def test_observations_that_know_too_much_are_named():
+    draw = np.random.default_rng(0)
+    rewards = [draw.normal(size=2).tolist() for _ in range(30)]
+    two = {"observation": Box(-9, 9, (2,), np.float32)}
+    innocent = [seen(draw.normal(size=3), r, bool(i % 2)) for i, r in enumerate(rewards)]
+    assert not any("leave it out" in text for text in inspect(innocent, spaces(**two))["warnings"])
+    paid = [seen([*r, 0.0], r) for r in rewards]
+    assert warned(paid, "reward of its own step", **two).startswith("o[1] follows")
+    ends = [seen([0.0, float(i % 2), 1.0], r, bool(i % 2)) for i, r in enumerate(rewards)]
+    assert warned(ends, "at which step an episode ends", **two).startswith("o[1] says")
+    total = [seen([sum(r)] * 3, r) for r in rewards]
+    assert warned(total, "tells its return", **two).startswith("o[1] never changes")
+
+
+def test_actions_that_never_vary_or_hardly_do_are_named():
+    assert "a never varies" in warned([walk(i, [1, 1, 1]) for i in range(9)], "never varies")
+    rare = [walk(i, [1] * 50) for i in range(9)] + [walk(9, [1] * 49 + [0])]
+    assert "action a: 0 was taken in less than 1% of the steps" in warned(rare, "support")
+
+
+@pytest.mark.parametrize(("shape", "count"), [((4, 20, 20), 1), ((20, 20, 4), 0), ((10, 10, 7), 0)])
+def test_frames_with_their_channels_first_are_named(shape, count):
+    o = np.random.default_rng(0).integers(0, 255, (4, *shape)).astype(np.uint8)
+    log = [Trace(o, np.array([0, 1, 0]), np.arange(3.0), True, False)] * 2
+    found = inspect(log, spaces(Box(0, 255, shape, np.uint8)))["warnings"]
+    assert len([text for text in found if "channels first" in text]) == count
+
+
+def test_a_table_is_drafted_checked_and_counted(tmp_path, fails, capsys):
+    from experiments.command.cli import main
+
+    rows = "".join(f"{i // 4},{i * 0.5},{i % 2},{i % 3},{i % 4 == 3}\n" for i in range(80))
+    (tmp_path / "log.csv").write_text("case,x,act,reward,done\n" + rows.replace("\n4,", "\n,", 1))
+    table = ["source.name=csv", f"source.uri={tmp_path}/log.csv"]
+    mapping = f"source.mapping={tmp_path}/m.yaml"
+    assert main(["inspect-traces", *table, mapping, "suggest=true"]) == 0
+    assert "correct every guess" in capsys.readouterr().out
+    fails("inspect-traces", *table, mapping, "suggest=true", words=["m.yaml: exists"], code=(2,))
+    fails("inspect-traces", *table, mapping, words=["row 16: column case is empty"])
+    with open(tmp_path / "m.yaml", "a") as file:
+        file.write("broken: skip\n")
+    assert main(["inspect-traces", *table, mapping, f"json={tmp_path}/log.json"]) == 0
+    assert "80 read, 79 used, 1 left out" in capsys.readouterr().out
+    found = json.loads((tmp_path / "log.json").read_text())
+    assert found["rows"]["skipped"][0]["reason"] == "no episode id"
+    assert "1 of 80 rows were left out: no episode id" in found["warnings"][0]
+
+
+def test_what_a_fit_would_refuse_is_refused(tmp_path, fails):
+    """Actions of a space that nothing here learns."""
+    (tmp_path / "log.csv").write_text("e,x,a,r\n1,0.5,1,0\n1,0.5,0,1\n")
+    space = "{type: Box, shape: [], dtype: int64, low: 0, high: 9}"
+    keys = "{episode: e, observation: x, action: a, reward: r, final: repeat, action_space: %s}"
+    (tmp_path / "m.yaml").write_text(keys % space)
+    table = [
+        "source.name=csv",
+        f"source.uri={tmp_path}/log.csv",
+        f"source.mapping={tmp_path}/m.yaml",
+    ]
+    fails("inspect-traces", *table, words=["action space", "is not supported"])
+
+
 def test_masks_are_checked_against_what_was_taken():
     free = np.ones((3, 2), bool)
     good = walk(0, [1, 0], action_masks=free)

@@ -284,3 +284,16 @@ def test_a_judge_has_curves_of_its_own(tmp_path):
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = Page(render(run_dir).read_text()).text
     assert "fit/o_loss 3 " in text and "judge/o_loss 1.25 " in text
+
+
+def test_what_became_of_the_rows_of_a_table_is_said(tmp_path):
+    run_dir = write_run(tmp_path)
+    assert "What was read" not in render(run_dir).read_text()
+    skipped = [{"reason": "no consent", "rows": 1234, "first": "log.csv: row 7: <the episode>"}]
+    rows = {"read": 5000, "used": 3766, "episodes": 40, "skipped": skipped}
+    intake = json.dumps(rows | {"unknown_categories": {"shop": 3}})
+    (run_dir / "intake.json").write_text(intake)
+    page = render(run_dir).read_text()
+    assert "5,000 rows read, 3,766 used, in 40 episodes." in page
+    assert "1,234 rows left out: no consent (first: log.csv: row 7: &lt;the episode&gt;)" in page
+    assert "3 cells of column shop are of no known category" in page
