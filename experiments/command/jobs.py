@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command.process import INTERRUPTED
 from experiments.command.unread import given
 
 
@@ -31,7 +32,7 @@ def fail(error: BaseException) -> int:
     config_error = getattr(sys.modules.get("dreaming.errors"), "ConfigError", ())
     line, code = " ".join(str(error).split()), 1
     if isinstance(error, KeyboardInterrupt):
-        line, code = "interrupted", 130
+        line, code = "interrupted", INTERRUPTED
     elif isinstance(error, UsageError) or isinstance(error, config_error):
         code = 2
     elif isinstance(error, user_error):

@@ -70,7 +70,7 @@ def agent_returns(
     """(returns, lengths) of an online agent's real episodes."""
 
     found = evaluate(
-        lambda: make_real(config.env.id, **config.env.options),
+        lambda: make_real(config.env.id, config.env.options),
         policy.acting(config.search),
         seeds,
         observation=policy.observation,
