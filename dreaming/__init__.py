@@ -38,6 +38,9 @@ def load_policy(path: Any) -> Any:
     """The policy saved in a directory, or deployed by a run: `act(observation)` and `reset()`."""
     from pathlib import Path
 
+    from envs import forks
+
+    forks.check()
     path = Path(path)
     if (path / "result.json").exists():
         path = path / "policy"

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from envs import forks
 from envs.atomic import sync_directory, write_file
 from envs.dream import World
 from envs.programs import ExportedDream, ExportedModel, export_programs
@@ -224,11 +225,19 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     )
 
 
+def load_spaces(path: str | os.PathLike, trust: bool = False) -> tuple[Any, Any]:
+    """(observation space, action space) of a `.dream` file, without JAX. `DreamFileError`."""
+    manifest = _checked_manifest(_unzip(Path(path).read_bytes()), trust)
+    return tuple(space_from_json(manifest[f"{name}_space"]) for name in ("observation", "action"))
+
+
 def load_world(path: str | os.PathLike, trust: bool = False) -> World:
     """The world of a `.dream` file, or `DreamFileError`.
 
-    `trust=True` also accepts a file that this user did not sign, whose programs are code.
+    `trust=True` also accepts a file that this user did not sign, whose programs are code. Raises
+    `EnvError` in a forked process in which it would hang.
     """
+    forks.check()
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise DreamFileError(f"it is larger than {MAX_BYTES >> 20} MiB")
