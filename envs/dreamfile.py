@@ -7,6 +7,7 @@ the programs inside are code.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import io
@@ -68,13 +69,22 @@ def _finite(x: Any) -> Any:
 
 
 def _key_path() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dreaming" / "key"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(home) / "dreaming" / "key"
+
+
+def check_key() -> None:
+    """Make this user's signing key if there is none. Raises `DreamFileError` if it cannot be kept:
+    better before a world is fitted than when it is written."""
+    _user_key(create=True)
 
 
 def _user_key(create: bool) -> bytes | None:
     """This user's signing key; None if there is none and `create` is false."""
     path = _key_path()
     try:
+        if path.parts[0] == "~":
+            raise OSError(errno.ENOENT, "this user has no home directory")
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent)  # mode 0600

@@ -147,9 +147,9 @@ class Rows:
         self.state: Any = None
 
     def __deepcopy__(self, memo: dict) -> Rows:
-        """The same dreams; worlds do not change, so copies share one."""
+        """The same dreams; neither worlds nor states change, so copies share them."""
         other = Rows(self.world, self.num, self.options, self.file)
-        other.state = jax.tree.map(np.array, self.state)
+        other.state = self.state
         return other
 
     def __getstate__(self) -> dict[str, Any]:

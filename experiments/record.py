@@ -30,9 +30,13 @@ def run(config: RecordConfig, run_dir: Path) -> int:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; choose the path of a new directory")
     with alone_in(path), Progress() as progress:
+        from dreaming.observe.behaviours import BEHAVIOURS
         from envs.traces import TraceStore
+        from experiments.command import runtime
         from experiments.logs.recording import recording
 
+        if env.behaviour not in BEHAVIOURS:  # a policy needs JAX
+            runtime.configure()
         stored = _stored(path, config.append)
         progress.log(f"recording {env.id} in {path}: {env.behaviour}, seed {config.seed}")
         with progress.stage("record", total=env.real_steps) as stage:

@@ -123,6 +123,7 @@ def run_verb(
         flags, overrides = split_flags(argv)
         check_letters(overrides)
         options = VerbOptions(config_name, schema, conf_dir)
+        overrides = options.opened(overrides)
         if "--help" in flags:
             print(options.help(*_verb_and_doc(run)))
             return 0

@@ -21,7 +21,7 @@ from dreaming.student.walks import dream_returns
 from dreaming.world.discount import discount_line
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
-from envs.dreamfile import write_dream
+from envs.dreamfile import check_key, write_dream
 from experiments.command.progress import Progress
 from experiments.command.unread import GIVEN, dream_rules, refuse
 from experiments.config import DreamConfig, WorldConfig
@@ -75,6 +75,7 @@ def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str,
     """One round of a lineage, from its log to its report."""
     run_dir = lineage.run_dir
     check_name(config.model.name)
+    check_key()
     pace = Pace(config.budget_minutes)
     once = Once(run_dir, stage_fields(config, lineage), progress, pace)
     refuse(dream_rules(config, kind_of(config, run_dir, once)))

@@ -49,7 +49,7 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
                 returns, lengths = agent_returns(config, policy, limit, seeds, stage.update)
             elif limit is None:
                 raise ConfigError(
-                    f"{config.env.id} has no step limit; add +env.options.max_episode_steps=1000"
+                    f"{config.env.id} has no step limit; add env.options.max_episode_steps=1000"
                 )
             else:
                 real = real_scorer(config.env, *spaces, policy.window, limit)

@@ -8,7 +8,7 @@ from dreaming.errors import ConfigError
 from dreaming.world.discount import discount_line
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
-from envs.dreamfile import write_dream
+from envs.dreamfile import check_key, write_dream
 from experiments.command.progress import Progress
 from experiments.command.unread import fit_rules, refuse
 from experiments.config import WorldConfig
@@ -26,6 +26,7 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     if (run_dir / "candidate").exists() or (run_dir / "policy").exists():
         raise ConfigError(f"{run_dir} holds a whole run of `dream`; choose another hydra.run.dir")
     check_name(config.model.name)
+    check_key()
     once = Once(run_dir, world_fields(config), progress)
     refuse(fit_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
