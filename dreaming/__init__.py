@@ -9,7 +9,11 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
-from envs.tasks import register_tasks
+from dreaming.neighbours import check_neighbours
+
+check_neighbours()
+
+from envs.tasks import register_tasks  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_policy", "load_world"]

@@ -12,7 +12,6 @@ from gymnasium.vector import SyncVectorEnv
 
 from envs.types import EnvError, Features, UserError, action_features
 
-
 OLD = "(the old API of Gym has other values; wrap such a task, for example with shimmy)"
 
 

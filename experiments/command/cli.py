@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in verbs:
         return fail(UsageError(f"unknown verb '{verb}'{did_you_mean(verb, verbs)}; see --help"))
     try:
+        importlib.import_module("dreaming")  # first: it looks whose the packages beside it are
         module = importlib.import_module(f"experiments.{module_name(verb)}")
     except (Exception, KeyboardInterrupt) as error:
         return fail(error)

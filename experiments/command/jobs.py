@@ -35,7 +35,7 @@ def fail(error: BaseException) -> int:
         line, code = "interrupted", INTERRUPTED
     elif isinstance(error, UsageError) or isinstance(error, config_error):
         code = 2
-    elif isinstance(error, user_error):
+    elif isinstance(error, user_error) or is_neighbour(error):
         pass
     elif isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -48,6 +48,11 @@ def fail(error: BaseException) -> int:
         line = f"internal error: {what}; set HYDRA_FULL_ERROR=1 for the traceback"
     print(line if line.startswith("internal error") else f"error: {line}", file=sys.stderr)
     return code
+
+
+def is_neighbour(error: BaseException) -> bool:
+    """Whether a package of somebody else has the name of one of ours."""
+    return isinstance(error, ImportError) and str(error).startswith("dreaming needs its own")
 
 
 def run_one(

@@ -5,7 +5,6 @@ import re
 import warnings
 from pathlib import Path
 
-
 # What numbers depend on: the user's environment may say otherwise.
 NUMBERS = {
     "jax_enable_x64": False,

@@ -14,6 +14,7 @@ from experiments.command.unread import fit_rules, refuse
 from experiments.config import WorldConfig
 from experiments.logs.reading import kind_of, read_log
 from experiments.pages.strip import dream_strip
+from experiments.runs.costs import cost_line
 from experiments.runs.directory import begin, finish
 from experiments.runs.dream import world_fields
 from experiments.runs.once import Once
@@ -33,6 +34,8 @@ def make_world(config: WorldConfig, run_dir: Path, progress: Progress) -> dict[s
     begin(run_dir, config)
     progress.log(discount_line(config.fit, log.traces))
     physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
+    if not once.stages.done("fit") and (line := cost_line(log, physics)):
+        progress.log(line)
     # With the keys of a round, so that `dream` can continue from these stages.
     horizon, key = dream_horizon(config, log), root_key(config)
     fitted = physics.fitted(log, SearchConfig(), horizon, key, once)

@@ -68,7 +68,8 @@ def test_a_render_mode_of_none_is_no_render_mode(path):
 @pytest.mark.filterwarnings("ignore:.*render_mode:UserWarning")
 def test_what_a_dream_does_not_take_is_a_type_error_in_one_line(path):
     """Stable-Baselines3 asks every task for pictures, and takes a TypeError for a no."""
-    for option in ({"render_mode": "rgb_array"}, {"frame_skip": 4}):
+    options: list[Any] = [{"render_mode": "rgb_array"}, {"frame_skip": 4}]
+    for option in options:
         for made in (DreamEnv, DreamVectorEnv):
             with pytest.raises(TypeError, match=next(iter(option))) as error:
                 made(path, **option)
@@ -83,14 +84,14 @@ def test_a_step_limit_by_gymnasiums_name_ends_single_and_vector_dreams_alike(
 ):
     options = {"path": path, "max_episode_steps": limit} | ({"horizon": horizon} if horizon else {})
     single, vector = make(ID, **options), make_vec(ID, num_envs=3, **options)
-    single.reset(seed=3), vector.reset(seed=3)
-    steps = 0
-    for steps in range(1, 30):  # dreams of this world also end by themselves
-        _, _, terminated, truncated, _ = single.step(1)
+    single.reset(seed=3)
+    vector.reset(seed=3)
+    ended, truncated, steps = False, False, 0
+    while not ended:
+        _, _, ended, truncated, _ = single.step(1)
         assert vector.step(np.ones(3, int))[3][0] == truncated
-        if terminated or truncated:
-            break
-    assert steps == last if truncated else steps < last
+        ended, steps = ended or truncated, steps + 1
+    assert steps == last if truncated else steps < last  # dreams of this world also end earlier
     with pytest.raises(EnvError, match="horizon=0"):
         make_vec(ID, num_envs=3, path=path, max_episode_steps=0)
 
@@ -131,7 +132,8 @@ def copies(env: Any) -> list[Any]:
 @pytest.mark.parametrize("num", [0, 3])
 def test_a_copy_goes_on_as_the_dream_it_was_copied_from(num, path):
     env = make_vec(ID, num_envs=num, path=path) if num else make(ID, path=path)
-    env.reset(seed=4), env.action_space.seed(1)
+    env.reset(seed=4)
+    env.action_space.seed(1)
     future(env, 2)
     found = copies(env)
     drawn = env.action_space.sample().tolist()
@@ -258,14 +260,16 @@ def in_a_fork(function: Any) -> str:
     child = context.Process(target=work, args=(there,), daemon=True)
     child.start()
     told = here.recv() if here.poll(30) else "hangs"
-    child.kill(), child.join()
+    child.kill()
+    child.join()
     return told
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_forked_process_says_how_to_start_workers(path):
     env, vector = make(ID, path=path), make_vec(ID, num_envs=2, path=path)
-    env.reset(seed=0), vector.reset(seed=0)
+    env.reset(seed=0)
+    vector.reset(seed=0)
     assert not forks.is_broken()
     tries: list[Any] = [lambda: env.reset(seed=0), lambda: env.step(0), vector.reset]
     tries += [lambda: vector.step(np.zeros(2, int)), lambda: DreamVectorEnv(path)]

@@ -108,7 +108,9 @@ class Named(gymnasium.Env):
 
 
 def test_options_of_any_name_reach_the_task(monkeypatch):
-    monkeypatch.setitem(gymnasium.registry, "Named-v0", EnvSpec("Named-v0", Named))
+    monkeypatch.setitem(
+        gymnasium.registry, "Named-v0", EnvSpec("Named-v0", lambda **options: Named(**options))
+    )
     options = {"num_envs": 5, "options": {"x": [1]}, "seed": 7, "render_mode": None}
     assert make_real("Named-v0", options).unwrapped.given == (5, {"x": [1]}, 7)
     assert options["render_mode"] is None  # what was given is not changed

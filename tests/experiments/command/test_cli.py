@@ -132,7 +132,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(call, override, words):
 
 
 @pytest.mark.parametrize(
-    "value", ["läuf/ü", "a=b", "run(1)", "it's", "a,b", "#1", "a\"b", "$x;", "ja!", "{1", "-> ö"]
+    "value", ["läuf/ü", "a=b", "run(1)", "it's", "a,b", "#1", 'a"b', "$x;", "ja!", "{1", "-> ö"]
 )
 def test_the_advice_on_quoting_is_read_as_the_value_that_was_meant(call, value):
     code, _, [error], _ = call(f"env.id={value}")
