@@ -23,21 +23,16 @@ def cost_line(log: Log, physics: LearnedPhysics) -> str | None:
     observation = log.observation
     if observation.size < LARGE or observation.kind == "frames":
         return None
-    rows = len(log) + len(log.traces)
-    line = (
-        f"each of {rows:,} observations is {observation.size:,} numbers, "
-        f"{4e-9 * rows * observation.size:.1f} GB in all"
-    )
     fit = physics.sized(log).planner(log)
     if not (steps := fit.config.steps):  # it is counted, not fitted
-        return line
+        return None
     one = log.only(np.array([0])).replay(fit.model.num_members, jax.random.key(0))
     step = compiled_fit(fit.model, fit.config, log.head, fit.model.window, 1)
     flops = count_flops(step, fit.blank(), one)
     seconds = flops / operations_per_second()
-    line += (
-        f"; a step of the fit takes about {seconds:.2g} s on this machine, {steps:,} of them "
-        f"{duration(steps * seconds)}"
+    line = (
+        f"an observation is {observation.size:,} numbers: a step of the fit takes about "
+        f"{seconds:.2g} s on this machine, {steps:,} of them {duration(steps * seconds)}"
     )
     if observation.kind == "discrete":
         line += "; model.name=counts counts such a log instead"
