@@ -12,7 +12,7 @@ import pytest
 from experiments.command.process import as_command, ended_by_interrupts, make_printable
 
 ROOT = Path(__file__).parents[3]
-ALL = "error: interrupted\n"
+LINE = "error: interrupted\n"
 WORK = {
     "a loop": "while True: pass",
     "a wait": "import time; time.sleep(99)",
@@ -54,7 +54,7 @@ def test_an_interrupt_ends_any_work_within_seconds_in_one_line(work, times):
     process, began = start(WORK[work]), time.monotonic()
     for _ in range(times):
         process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", ALL)
+    assert process.communicate(timeout=30) == ("", LINE)
     assert process.returncode == 130 and time.monotonic() - began < 5
 
 
@@ -81,7 +81,7 @@ while True: pass
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None and process.stdout.readline() == "ended them\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", ALL) and process.returncode == 130
+    assert process.communicate(timeout=30) == ("", LINE) and process.returncode == 130
 
 
 def test_handlers_are_put_back():
@@ -135,3 +135,11 @@ def test_a_verb_ends_well_where_its_letters_cannot_be_shown(encoding, tmp_path, 
     stream.flush()
     text = stream.buffer.getvalue().decode(encoding)
     assert "observation" in text
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_verbs_that_compile():
+    """Ten instants of each verb; see `interrupt_runs` for thirty."""
+    command = [sys.executable, "-m", "tests.experiments.interrupt_runs", "count=10"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr + ran.stdout
