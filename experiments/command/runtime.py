@@ -71,7 +71,8 @@ def _start(platform: str) -> None:
     try:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the second for CUDA that is not installed
-        named, why = os.environ.get("JAX_PLATFORMS", ""), re.split(r"\n| \(set", str(error))[0]
+        named = os.environ.get("JAX_PLATFORMS", "")
+        why = re.split(r"\n| \(set", str(error))[0].rstrip(".")
         raise ConfigError(
             f"JAX cannot start on JAX_PLATFORMS={named}{': ' if why else ''}{why}; unset it, or "
             "name what this machine has (cpu, cuda, tpu)"
