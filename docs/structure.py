@@ -38,7 +38,7 @@ def product() -> dict[str, str]:
     packages = [ROOT / name for floor in FLOORS for name in floor]
     for path in (path for package in packages for path in package.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text("utf-8")
     return found
 
 
@@ -195,6 +195,6 @@ def picture() -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["check"]:
-        PICTURE.write_text(picture())
-    elif not PICTURE.exists() or PICTURE.read_text() != picture():
+        PICTURE.write_text(picture(), "utf-8")
+    elif not PICTURE.exists() or PICTURE.read_text("utf-8") != picture():
         sys.exit("docs/structure.svg is not up to date: python docs/structure.py writes it")

@@ -9,7 +9,11 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
-from envs.tasks import register_tasks
+from dreaming.neighbours import check_neighbours
+
+check_neighbours()
+
+from envs.tasks import register_tasks  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_policy", "load_world"]
@@ -38,6 +42,9 @@ def load_policy(path: Any) -> Any:
     """The policy saved in a directory, or deployed by a run: `act(observation)` and `reset()`."""
     from pathlib import Path
 
+    from envs import forks
+
+    forks.check()
     path = Path(path)
     if (path / "result.json").exists():
         path = path / "policy"

@@ -7,6 +7,7 @@ the programs inside are code.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import io
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from envs import forks
 from envs.atomic import sync_directory, write_file
 from envs.dream import World
 from envs.programs import ExportedDream, ExportedModel, export_programs
@@ -67,13 +69,22 @@ def _finite(x: Any) -> Any:
 
 
 def _key_path() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dreaming" / "key"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(home) / "dreaming" / "key"
+
+
+def check_key() -> None:
+    """Make this user's signing key if there is none. Raises `DreamFileError` if it cannot be kept:
+    better before a world is fitted than when it is written."""
+    _user_key(create=True)
 
 
 def _user_key(create: bool) -> bytes | None:
     """This user's signing key; None if there is none and `create` is false."""
     path = _key_path()
     try:
+        if path.parts[0] == "~":
+            raise OSError(errno.ENOENT, "this user has no home directory")
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent)  # mode 0600
@@ -224,11 +235,19 @@ def _world(members: dict[str, bytes], manifest: dict[str, Any]) -> World:
     )
 
 
+def load_spaces(path: str | os.PathLike, trust: bool = False) -> tuple[Any, Any]:
+    """(observation space, action space) of a `.dream` file, without JAX. `DreamFileError`."""
+    manifest = _checked_manifest(_unzip(Path(path).read_bytes()), trust)
+    return tuple(space_from_json(manifest[f"{name}_space"]) for name in ("observation", "action"))
+
+
 def load_world(path: str | os.PathLike, trust: bool = False) -> World:
     """The world of a `.dream` file, or `DreamFileError`.
 
-    `trust=True` also accepts a file that this user did not sign, whose programs are code.
+    `trust=True` also accepts a file that this user did not sign, whose programs are code. Raises
+    `EnvError` in a forked process in which it would hang.
     """
+    forks.check()
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise DreamFileError(f"it is larger than {MAX_BYTES >> 20} MiB")

@@ -17,5 +17,9 @@ class EnvError(UserError):
     """A real task that cannot be made or stepped."""
 
 
+class OptionError(EnvError, TypeError):
+    """A keyword argument that a dream does not take; a TypeError, as tools expect it."""
+
+
 class DreamFileError(UserError):
     """A portable dream file that cannot be read or trusted."""

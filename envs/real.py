@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from envs.types import EnvError, Features, UserError, action_features
 
+OLD = "(the old API of Gym has other values; wrap such a task, for example with shimmy)"
 
-def make_real(
-    id: str,
-    *,
-    num_envs: int = 0,
-    max_episode_steps: int | None = None,
-    render_mode: str | None = None,
-    **kwargs: Any,
-) -> Any:
+
+def make_real(id: str, options: Mapping[str, Any] | None = None, *, num_envs: int = 0) -> Any:
     """The task `id`, or a vector env of `num_envs` copies; seeded s, copy i has seed s + i.
 
     Always `SyncVectorEnv`: a task's own vector form may draw other episodes from the same seed.
-    `kwargs` go to the task. Raises `EnvError` (no such id, a dependency is missing) or
-    `SpaceError` (spaces that `envs.features` does not support).
+    `options` are the keyword arguments of `gymnasium.make`: `max_episode_steps`, `render_mode`,
+    and those of the task. Raises `EnvError` (no such id, a dependency is missing) or `SpaceError`
+    (spaces that `envs.features` does not support).
     """
+    options = dict(options or {})
     if num_envs < 0:
         raise EnvError(f"num_envs is {num_envs}, expected 0 (a single env) or more")
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise EnvError(f"max_episode_steps is {max_episode_steps}, expected at least 1")
-    options = {"max_episode_steps": max_episode_steps, **kwargs}
-    if render_mode is not None:  # not every task accepts render_mode
-        options["render_mode"] = render_mode
+    steps = options.get("max_episode_steps")
+    if steps is not None and not (isinstance(steps, int) and steps >= 1):
+        raise EnvError(f"max_episode_steps is {steps}, expected at least 1")
+    if "id" in options:
+        raise EnvError(
+            f"{id}: its option id={options['id']} cannot be passed on, Gymnasium calls the task "
+            "itself so; register the task with it under a name of its own"
+        )
+    if options.get("render_mode", "") is None:  # not every task accepts render_mode
+        del options["render_mode"]
     env = _make(id, options)
     try:
         Features(env.observation_space)
@@ -45,7 +49,58 @@ def make_real(
     return SyncVectorEnv([lambda: env, *[lambda: _make(id, options)] * (num_envs - 1)])
 
 
-def call_task(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
+def reset_task(env: gymnasium.Env, seed: int) -> tuple[Any, dict]:
+    """`env.reset(seed=seed)`: (observation, info). Raises `EnvError`."""
+    found = _call(env, "reset", seed=seed)
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping | None)):
+        raise _returned(env, "reset", found, "(observation, info)")
+    return found[0], dict(found[1] or {})
+
+
+def step_task(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool, dict]:
+    """`env.step(action)`: (observation, reward, terminated, truncated, info).
+
+    Tasks give rewards and flags in many types of one number: 1, True, Decimal("0.1"), arrays of
+    shape () and (1,). Raises `EnvError` for what is none.
+    """
+    found = _call(env, "step", action)
+    if not (isinstance(found, tuple) and len(found) == 5 and isinstance(found[4], Mapping | None)):
+        wanted = "(observation, reward, terminated, truncated, info)"
+        raise _returned(env, "step", found, wanted)
+    o, reward, *ends, info = found
+    r = _number(reward)
+    if r is None:
+        raise EnvError(f"{task_name(env)}: the reward is {_shown(reward)}, expected a number")
+    flags = [_number(flag) for flag in ends]
+    for name, flag, given in zip(("terminated", "truncated"), flags, ends, strict=True):
+        if flag not in (0, 1):
+            what = f"{name} is {_shown(given)}, expected true or false"
+            raise EnvError(f"{task_name(env)}: {what}")
+    return o, r, flags[0] == 1, flags[1] == 1, dict(info or {})
+
+
+def _number(x: Any) -> float | None:
+    """The one number in `x`, of whatever type; None if it is something else."""
+    try:
+        array = np.asarray(x)
+        return None if array.size != 1 or array.dtype.kind in "SUMmc" else float(array.item())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _returned(env: gymnasium.Env, method: str, found: Any, wanted: str) -> EnvError:
+    values = len(found) if isinstance(found, tuple) else 1
+    what = f"{values} values" if values > 1 else _shown(found)
+    return EnvError(f"{task_name(env)}: {method} returned {what}, expected {wanted} {OLD}")
+
+
+def _shown(x: Any) -> str:
+    """A value in a few words."""
+    shape = np.shape(x) if isinstance(x, np.ndarray) else ()
+    return f"an array of shape {shape}" if shape else f"{_line(repr(x))[:60]}"
+
+
+def _call(env: gymnasium.Env, method: str, *args: Any, **kwargs: Any) -> Any:
     """`env.<method>(...)`; any error of the task's own code is raised as `EnvError`."""
     try:
         return getattr(env, method)(*args, **kwargs)
@@ -90,5 +145,5 @@ def _closest(id: str) -> str:
     return f"the closest are {', '.join(lower[name] for name in close)}"
 
 
-def _line(error: Exception) -> str:
+def _line(error: Any) -> str:
     return " ".join(str(error).split())

@@ -12,8 +12,10 @@ import jax
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from envs import forks
 from envs.dream import World, in_tiles
-from envs.types import EnvError, Features, SpaceError, action_features
+from envs.dreamfile import load_world
+from envs.types import DreamFileError, EnvError, Features, SpaceError, action_features
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt32
@@ -127,8 +129,13 @@ def _replaced(state: Any, rows: Any, new: Any) -> Any:
 class Rows:
     """N dreams side by side. Each step is one compiled call; the state stays on the device."""
 
-    def __init__(self, world: World, num: int, options: Options):
-        self.world, self.num, self.options = world, num, options
+    def __init__(
+        self, world: World, num: int, options: Options, file: tuple[str, bool] | None = None
+    ):
+        """`file` is (path, trust) of the file that the world was loaded from."""
+        forks.check()
+        forks.note_use()
+        self.world, self.num, self.options, self.file = world, num, options, file
         self.features = Features(world.observation_space)
         self.actions = action_features(world.action_space)
         self.pool = np.flatnonzero(world.initial | (options.starts == "any"))
@@ -138,6 +145,33 @@ class Rows:
         self.programs = _programs(world.dream(options.sampling))
         self._one_hot = np.eye(self.actions.size, dtype=np.float32)
         self.state: Any = None
+
+    def __deepcopy__(self, memo: dict) -> Rows:
+        """The same dreams; neither worlds nor states change, so copies share them."""
+        other = Rows(self.world, self.num, self.options, self.file)
+        other.state = self.state
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the file of the world, not the world."""
+        if self.file is None:
+            raise EnvError(
+                "the world of this dream lies in memory alone; write it with "
+                "envs.dreamfile.write_dream and make the dream by its path, to pickle it"
+            )
+        state = [np.asarray(x) for x in jax.tree.leaves(self.state)]
+        made = {"num": self.num, "options": self.options, "file": self.file}
+        return made | {"world": self.world.fingerprint, "state": state}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        forks.check()
+        path, trust = saved["file"]
+        world = load_world(path, trust=trust)
+        if world.fingerprint != saved["world"]:
+            raise DreamFileError(f"{path}: is another world than when the dream was pickled")
+        self.__init__(world, saved["num"], saved["options"], saved["file"])
+        if saved["state"]:
+            self.state = jax.tree.unflatten(self.structure()[0], saved["state"])
 
     def latent(self, z: Any) -> Float[np.ndarray, "N D"]:
         """The latent state as one vector per row."""
@@ -178,6 +212,7 @@ class Rows:
 
         Padded to a power of two of tiles, so that few programs serve all numbers of rows.
         """
+        forks.check()
         size, tile = len(draws), _tile_rows()
         draws = np.resize(draws, (tile << (-(-size // tile) - 1).bit_length(), 3))
         start = self.pool[(draws[:, 0].astype(np.uint64) * len(self.pool)) >> np.uint64(32)]
@@ -189,6 +224,7 @@ class Rows:
 
     def step(self, a: Float[np.ndarray, "N A"]) -> Seen:
         """Step every row by its action features."""
+        forks.check()
         self.state, shown = self.programs[1](self.world.params, self.state, a)
         return self._see(self.state, *map(np.asarray, shown))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+import os
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -13,8 +15,10 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs import forks
 from envs.dream import World
-from envs.dreamfile import load_world
+from envs.dreamfile import load_spaces, load_world
+from envs.errors import OptionError
 from envs.rows import INFO, Options, Rows, Seen, column
 from envs.snapshot import pack, unpack
 from envs.types import EnvError
@@ -25,13 +29,47 @@ if TYPE_CHECKING:
 SEEN = tuple(field.name for field in dataclasses.fields(Seen))
 
 
-def _rows(path: str | None, world: World | None, num: int, trust: bool, options: dict) -> Rows:
-    known = {field.name for field in dataclasses.fields(Options)}
-    if not options.keys() <= known:
-        raise EnvError(f"unknown option {sorted(options.keys() - known)}; known: {sorted(known)}")
+def _rows(
+    path: str | os.PathLike | None, world: World | None, num: int, trust: bool, given: dict
+) -> Rows:
+    """The dreams of a shell; `given` are `Options`, and words that tools pass by habit."""
+    options = _options(given)
     if (path is None) == (world is None):
         raise EnvError("a dream needs a world: give path='.../world.dream'")
-    return Rows(world or load_world(str(path), trust=trust), num, Options(**options))
+    file = None if path is None else (os.path.abspath(path), trust)
+    world = world or load_world(str(path), trust=trust)
+    limit = options.pop("max_episode_steps", None)
+    if limit is not None:  # Gymnasium leaves it to vector envs
+        options["horizon"] = min(limit, options.get("horizon") or world.horizon)
+    return Rows(world, num, Options(**options), file)
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, without a render_mode of None. Raises `OptionError` for what is unknown."""
+    known = {field.name for field in dataclasses.fields(Options)} | {"max_episode_steps"}
+    options = {name: value for name, value in given.items() if name in known}
+    for name, value in given.items():
+        if name == "render_mode" and value is not None:
+            raise OptionError(f"render_mode={value!r}: a dream draws no pictures; leave it out")
+        if name not in known | {"render_mode"}:
+            raise OptionError(f"unknown option {name!r}; known: {', '.join(sorted(known))}")
+    return options
+
+
+def _seed(seed: Any) -> int | None:
+    """A seed as an int; NumPy's integers are seeds, too."""
+    return None if seed is None else operator.index(seed)
+
+
+def _keep_spec(env: Any, spec: Any) -> None:
+    """Keep the spec that Gymnasium gives an env, its paths as text, as in JSON."""
+    if spec is not None:
+        plain = lambda x: os.fspath(x) if isinstance(x, os.PathLike) else x
+        spec.kwargs = {name: plain(value) for name, value in spec.kwargs.items()}
+    env._spec = spec
+
+
+SPEC: Any = property(lambda env: getattr(env, "_spec", None), _keep_spec)
 
 
 def _draw(random: np.random.Generator) -> UInt32[np.ndarray, " 3"]:
@@ -42,19 +80,23 @@ class DreamEnv(gymnasium.Env):
     """One dream as a Gymnasium environment; see `Options` for the keyword arguments."""
 
     metadata = {"render_modes": []}
+    spec = SPEC
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | os.PathLike | None = None,
         *,
         world: World | None = None,
         trust: bool = False,
         **options: Any,
     ):
+        self._open = False
+        if forks.is_broken() and path is not None:  # told by `reset`, where Gymnasium passes it on
+            self.observation_space, self.action_space = load_spaces(path, trust=trust)
+            return
         self._rows = _rows(path, world, 1, trust, options)
         self.observation_space = self._rows.observation_space()
         self.action_space = self._rows.world.action_space
-        self._open = False
 
     def _info(self, seen: Seen) -> dict[str, Any]:
         return {
@@ -66,7 +108,8 @@ class DreamEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin a dream."""
-        super().reset(seed=seed)
+        forks.check()
+        super().reset(seed=_seed(seed))
         seen = self._rows.begin(np.arange(1), _draw(self.np_random)[None])
         self._open = True
         return self._rows.row(seen.o, 0), self._info(seen)
@@ -95,10 +138,11 @@ class DreamVectorEnv(VectorEnv):
     """N dreams in one program; sub-env i seeded s equals a single env seeded s + i."""
 
     metadata: dict[str, Any] = {"render_modes": []}
+    spec = SPEC
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | os.PathLike | None = None,
         num_envs: int = 1,
         *,
         world: World | None = None,
@@ -132,14 +176,21 @@ class DreamVectorEnv(VectorEnv):
             raise ResetNeeded("the first reset must be of all dreams; call reset without a mask")
         return mask
 
+    def _seeds(self, seed: Any) -> list[int | None]:
+        """One seed of each dream, from one int or a list."""
+        if seed is None:
+            return [None] * self.num_envs
+        if np.ndim(seed) == 0:
+            return [operator.index(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} dreams; give one for each")
+        return [_seed(each) for each in seed]
+
     def reset(self, *, seed: Any = None, options: dict | None = None):
         """Begin all dreams, or those of `options["reset_mask"]`; `seed` is one int or a list."""
         mask = self._mask(options)
         rows = np.flatnonzero(mask)
-        seeds: Any = [None] * self.num_envs if seed is None else seed
-        seeds = [seeds + i for i in range(self.num_envs)] if isinstance(seeds, int) else seeds
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} dreams; give one for each")
+        seeds = self._seeds(seed)
         for i in rows:
             if seeds[i] is not None or self._randoms[i][0] is None:
                 self._randoms[i] = seeding.np_random(seeds[i])

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments.command.alone import alone_in
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
 from experiments.config import DreamConfig
@@ -39,7 +40,8 @@ def run(config: DreamConfig, run_dir: Path) -> int:
         runtime.configure(devices=config.devices)
         from experiments.runs.dream import next_round
 
-        result, lineage = next_round(config, begun)
+        with alone_in(config.run):
+            result, lineage = next_round(config, begun)
         run_dir = lineage.run_dir
     print(summary(result, run_dir))
     if config.run is not None:
@@ -50,7 +52,7 @@ def run(config: DreamConfig, run_dir: Path) -> int:
 @contextmanager
 def begun(run_dir: Path, config: DreamConfig) -> Iterator[Progress]:
     """The progress of a run, with what it found in the end."""
-    with Progress(run_dir) as progress:
+    with alone_in(run_dir), Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"dreaming of {task}, seed {config.seed}, in {run_dir}")
         from experiments.command.trackers import final_figures, open_tracker
@@ -60,7 +62,7 @@ def begun(run_dir: Path, config: DreamConfig) -> Iterator[Progress]:
 
         runtime.configure(devices=config.devices)
         yield progress
-        result = json.loads((run_dir / "result.json").read_text())
+        result = json.loads((run_dir / "result.json").read_text("utf-8"))
         progress.finish(result["real_steps"], final_figures(result))
 
 

@@ -90,7 +90,7 @@ def copy_world(source: Path, target: Path) -> Any:
 def read_result(source: Path) -> dict[str, Any]:
     """result.json of a run; {} if it cannot be read."""
     try:
-        return json.loads((source / "result.json").read_text())
+        return json.loads((source / "result.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.command.alone import alone_in
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
 from experiments.config import WorldConfig
@@ -22,7 +23,7 @@ from experiments.config import WorldConfig
 
 def run(config: WorldConfig, run_dir: Path) -> int:
     """Fit a world and write all results to `run_dir`."""
-    with Progress(run_dir) as progress:
+    with alone_in(run_dir), Progress(run_dir) as progress:
         task = config.traces or config.source.uri or config.env.id
         progress.log(f"fitting a world to {task}, seed {config.seed}, in {run_dir}")
         from experiments.command import runtime

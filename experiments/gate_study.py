@@ -258,7 +258,7 @@ def decide(gate: str, suite: str, case: Any) -> dict[str, Any]:
 def study(chosen: dict[str, Any], gate: str, suite: str) -> list[dict[str, Any]]:
     """A gate's verdicts on all cases of a suite; cases in the partial file are not repeated."""
     path = partial(chosen)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     decided = {x["name"]: x for x in map(json.loads, lines)}
     cases = cases_of(suite, chosen["count"] or COUNTS[suite], chosen["seed"])
     outcomes = []

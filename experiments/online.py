@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.command.alone import alone_in
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
 from experiments.command.stopping import Stopped, Stopping
@@ -28,7 +29,11 @@ from experiments.config import OnlineConfig
 
 def run(config: OnlineConfig, run_dir: Path) -> int:
     """Learn, and write all results to `run_dir`."""
-    with Progress(run_dir) as progress, Stopping(config.budget_minutes) as stop:
+    with (
+        alone_in(run_dir),
+        Progress(run_dir) as progress,
+        Stopping(config.budget_minutes) as stop,
+    ):
         progress.log(f"learning {config.env.id} online, seed {config.seed}, in {run_dir}")
         from experiments.command.trackers import final_figures, open_tracker
 
@@ -54,7 +59,7 @@ def chosen(config: OnlineConfig) -> Callable:
 
     if config.env.id == "none":
         raise ConfigError("env=none has nothing to collect; name a task with env= or env.id=")
-    task = make_real(config.env.id, **config.env.options)
+    task = make_real(config.env.id, config.env.options)
     space = task.observation_space
     task.close()
     kind = "frames" if is_frame(space) else "vectors"

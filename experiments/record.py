@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.command.alone import LOCK, alone_in
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
 from experiments.command.unread import behaviour_rules, refuse
@@ -22,12 +23,20 @@ from experiments.config import RecordConfig
 
 def run(config: RecordConfig, run_dir: Path) -> int:
     """Record into the trace store at `config.path`."""
+    from dreaming.errors import ConfigError
+
     refuse(behaviour_rules(config))
     path, env = Path(config.path), config.env
-    with Progress() as progress:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; choose the path of a new directory")
+    with alone_in(path), Progress() as progress:
+        from dreaming.observe.behaviours import BEHAVIOURS
         from envs.traces import TraceStore
+        from experiments.command import runtime
         from experiments.logs.recording import recording
 
+        if env.behaviour not in BEHAVIOURS:  # a policy needs JAX
+            runtime.configure()
         stored = _stored(path, config.append)
         progress.log(f"recording {env.id} in {path}: {env.behaviour}, seed {config.seed}")
         with progress.stage("record", total=env.real_steps) as stage:
@@ -44,10 +53,9 @@ def _stored(path: Path, append: bool) -> int:
     from dreaming.errors import ConfigError
     from envs.traces import MANIFEST, TraceStore
 
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} is a file; choose the path of a new directory")
     stored = len(TraceStore(path))
-    is_other = path.exists() and not (path / MANIFEST).exists() and any(path.iterdir())
+    others = {file.name for file in path.iterdir()} - {LOCK}
+    is_other = others and not (path / MANIFEST).exists()
     if not append and (stored or is_other):
         what = f"holds {stored} episodes" if stored else "is not empty"
         raise ConfigError(f"{path} {what}; add append=true, or choose another path")

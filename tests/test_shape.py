@@ -63,6 +63,32 @@ def test_no_key_comes_twice(package):
     assert jax.random.fold_in(KEY, 1) == jax.random.split(KEY, 3)[1]  # why
 
 
+def guessed_letters(source: str) -> list[int]:
+    """Lines that read or write text in whatever encoding the locale has."""
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+        given = [ast.unparse(each) for each in call.args]
+        is_said = any(each.arg == "encoding" for each in call.keywords) or "'utf-8'" in given
+        is_bytes = any("b" in each for each in given if each in ("'rb'", "'wb'", "'ab'"))
+        reads = name in ("read_text", "write_text", "open") and ast.unparse(call.func) != "os.open"
+        if reads and not is_said and not is_bytes:
+            found.append(call.lineno)
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_text_is_utf_8_whatever_the_locale(package):
+    for path in (ROOT / package).rglob("*.py"):
+        assert not guessed_letters(path.read_text("utf-8")), path
+    guessed = "p.read_text()\np.write_text(x)\nopen(p)\np.open('a')"
+    assert guessed_letters(guessed) == [1, 2, 3, 4]
+    said = "p.read_text('utf-8')\nopen(p, 'rb')\nopen(p, encoding='utf-8')\nos.open(p, 0)"
+    assert guessed_letters(said) == []
+
+
 def test_what_is_too_much_is_found():
     seven = "def f(a, b, c, d, e, f, g): pass"
     assert offenders(seven, MOST_POSITIONAL, 99) == ["f"]

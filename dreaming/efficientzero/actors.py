@@ -21,7 +21,7 @@ from dreaming.efficientzero.recording import Recording
 from dreaming.efficientzero.types import Tick
 from dreaming.errors import EnvError, SpaceError
 from envs.frames import frame_shape, is_frame
-from envs.real import call_task, task_name
+from envs.real import reset_task, step_task, task_name
 
 MOST_THREADS = 16
 OTHER = "the task is not the one that the run learned in, or not repeatable"
@@ -82,7 +82,7 @@ class Actor:
     def _reset(self) -> None:
         self.actions, self.ended, self.earned = [], False, 0.0
         seed = episode_seed(self.seed, self.row, self.episode)
-        o, _ = call_task(self.env, "reset", seed=seed)
+        o, _ = reset_task(self.env, seed)
         self.stack[:] = self._seen(o)
         if self.recording is not None:
             self.recording.begin(self.episode, o)
@@ -96,16 +96,16 @@ class Actor:
             self.begin()
             return 0.0, False, False, None
         self.actions.append(action)
-        o, r, terminated, truncated, _ = call_task(self.env, "step", self.first + action)
+        o, r, terminated, truncated, _ = step_task(self.env, self.first + action)
         if not np.isfinite(r):
             raise EnvError(f"{self._where()}: the reward is {r}, expected a finite number")
         self.stack = np.concatenate([self.stack[1:], self._seen(o)[None]])
-        self.earned += float(r)
-        self.ended = bool(terminated or truncated)
+        self.earned += r
+        self.ended = terminated or truncated
         if self.recording is not None:
-            self.recording.step(self.first + action, o, r, bool(terminated), bool(truncated))
+            self.recording.step(self.first + action, o, r, terminated, truncated)
         closed = self.earned if self.ended else None
-        return float(r), bool(terminated), bool(truncated and not terminated), closed
+        return r, terminated, truncated and not terminated, closed
 
     def saved(self) -> dict[str, Any]:
         """What `restore` and `replay` need, as JSON."""

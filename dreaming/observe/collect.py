@@ -15,7 +15,7 @@ from dreaming.observe.behaviours import (
     random,
     sticky_random,
 )
-from envs.real import call_task, make_real, task_name
+from envs.real import make_real, reset_task, step_task, task_name
 from envs.types import ActionFeatures, Features, Trace, action_features
 
 
@@ -41,7 +41,7 @@ def record(
     recording.
     """
     _check(behaviour, real_steps, seed, switch, epsilon, policy)
-    env = make_real(env_id, **(env_options or {}))
+    env = make_real(env_id, env_options)
     action = action_features(env.action_space)
 
     def fresh() -> Behaviour:
@@ -96,7 +96,7 @@ def _episode(
     reset_source, act_source = source.spawn(2)
     generator = np.random.default_rng(act_source)
     observation = Features(env.observation_space)
-    o, info = call_task(env, "reset", seed=int(reset_source.generate_state(1)[0]))
+    o, info = reset_task(env, int(reset_source.generate_state(1)[0]))
     observations = [_copy(o, observation, 0)]
     masks: list[Any] = [legal_entries(info.get("action_mask"), action, 0, ended=False)]
     steps = []
@@ -104,10 +104,10 @@ def _episode(
     while len(steps) < limit and not (terminated or truncated):
         a, propensity = act(o, masks[-1], generator)
         taken = np.array(a, action.space.dtype)
-        o, r, terminated, truncated, info = call_task(env, "step", a)
-        steps.append((taken, float(r), propensity))
+        o, r, terminated, truncated, info = step_task(env, a)
+        steps.append((taken, r, propensity))
         observations.append(_copy(o, observation, len(steps)))
-        mask = legal_entries(info.get("action_mask"), action, len(steps), ended=bool(terminated))
+        mask = legal_entries(info.get("action_mask"), action, len(steps), ended=terminated)
         if (mask is None) != (masks[0] is None):
             raise TraceError(f"step {len(steps)} and step 0: only one of them has an action mask")
         masks.append(mask)
@@ -116,8 +116,8 @@ def _episode(
         jax.tree.map(lambda *x: np.stack(x), *observations),
         np.stack(actions),
         np.array(rewards),
-        bool(terminated),
-        bool(truncated and not terminated),
+        terminated,
+        truncated and not terminated,
         propensities=None if propensities[0] is None else np.array(propensities),
         action_masks=None if masks[0] is None else np.stack(masks),
         policy=name,

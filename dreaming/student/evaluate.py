@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Num
 from dreaming.errors import EnvError
 from dreaming.observe.behaviours import legal_entries
 from dreaming.student.context import ContextBuffer
-from envs.real import call_task, task_name
+from envs.real import reset_task, step_task, task_name
 from envs.types import Features
 
 # Rows of every call of a policy, whatever the number of episodes: it compiles once, and the actions
@@ -60,7 +60,7 @@ def evaluate(
 
     def begin(rows: Sequence[int]) -> None:
         for row, episode in zip(rows, waiting, strict=False):
-            o, info = call_task(envs[row], "reset", seed=int(seeds[episode]))
+            o, info = reset_task(envs[row], int(seeds[episode]))
             buffer.reset(np.array([row]), _features([o], observation, envs[row]))
             legal[row] = _legal(info, action, 0, False)
             running[row] = episode
@@ -105,10 +105,10 @@ def _legal(info: dict, action: Any, step: int, ended: bool) -> Bool[np.ndarray, 
 
 def _step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, dict]:
     """(observation, reward, whether the episode ended, info)."""
-    o, r, terminated, truncated, info = call_task(env, "step", action)
+    o, r, terminated, truncated, info = step_task(env, action)
     if not math.isfinite(r):
         raise EnvError(f"{task_name(env)}: the reward is {r}, expected a finite number")
-    return o, float(r), bool(terminated or truncated), info
+    return o, r, terminated or truncated, info
 
 
 def _features(

@@ -229,6 +229,8 @@ def sentence(figures: Mapping[str, float], regions: Sequence[str] | None, chance
     where = "; where it is weak is not known." if regions is None else "; no region stands out."
     if regions:
         where = f"; it was weakest at {' or '.join(regions)}."
+    if not {"reward_mae", "trust_tested"} & figures.keys():
+        return "How far to trust it is not known: no episode could be held out to test it."
     if "trust_steps" not in figures:
         known = "in too few held-out episodes did anything change"
         return f"How far to trust it is not known, {known}{where}"

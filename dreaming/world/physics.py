@@ -29,6 +29,7 @@ from worldmodels.types import TrainState
 
 MOST_STARTS = 4096  # contexts that a dream file carries to begin from,
 START_BYTES = 256 << 20  # at most so many bytes of them
+UNTESTED = -1.0  # largest trusted uncertainty of a world that nothing was held out for: none is
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,9 @@ class LearnedPhysics:
         tested = tests(planner, learned, judged, judges, states)
         fidelity, skill = certified(tested, seen, key_of("certify"))
         opinions = second_opinions(seen, judged, judges, states, horizon)
+        world = world_of(planner, learned, horizon, search, fidelity)
         return Fitted(
-            world=world_of(planner, learned, horizon, search, fidelity),
+            world=world if tested else dataclasses.replace(world, u_max=UNTESTED),
             seen=seen,
             learned=learned,
             judges=[world for world, _ in opinions],

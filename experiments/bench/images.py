@@ -11,11 +11,11 @@ import dreaming  # noqa: F401  (registers the tasks)
 from dreaming.devices import everywhere, make_mesh, share_out, spread
 from dreaming.efficientzero.config import AgentConfig
 from dreaming.efficientzero.types import AgentState
+from dreaming.flops import count_flops
 from dreaming.search.teachers import make_teacher
 from envs.real import make_real
 from experiments.bench.case import PassingOn, Workload, filled_state
 from experiments.bench.clock import timed
-from experiments.bench.flops import count_flops
 from experiments.bench.peak import device_memory, matrix_peak
 from experiments.bench.predict import minutes_per_game
 from experiments.bench.update import update_figures

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command.jobs import UsageError, did_you_mean, fail, run_one
+from experiments.command.process import INTERRUPTED, as_command
 
 VERBS = (
     "dream",
@@ -43,18 +44,29 @@ FLAGS = "--help, --multirun and --cfg job"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb named first in `argv`; returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    verbs = available_verbs()
+    """Run the verb named first in `argv`; returns the exit code.
+
+    None: in what this process was started with; then Ctrl-C ends the process.
+    """
+    if argv is None:
+        with as_command():
+            return main(sys.argv[1:])
+    argv, verbs = list(argv), available_verbs()
     if not argv or argv[0] in ("--help", "-h"):
         print(overview(verbs))
+        return 0
+    if argv[0] == "--version":
+        from dreaming import __version__  # imports Gymnasium
+
+        print(f"dreaming {__version__}")
         return 0
     verb = argv[0]
     if verb not in verbs:
         return fail(UsageError(f"unknown verb '{verb}'{did_you_mean(verb, verbs)}; see --help"))
     try:
+        importlib.import_module("dreaming")  # first: it looks whose the packages beside it are
         module = importlib.import_module(f"experiments.{module_name(verb)}")
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return fail(error)
     return module.main(argv[1:])
 
@@ -74,7 +86,7 @@ def overview(verbs: Sequence[str]) -> str:
     """The text of `dreaming --help`."""
     lines = ["usage: dreaming <verb> [key=value ...]", "", "verbs:"]
     for verb in verbs:
-        source = (Path(__file__).parents[1] / f"{module_name(verb)}.py").read_text()
+        source = (Path(__file__).parents[1] / f"{module_name(verb)}.py").read_text("utf-8")
         doc = ast.get_docstring(ast.parse(source)) or ""
         lines.append(f"  {verb:<15} {doc.partition(chr(10))[0]}")
     lines += ["", "dreaming <verb> --help lists the options of a verb"]
@@ -94,14 +106,25 @@ def run_verb(
 
     `config` is an instance of the dataclass `schema`. With `apart`, no two jobs of a sweep may have
     the same run directory. Returns the exit code: 0 success, 1 failure, 2 bad argument, 130
-    interrupt. Every error is one line on stderr.
+    interrupt. Every error is one line on stderr. `argv` None: what this process was started with.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        with as_command():
+            return run_verb(
+                run,
+                sys.argv[1:],
+                config_name=config_name,
+                schema=schema,
+                conf_dir=conf_dir,
+                apart=apart,
+            )
     try:
         from experiments.command.options import VerbOptions  # imports Hydra
 
         flags, overrides = split_flags(argv)
+        check_letters(overrides)
         options = VerbOptions(config_name, schema, conf_dir)
+        overrides = options.opened(overrides)
         if "--help" in flags:
             print(options.help(*_verb_and_doc(run)))
             return 0
@@ -116,18 +139,33 @@ def run_verb(
             from experiments.command.sweep import launch
 
             return launch(options, run, overrides, sweep)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return fail(error)
+    return _one_by_one(run, jobs, sweep)
+
+
+def _one_by_one(run: Callable, jobs: Sequence[tuple[Any, Path]], sweep: Sequence) -> int:
+    """Run jobs (config, run directory) in this process; returns the worst exit code."""
     code = 0
     for index, (config, run_dir) in enumerate(jobs):
         if len(jobs) > 1:
             print(f"[{index + 1}/{len(jobs)}] {' '.join(sweep[index])}", flush=True)
         # A failing job does not stop the others.
         last = run_one(run, config, run_dir, sweep[index])
-        if last == 130:
+        if last == INTERRUPTED:
             return last
         code = max(code, last)
     return code
+
+
+def check_letters(words: Sequence[str]) -> None:
+    """Raise `UsageError` for words that this process could not read as text in its locale."""
+    for word in words:
+        if any("\udc80" <= letter <= "\udcff" for letter in word):
+            raise UsageError(
+                f"cannot read the letters of {ascii(word)} in this locale; set LC_ALL=C.UTF-8 or "
+                "PYTHONUTF8=1"
+            )
 
 
 def check_apart(run_dirs: Sequence[Path]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command.process import INTERRUPTED
 from experiments.command.unread import given
 
 
@@ -31,10 +32,10 @@ def fail(error: BaseException) -> int:
     config_error = getattr(sys.modules.get("dreaming.errors"), "ConfigError", ())
     line, code = " ".join(str(error).split()), 1
     if isinstance(error, KeyboardInterrupt):
-        line, code = "interrupted", 130
+        line, code = "interrupted", INTERRUPTED
     elif isinstance(error, UsageError) or isinstance(error, config_error):
         code = 2
-    elif isinstance(error, user_error):
+    elif isinstance(error, user_error) or is_neighbour(error):
         pass
     elif isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -47,6 +48,11 @@ def fail(error: BaseException) -> int:
         line = f"internal error: {what}; set HYDRA_FULL_ERROR=1 for the traceback"
     print(line if line.startswith("internal error") else f"error: {line}", file=sys.stderr)
     return code
+
+
+def is_neighbour(error: BaseException) -> bool:
+    """Whether a package of somebody else has the name of one of ours."""
+    return isinstance(error, ImportError) and str(error).startswith("dreaming needs its own")
 
 
 def run_one(

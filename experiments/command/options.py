@@ -6,8 +6,10 @@
 import dataclasses
 import inspect
 import re
+import shlex
 import shutil
 import textwrap
+import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,12 @@ class VerbOptions:
         self.name, self.schema, self.conf_dir = name, schema, conf_dir or CONF
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
+    def opened(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides with what goes into a dictionary, which has no keys yet, added to it."""
+        names = list(_dictionaries(self.schema))
+        is_open = lambda word: any(re.match(rf"{re.escape(name)}[.=]", word) for name in names)
+        return [f"++{word}" if is_open(word) else word for word in overrides]
+
     def compose(self, overrides: Sequence[str] = ()) -> tuple[Any, Path]:
         """The config as an instance of the schema, and the run directory. Raises `UsageError`."""
         with self._errors():
@@ -62,8 +70,13 @@ class VerbOptions:
     def sweep(self, overrides: Sequence[str]) -> list[list[str]]:
         """The overrides of every job of a sweep: `seed=0,1` makes two. Raises `UsageError`."""
         with self._errors():
-            parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
-            return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+            with self.loader() as loader:  # for choices by glob(*)
+                parser = OverridesParser.create(config_loader=loader)
+                parsed = parser.parse_overrides(overrides=list(overrides))
+                jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        if not jobs:
+            raise UsageError("no jobs: glob(*) finds the choices of a group, such as env=glob(c*)")
+        return jobs
 
     def launcher(self, overrides: Sequence[str]) -> str:
         """Which of Hydra's launchers starts the jobs of a sweep. Raises `UsageError`."""
@@ -124,7 +137,7 @@ class VerbOptions:
         text, cause = str(error), error.__cause__
         first = lambda message: str(message).strip().partition("\n")[0]
         if isinstance(error, OverrideParseException):
-            return f"cannot read '{error.override}'; options are written key=value"
+            return f"cannot read '{error.override}'; {_quoting(str(error.override))}"
         if isinstance(error, MissingConfigException):
             group, _, choice = (error.missing_cfg_file or "").rpartition("/")
             if group == "hydra/launcher" and choice in LAUNCHERS:
@@ -138,10 +151,38 @@ class VerbOptions:
             return f"{found[1]}: {first(cause)}"
         if found := re.match(r"Ambiguous value for argument '(.+)'", text):
             key, _, value = found[1].partition("=")
-            return f"{found[1]}: add --multirun to run each value, or write {key}=[{value}]"
+            return (
+                f"{found[1]}: add --multirun to run each value, or write {key}=[{value}] for a "
+                f"list, {_quoted(key, value)} for a text with commas"
+            )
         if found := re.match(r"Multiple values for (\S+)\.", text):
             return f"{found[1]} is set twice; give it once, without a +"
         return first(text)
+
+
+def _quoting(override: str) -> str:
+    """How to write an override that could not be read."""
+    key, sign, value = override.partition("=")
+    if not sign or not re.fullmatch(r"[+~]*[\w./@]+", key):
+        return "options are written key=value"
+    if value.startswith("~/"):
+        return f"~ is not known here; write {key}=$HOME/{value[2:]}"
+    return f"a value with letters other than a-z, 0-9, / . - _ is quoted: {_quoted(key, value)}"
+
+
+def _quoted(key: str, value: str) -> str:
+    """`key=value` with the value as text, for a shell."""
+    text = value.strip(value[0] if value[:1] in ("'", '"') else "").replace('"', '\\"')
+    return shlex.quote(f'{key}="{text}"')
+
+
+def _dictionaries(schema: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of the options that are dictionaries without keys of their own."""
+    for each in dataclasses.fields(schema):
+        if typing.get_origin(each.type) is dict:
+            yield f"{prefix}{each.name}"
+        elif isinstance(each.type, type) and dataclasses.is_dataclass(each.type):
+            yield from _dictionaries(each.type, f"{prefix}{each.name}.")
 
 
 def _option(shown: str, comment: str) -> list[str]:

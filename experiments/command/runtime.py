@@ -1,8 +1,18 @@
 """Process-wide JAX settings. Verbs call `configure` once, before JAX does any work."""
 
 import os
+import re
 import warnings
 from pathlib import Path
+
+# What numbers depend on: the user's environment may say otherwise.
+NUMBERS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_numpy_dtype_promotion": "standard",
+}
 
 
 def configure(
@@ -16,40 +26,67 @@ def configure(
     `devices` is the number of virtual CPU devices, 0 = two where the machine has two cores.
     `cache_dir` keeps compiled programs between processes, None = in the user's cache directory,
     "" = off. `precision` is JAX's default matmul precision, None = the hardware's default.
-    `platform` is cpu, gpu, tpu or auto; raises `ConfigError` if it is not available. Calling it
-    again with the same values is harmless.
+    `platform` is cpu, gpu, tpu or auto. JAX starts here: raises `ConfigError` if it cannot, or if
+    it runs otherwise already. Calling it again with the same values is harmless.
     """
     import jax
 
-    jax.config.update("jax_num_cpu_devices", devices or min(2, usable_cores()))
-    jax.config.update("jax_enable_x64", False)
+    if platform == "cpu":  # accelerators are not even looked for: meshes would find them
+        jax.config.update("jax_platforms", "cpu")
+    _share_out(devices)
+    for name, value in NUMBERS.items():
+        jax.config.update(name, value)
     jax.config.update("jax_default_matmul_precision", precision)
     cache = default_cache_dir() if cache_dir is None else cache_dir
     jax.config.update("jax_compilation_cache_dir", str(cache) if cache else None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if platform != "auto":
-        _choose(platform)
+    _start(platform)
     # Errors of the cache (incomplete file, full disk) are no failure: programs are compiled anew.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
-def _choose(platform: str) -> None:
-    """Make `platform` the one that JAX computes on.
-
-    With cpu, accelerators are not even looked for: a default device alone would leave them in
-    `jax.devices()`, and `jax.default_backend()` would still name them.
-    """
+def _share_out(devices: int) -> None:
+    """Make so many virtual CPU devices, 0 = two where the machine has two cores."""
     import jax
 
     from dreaming.errors import ConfigError
 
-    if platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.config.update("jax_num_cpu_devices", devices or min(2, usable_cores()))
+    except RuntimeError as error:  # JAX runs already
+        if devices and devices != len(jax.devices("cpu")):
+            raise ConfigError(
+                f"devices={devices} was asked for, but this process began with "
+                f"{len(jax.devices('cpu'))}; run such jobs on their own, or in processes of their "
+                "own by hydra/launcher=processes"
+            ) from error
+
+
+def _start(platform: str) -> None:
+    """Let JAX look for its devices, and compute on those of `platform`."""
+    import jax
+
+    from dreaming.errors import ConfigError
+
+    try:
+        found = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # the second for CUDA that is not installed
+        named = os.environ.get("JAX_PLATFORMS", "")
+        why = re.split(r"\n| \(set", str(error))[0].rstrip(".")
+        raise ConfigError(
+            f"JAX cannot start on JAX_PLATFORMS={named}{': ' if why else ''}{why}; unset it, or "
+            "name what this machine has (cpu, cuda, tpu)"
+        ) from error
+    if platform == "cpu" and found != "cpu":
+        raise ConfigError(
+            f"platform=cpu was asked for, but this process computes on {found} already; run such "
+            "jobs on their own, or in processes of their own by hydra/launcher=processes"
+        )
+    if platform in ("auto", "cpu"):
         return
     try:
         device = jax.devices(platform)[0]
     except RuntimeError as error:
-        found = jax.default_backend()
         raise ConfigError(
             f"platform={platform} was asked for, but JAX finds only {found}; install JAX for it "
             "(pip install 'jax[cuda12]' for an NVIDIA GPU), or leave platform=auto"
@@ -57,10 +94,11 @@ def _choose(platform: str) -> None:
     jax.config.update("jax_default_device", device)
 
 
-def default_cache_dir() -> Path:
-    """The default cache directory: $XDG_CACHE_HOME/dreaming/jax, or ~/.cache/dreaming/jax."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "dreaming" / "jax"
+def default_cache_dir() -> Path | str:
+    """The default cache directory: $XDG_CACHE_HOME/dreaming/jax, or ~/.cache/dreaming/jax; "" for
+    a user without a home."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return "" if home.startswith("~") else Path(home) / "dreaming" / "jax"
 
 
 def usable_cores() -> int:

@@ -5,6 +5,7 @@ submits them (submitit). Both need the extra `sweep`.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.command.jobs import run_one
 from experiments.command.options import VerbOptions
+from experiments.command.process import ended_by_interrupts, make_printable, raised_by_interrupts
 
 # Runs have their own directories and logs: none of Hydra's.
 QUIET = ["hydra.sweep.dir=.", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
@@ -35,10 +37,15 @@ class Job:
         hydra = HydraConfig.get()
         run_dir, number = Path(hydra.run.dir), hydra.job.num
         log = run_dir.parent / f"{run_dir.name or f'job{number}'}.log"
+        make_printable(sys.stdout)
         words = f"[{number + 1}/{len(self.names)}] {self.names[number]}"
         print(f"{words}: started, see {log}", flush=True)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as file, contextlib.redirect_stdout(file):
+        with (
+            log.open("w", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            ended_by_interrupts(line=""),  # the process that started this one says it
+        ):
             code = run_one(self.run, OmegaConf.to_object(config), run_dir, self.overrides[number])
         print(f"{words}: {'failed' if code else 'done'}", flush=True)
         return code
@@ -68,7 +75,8 @@ def launch(
                 task_function=Job(run, names, jobs),
                 config=config,
             )
-            ends = launcher.launch([task(words) for words in jobs], initial_job_idx=0)
+            with raised_by_interrupts():
+                ends = launcher.launch([task(words) for words in jobs], initial_job_idx=0)
             codes = [end.return_value for end in ends]
         except Exception as error:
             from envs.types import UserError

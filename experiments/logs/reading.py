@@ -123,7 +123,7 @@ def check_spaces(
     env: EnvConfig, observation: Features, action: Features, whose: str, advice: str
 ) -> None:
     """Raise `ConfigError` if the spaces of a task differ from those of a log or policy."""
-    task = make_real(env.id, **env.options)
+    task = make_real(env.id, env.options)
     theirs = Features(task.observation_space), action_features(task.action_space)
     task.close()
     for name, real, seen in zip(

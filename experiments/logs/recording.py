@@ -24,7 +24,7 @@ def recording(
 
     if env.id == "none":
         raise ConfigError("env=none has nothing to record; name a task with env= or env.id=")
-    task = make_real(env.id, **env.options)
+    task = make_real(env.id, env.options)
     spaces = {"observation_space": task.observation_space, "action_space": task.action_space}
     task.close()
     source = np.random.SeedSequence(seed % 2**64, spawn_key=(skip,) if skip else ())

@@ -16,7 +16,7 @@ RETURN = "collect/return"
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects in a JSONL file; lines that cannot be read are left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:

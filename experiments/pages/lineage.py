@@ -33,7 +33,7 @@ def finished(root: Path) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for place in places:
         try:
-            found.append((place, json.loads((root / place / "result.json").read_text())))
+            found.append((place, json.loads((root / place / "result.json").read_text("utf-8"))))
         except (OSError, ValueError):
             continue
     return found

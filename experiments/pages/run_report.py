@@ -41,7 +41,7 @@ def render(run_dir: str | Path) -> Path:
             certificate.section(_read_json(run_dir / "certificate.json")),
             _training(metrics, {learning.RETURN} if learning.is_online(result) else set()),
             _costs(result),
-            _configuration(config.read_text() if config.exists() else ""),
+            _configuration(config.read_text("utf-8") if config.exists() else ""),
             _foot(result),
         )
         if part
@@ -299,7 +299,7 @@ def _by_dimension(rows: Any, dimensions: int) -> list[list[float]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -97,7 +97,7 @@ def read_run(path: Path) -> FinishedRun | str:
     if not file.exists():
         return "unfinished; start it again with the same command, and it goes on"
     try:
-        result = json.loads(file.read_text())
+        result = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return "its result.json cannot be read"
     version = result.get("schema_version") if isinstance(result, dict) else None
@@ -106,7 +106,7 @@ def read_run(path: Path) -> FinishedRun | str:
     if "verdict" not in result and not learning.is_online(result):
         return "a world without a policy"
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = yaml.safe_load((path / "config.yaml").read_text("utf-8"))
     except (OSError, yaml.YAMLError):
         config = {}
     return FinishedRun(path, result, dict(_flat(config or {}, "", f"seed{result.get('seed')}")))

@@ -67,7 +67,7 @@ def read_config(run_dir: Path, schema: type) -> Any:
     path = run_dir / CONFIG
     if not path.is_file():
         raise ConfigError(f"{run_dir} holds no {CONFIG}; name the directory of a run")
-    return parse_config(path.read_text(), schema, str(path))
+    return parse_config(path.read_text("utf-8"), schema, str(path))
 
 
 def parse_config(text: str, schema: type, where: str) -> Any:

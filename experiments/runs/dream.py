@@ -21,7 +21,7 @@ from dreaming.student.walks import dream_returns
 from dreaming.world.discount import discount_line
 from dreaming.world.fitting import check_name
 from dreaming.world.physics import LearnedPhysics
-from envs.dreamfile import write_dream
+from envs.dreamfile import check_key, write_dream
 from experiments.command.progress import Progress
 from experiments.command.unread import GIVEN, dream_rules, refuse
 from experiments.config import DreamConfig, WorldConfig
@@ -30,6 +30,7 @@ from experiments.pages.lineage import write_lineage
 from experiments.pages.run_report import render
 from experiments.pages.strip import dream_strip
 from experiments.runs.certificate import life_stage, make_certificate, ranking_stage
+from experiments.runs.costs import cost_line
 from experiments.runs.directory import (
     RESULT_VERSION,
     begin,
@@ -75,12 +76,15 @@ def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str,
     """One round of a lineage, from its log to its report."""
     run_dir = lineage.run_dir
     check_name(config.model.name)
+    check_key()
     pace = Pace(config.budget_minutes)
     once = Once(run_dir, stage_fields(config, lineage), progress, pace)
     refuse(dream_rules(config, kind_of(config, run_dir, once)))
     log = read_log(config, run_dir, once)
     begin(run_dir, config)
     progress.log(discount_line(config.fit, log.traces))
+    if not once.stages.done("fit") and (line := cost_line(log, physics_of(config))):
+        progress.log(line)
     report = play_round(config, log, once, lineage)
     if config.model.name in ("auto", "mlp") and (hint := chance_hint(report)):
         progress.log(hint)
@@ -98,11 +102,16 @@ def play(config: DreamConfig, lineage: Lineage, progress: Progress) -> dict[str,
     return result
 
 
+def physics_of(config: DreamConfig) -> LearnedPhysics:
+    """Where the physics of a run comes from."""
+    return LearnedPhysics(config.model, config.fit, config.judge, config.images)
+
+
 def play_round(config: DreamConfig, log: Log, once: Callable, lineage: Lineage) -> Report:
     """The round of a run; `once` is that of `one_round`."""
     parts = ("search", "rehearse", "distill", "baselines", "gate")
     rules = RoundConfig(**{name: getattr(config, name) for name in parts})
-    physics = LearnedPhysics(config.model, config.fit, config.judge, config.images)
+    physics = physics_of(config)
     physics.check(log, config.search, config.rehearse.behaviour_penalty)
     before = lineage.incumbent()
     state = RoundState() if before is None else RoundState(before.params, name=before.name)
@@ -210,10 +219,15 @@ def certify_run(
 
 
 def chance_hint(report: Report) -> str | None:
-    """A line when the log looks random to a deterministic model."""
+    """A line when the log looks random to a deterministic model, or when it learned nothing."""
     share = report.fidelity.get("chance", 0.0)
     if report.world.model.num_codes > 1 or share < CHANCE:
         return None
+    if share > 1:
+        return (
+            "hint: this model knows the next observation less well than if nothing ever changed; "
+            "give it more steps (fit.steps) or more of the log"
+        )
     return (
         f"hint: {share:.0%} of what changes in a step is random to the members of this model, "
         "who agree with each other; try model.chance_codes=4"

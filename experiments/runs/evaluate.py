@@ -49,7 +49,7 @@ def score(config: EvaluateConfig, progress: Progress) -> dict[str, Any]:
                 returns, lengths = agent_returns(config, policy, limit, seeds, stage.update)
             elif limit is None:
                 raise ConfigError(
-                    f"{config.env.id} has no step limit; add +env.options.max_episode_steps=1000"
+                    f"{config.env.id} has no step limit; add env.options.max_episode_steps=1000"
                 )
             else:
                 real = real_scorer(config.env, *spaces, policy.window, limit)
@@ -70,7 +70,7 @@ def agent_returns(
     """(returns, lengths) of an online agent's real episodes."""
 
     found = evaluate(
-        lambda: make_real(config.env.id, **config.env.options),
+        lambda: make_real(config.env.id, config.env.options),
         policy.acting(config.search),
         seeds,
         observation=policy.observation,

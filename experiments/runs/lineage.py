@@ -181,7 +181,7 @@ def rounds_of(root: Path) -> list[Lineage]:
 def read_result(lineage: Lineage) -> dict[str, Any] | None:
     """The result of a round; None if it has not finished."""
     try:
-        return json.loads((lineage.run_dir / RESULT).read_text())
+        return json.loads((lineage.run_dir / RESULT).read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -44,7 +44,7 @@ def learn_from_frames(
     once = Once(run_dir, stage_fields(config), progress)
     begin(run_dir, config)
     env = config.env
-    make_env = lambda: make_real(env.id, **env.options)
+    make_env = lambda: make_real(env.id, env.options)
     actors = make_actors(config, make_env)
     shape = config.agent, actors.frame, actors.num_actions
     try:

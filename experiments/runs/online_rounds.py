@@ -135,7 +135,7 @@ class Collector:
 
     def __init__(self, config: OnlineConfig, run_dir: Path):
         self.config, self.folder = config, run_dir / "traces"
-        task = make_real(config.env.id, **config.env.options)
+        task = make_real(config.env.id, config.env.options)
         self.spaces = {
             "observation_space": task.observation_space,
             "action_space": task.action_space,

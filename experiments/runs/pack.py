@@ -34,7 +34,7 @@ def pack_run(source: Path, target: Path, optimiser: str) -> dict[str, int]:
         raise nothing_to_pack(source)
     saved, metrics = stages.unit(NAME), source / CARRIED
     about = {
-        "config": (source / CONFIG).read_text(),
+        "config": (source / CONFIG).read_text("utf-8"),
         "info": saved.manifest["extra"]["info"],
         "versions": {name: version(name) for name in VERSIONS},
     }
@@ -77,7 +77,7 @@ def rebuild(config: Any, packed: Any) -> tuple[Any, int]:
     """(the frames of the ring, number of actions), by repeating episodes. Raises `EnvError`."""
     env, shape = config.env, tuple(packed.manifest["frames"]["shape"])
     pi_search, added = packed.arrays[".ring.pi_search"], int(packed.arrays[".ring.added"])
-    actors = make_actors(config, lambda: make_real(env.id, **env.options))
+    actors = make_actors(config, lambda: make_real(env.id, env.options))
     try:
         found, expected = (actors.frame, actors.num_actions), (shape[1:], pi_search.shape[1])
         if found != expected:

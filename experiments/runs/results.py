@@ -120,7 +120,7 @@ def exact_scores(config: DreamConfig, log: Log, report: Report) -> dict[str, Any
     """
     if config.env.id == "none" or log.observation.kind != "discrete":
         return None
-    task = make_real(config.env.id, **config.env.options)
+    task = make_real(config.env.id, config.env.options)
     if not hasattr(task.unwrapped, "P"):
         return None
     true, limit = tabular.from_gym(task), dream_horizon(config, log)

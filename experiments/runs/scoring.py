@@ -25,7 +25,7 @@ def task_limit(env: EnvConfig) -> int | None:
     """The step limit of the real task; None if it has none, or if there is no task."""
     if env.id == "none":
         return None
-    task = make_real(env.id, **env.options)
+    task = make_real(env.id, env.options)
     limit = step_limit(task)
     task.close()
     return limit
@@ -43,7 +43,7 @@ def real_scorer(
     env: EnvConfig, observation: Features, action: Features, window: int, limit: int
 ) -> Callable:
     """`real(student, seeds, update) -> (returns, lengths)`; episodes end after `limit` steps."""
-    make = lambda: make_real(env.id, **env.options)
+    make = lambda: make_real(env.id, env.options)
     head = make_head(action.factors, action.size)
     compiled = jax.jit(
         lambda student, context, keys, legal: act(student, context, keys, head, legal)

@@ -70,7 +70,7 @@ def play_world(case: Case, folder: Path, share: float, seed: int) -> list[dict[s
             f"rehearse.iterations={round(stage * case.iterations)}",
         )
         if result := play(Task((*log, *student), 1, case.env), run_dir, seed):
-            certificate = json.loads((run_dir / "certificate.json").read_text())
+            certificate = json.loads((run_dir / "certificate.json").read_text("utf-8"))
             found.append(outcome(result, certificate["figures"]) | {"run": str(run_dir)})
     return found
 

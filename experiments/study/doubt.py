@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     steps, seed = int(chosen["steps"]), int(chosen["seed"])
     runs, out = Path(chosen["runs"]).resolve(), Path(chosen["out"])
-    kept = json.loads(out.read_text()) if out.exists() else {}
+    kept = json.loads(out.read_text("utf-8")) if out.exists() else {}
     if not (finished := finished_runs(runs)):
         print(f"{runs}: no finished run of dreaming dream below it", file=sys.stderr)
         return 1

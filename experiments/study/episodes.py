@@ -57,7 +57,7 @@ def play_task(
 
     Without a policy actions are uniformly random, in a box and among all choices, legal or not.
     """
-    env = make_real(task, num_envs=count, max_episode_steps=steps)
+    env = make_real(task, {"max_episode_steps": steps}, num_envs=count)
     space, random = env.single_action_space, np.random.default_rng(seed)
     if policy is None and isinstance(space, gymnasium.spaces.Discrete):
         policy = lambda o, t: random.integers(space.n, size=count)

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (seeds := seeds_in(chosen["seeds"])) is None:
         return 2
     rate, out = chosen["rate"], Path(chosen["out"])
-    found = json.loads(out.read_text()) if out.exists() else []
+    found = json.loads(out.read_text("utf-8")) if out.exists() else []
     done, true = {(x["rate"], x["seed"]) for x in found}, true_mean(rate)
     for seed in [seed for seed in seeds if (rate, seed) not in done]:
         found.append(study(rate, seed) | {"true": true})

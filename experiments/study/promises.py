@@ -79,12 +79,12 @@ def play(task: Task, run_dir: Path, seed: int) -> dict[str, Any] | None:
         command = [sys.executable, "-m", f"experiments.{task.verb}", *task.options]
         command += [f"seed={seed}", f"hydra.run.dir={run_dir}", "devices=1"]
         words = run_dir.with_name(f"{run_dir.name}.log")
-        with open(words, "a") as log:
+        with open(words, "a", encoding="utf-8") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
             print(f"{run_dir}: exit code {code}; see {words}", flush=True)
             return None
-    result = json.loads((run_dir / "result.json").read_text())
+    result = json.loads((run_dir / "result.json").read_text("utf-8"))
     print(f"{run_dir}: {told(result)}", flush=True)
     return result
 
@@ -179,7 +179,7 @@ CLAIMS = {
 
 def ranges() -> dict[str, float]:
     """The range of every task of the table."""
-    with open(TABLE) as file:
+    with open(TABLE, encoding="utf-8") as file:
         return {x["task"]: float(x["best"]) - float(x["random"]) for x in csv.DictReader(file)}
 
 

@@ -66,7 +66,7 @@ class Range:
 
 def read_ranges(path: str | Path = TABLE) -> dict[str, Range]:
     """The table, by task."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         rows = [
             {name: TEXT.get(name, float)(x) for name, x in row.items()}
             for row in csv.DictReader(file)

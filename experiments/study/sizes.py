@@ -88,13 +88,13 @@ def play(kind: str, length: int, out: Path, minutes: float) -> str:
     )
     command = [sys.executable, "-m", "experiments.dream", f"traces={log}", "env=none"]
     command += [f"budget_minutes={minutes:g}", f"hydra.run.dir={run_dir}"]
-    with open(out / f"{kind}{length}.txt", "w") as words:
+    with open(out / f"{kind}{length}.txt", "w", encoding="utf-8") as words:
         process = subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     peak = usage.ru_maxrss / 2**20
     if status:
         return f"{kind} {length:,}: status {status}; see {words.name}"
-    result = json.loads((run_dir / "result.json").read_text())
+    result = json.loads((run_dir / "result.json").read_text("utf-8"))
     took = {stage: round(seconds) for stage, seconds in result["seconds"].items()}
     told = f"{kind} {length:,}: at most {peak:.1f} GiB, {sum(took.values()) / 60:.1f} min"
     return f"{told}, learned from {result['real_steps']:,}, left out {result['left_out']}, {took}"

@@ -334,3 +334,21 @@ def test_a_failed_write_leaves_the_old_file(cart, path, monkeypatch):
     with open(path, "rb") as file:
         assert file.read() == before
     assert os.listdir(os.path.dirname(path)) == ["world.dream"]
+
+
+def test_a_key_that_cannot_be_kept_is_told_before_a_world_is_fitted(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file" / "config"))
+    with pytest.raises(DreamFileError, match="cannot keep a signing key at .*set XDG_CONFIG_HOME"):
+        dreamfile.check_key()
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # of a user without a home
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DreamFileError, match="this user has no home directory"):
+        dreamfile.check_key()
+    assert os.listdir(tmp_path) == ["file"]
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    dreamfile.check_key()
+    key = (tmp_path / "config" / "dreaming" / "key").read_bytes()
+    dreamfile.check_key()
+    assert len(key) == 32 and (tmp_path / "config" / "dreaming" / "key").read_bytes() == key

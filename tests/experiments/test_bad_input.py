@@ -392,6 +392,15 @@ def test_a_run_directory_of_another_config_is_left_alone(tiny_run, fails):
     assert (tiny_run / "result.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["fit", "dream"])
+def test_a_home_that_cannot_be_written_is_found_out_first(name, fails, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    place = f"hydra.run.dir={tmp_path}/run"
+    fails(name, place, words=["cannot keep a signing key", "XDG_CONFIG_HOME"], code=(1,))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_place_that_cannot_be_a_directory(fails, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")

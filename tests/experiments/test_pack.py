@@ -197,10 +197,10 @@ class Shorter(gymnasium.Wrapper):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda id, **_: Other(make_real(id)), "the same seed and actions show another frame"),
-        (lambda id, **_: Shorter(make_real(id)), "ended, but went on when it was recorded"),
+        (lambda id, _: Other(make_real(id)), "the same seed and actions show another frame"),
+        (lambda id, _: Shorter(make_real(id)), "ended, but went on when it was recorded"),
         (
-            lambda id, **_: Smaller(make_real(id)),
+            lambda id, _: Smaller(make_real(id)),
             "has frames [20, 20, 1] and 3 actions here, but frames [40, 40, 1]",
         ),
     ],

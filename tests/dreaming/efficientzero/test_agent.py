@@ -14,7 +14,7 @@ from dreaming.efficientzero.ring import stacks
 from dreaming.efficientzero.search import agent_mesh, make_search, usual_devices
 from dreaming.efficientzero.types import Tick
 from dreaming.errors import LossError
-from experiments.bench.flops import count_flops
+from dreaming.flops import count_flops
 
 CONFIG = AgentConfig(
     size="nano",

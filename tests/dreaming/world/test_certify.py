@@ -281,7 +281,11 @@ def test_the_sentence():
     assert told(0, [], True, **odds).startswith("Trust its odds, not single futures")
     odds["chance_probability"] = 0.2
     assert told(0, [], True, **odds).startswith("Trust neither its futures")
-    assert sentence({}, None, False).startswith("How far to trust it is not known")
+    unknown = "How far to trust it is not known"
+    assert sentence({"reward_mae": 0.1}, [], False).startswith(f"{unknown}, in too few held-out")
+    for figures in ({}, {"life_dreamed": 9.0, "life_logged": 10.0}):  # tested on nothing
+        said = sentence(figures, None, False)
+        assert said == f"{unknown}: no episode could be held out to test it."
 
 
 def test_with_all_pairs_the_rank_correlation_is_spearmans():

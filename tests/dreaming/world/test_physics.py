@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from dreaming.config import SearchConfig
 from dreaming.observe.log import Log
 from dreaming.world.certify import foreseen
 from dreaming.world.fitting import imitate
@@ -44,3 +45,21 @@ def test_the_policy_head_clones_the_behaviour_and_nothing_else_changes(purpose):
     kept = {name: x for name, x in params["net"].items() if name != "policy"}
     same = jax.tree.map(jnp.array_equal, kept, {name: cloned["net"][name] for name in kept})
     assert all(jax.tree.leaves(same))
+
+
+def walks(episodes: int) -> Log:
+    """A corridor of five places, walked at random."""
+    draw, traces = np.random.default_rng(0), []
+    for _ in range(episodes):
+        a = draw.integers(2, size=12)
+        o = np.clip(2 + np.cumsum([0, *(2 * a - 1)]), 0, 4)
+        traces.append(Trace(o, a, o[1:] == 4, False, True))
+    return Log(traces, Features(Discrete(5)), action_features(Discrete(2)))
+
+
+def test_no_step_is_trusted_in_a_world_that_nothing_could_be_held_out_for():
+    physics = LearnedPhysics(ModelConfig(name="counts"))
+    once = lambda stage, total, like, work: work(lambda *_, **__: None)
+    fitted = physics.fitted(walks(1), SearchConfig(), 12, jax.random.key(0), once)
+    assert fitted.fidelity == {} and fitted.judges == []
+    assert fitted.world.u_max < 0  # no uncertainty is as low

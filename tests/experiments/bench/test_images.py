@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dreaming.efficientzero.config import AgentConfig, ReplayConfig
+from dreaming.flops import count_flops
 from experiments.bench import images as bench_images
 from experiments.bench.case import PassingOn, Workload, filled_state, make_workload
-from experiments.bench.flops import count_flops
 from experiments.bench.peak import device_memory, host_memory, matrix_peak
 from experiments.bench.predict import minutes_per_game, refreshed_states
 from experiments.command.progress import Progress

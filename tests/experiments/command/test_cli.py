@@ -1,10 +1,13 @@
 """The command line: exit codes, one-line errors, help without JAX, overrides that count."""
 
 import enum
+import re
+import shlex
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -80,7 +83,21 @@ def test_overrides_arrive_typed_and_the_run_directory_follows_them(call):
     )
     assert run_dir == Path("runs/dummy/CartPole-v1/seed3")
     assert call("hydra.run.dir=elsewhere")[3][0][1] == Path("elsewhere")
-    assert call("+options.x=1")[3][0][0].options == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["options.x=1"], {"x": 1}),
+        (["+options.x=1"], {"x": 1}),
+        (["options={x: 1, y: {z: [a]}}"], {"x": 1, "y": {"z": ["a"]}}),
+        (["++options={x: 1}", "options.y=2"], {"x": 1, "y": 2}),
+        (["options.seed=3"], {"seed": 3}),
+    ],
+)
+def test_what_goes_into_a_dictionary_needs_no_plus(call, words, options):
+    [(config, _)] = call(*words)[3]
+    assert config.options == options and config.seed == 0
 
 
 @pytest.mark.parametrize(
@@ -101,6 +118,7 @@ def test_overrides_arrive_typed_and_the_run_directory_follows_them(call):
         ("seed=-1", ["seed must be at least 0, got -1"]),
         ("seed", ["cannot read 'seed'", "key=value"]),
         ("lr=[1", ["cannot read 'lr=[1'"]),
+        ("env.id=~/x", ["~ is not known", "env.id=$HOME/x"]),
         ("--fast", ["unknown flag '--fast'", "--help"]),
         ("--cfg=all", ["--cfg", "job"]),
     ],
@@ -111,6 +129,36 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(call, override, words):
     assert len(err) == 1 and err[0].startswith("error: "), err
     for word in words:
         assert word in err[0], err[0]
+
+
+@pytest.mark.parametrize(
+    "value", ["läuf/ü", "a=b", "run(1)", "it's", "a,b", "#1", 'a"b', "$x;", "ja!", "{1", "-> ö"]
+)
+def test_the_advice_on_quoting_is_read_as_the_value_that_was_meant(call, value):
+    code, _, [error], _ = call(f"env.id={value}")
+    found = re.search("(?:is quoted: |for a list, )(.+?)(?: for a text with commas)?$", error)
+    [advised] = shlex.split(found[1] if found else "")
+    assert code == 2 and call(advised)[3][0][0].env.id == value
+
+
+def test_letters_that_the_locale_lost_are_told(call):
+    code, _, err, _ = call("env.id=l\udce4uf")
+    assert code == 2 and "'env.id=l\\udce4uf'" in err[0] and "PYTHONUTF8=1" in err[0]
+
+
+def test_choices_of_a_group_by_glob_and_nothing_of_anything_else(call):
+    _, _, _, seen = call("--multirun", "env=glob(cart*)", "seed=range(0,2)")
+    assert [(config.env.id, config.seed) for config, _ in seen] == [
+        ("CartPole-v1", 0),
+        ("CartPole-v1", 1),
+    ]
+    code, _, err, seen = call("--multirun", "seed=glob(*)")
+    assert code == 2 and "no jobs: glob(*) finds the choices of a group" in err[0] and not seen
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dreaming {metadata.version('dreaming')}\n"
 
 
 def test_failures_are_one_line_with_their_exit_code(call, monkeypatch):

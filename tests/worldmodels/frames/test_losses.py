@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench.flops import count_flops
+from dreaming.flops import count_flops
 from worldmodels.actions import make_head
 from worldmodels.config import FrameLossWeights
 from worldmodels.frames.losses import (

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.bench.flops import count_flops
+from dreaming.flops import count_flops
 
 X, W = jnp.zeros((3, 4)), jnp.zeros((4, 4))
 
