@@ -78,7 +78,7 @@ def make_certificate(
     if tried:
         names = list(fixed_set({}, {}))
         behaviour = behaviour_return(log.traces)
-        has_limit = math.isfinite(world.u_max)
+        has_limit = 0 <= world.u_max < math.inf  # an untested world trusts nothing
         ranked, missing, policies = rank_figures(names, tried, behaviour, has_limit)
     return {
         "schema_version": SCHEMA_VERSION,
