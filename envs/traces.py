@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -65,8 +66,11 @@ class TraceStore:
         """Add one episode durably, for about five fsyncs; use `extend` for many episodes."""
         self.extend([trace])
 
-    def extend(self, traces: Iterable[Trace]) -> None:
-        """Add all episodes or, if anything fails, none."""
+    def extend(self, traces: Iterable[Trace], *, resume: dict[str, Any] | None = None) -> None:
+        """Add all episodes or, if anything fails, none.
+
+        `resume` (name -> JSON) is kept by the same commit: how far those came who bring episodes.
+        """
         with self._lock():
             self._load()
             self._sweep()
@@ -77,7 +81,9 @@ class TraceStore:
                 self._manifest = copy.deepcopy(self._manifest)
                 for chunk in _chunks(traces):
                     self._write_segment(chunk)
-                if self._manifest["segments"] != before[0]["segments"]:
+                if resume is not None:
+                    self._manifest["resume"] = self.resume | resume
+                if self._manifest != before[0]:
                     self._commit()
             except BaseException:
                 self._manifest, self._spaces = before
@@ -141,6 +147,11 @@ class TraceStore:
     def provenance(self) -> dict:
         """The writer's description of where the traces come from."""
         return self._manifest["provenance"]
+
+    @property
+    def resume(self) -> dict[str, Any]:
+        """How far those came who bring episodes, by name (see `extend`)."""
+        return self._manifest.get("resume", {})
 
     def schema(self) -> dict[str, gymnasium.Space]:
         """`observation_space` and `action_space`."""

@@ -6,11 +6,15 @@ import logging
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium
 
 from envs.types import Trace, TraceError, UserError
+
+if TYPE_CHECKING:
+    from envs.sources.recorder import Recorder
 
 GROUP = "dreaming.sources"
 BUILT_IN = {
@@ -51,6 +55,13 @@ def open_source(name: str, uri: str, **options: Any) -> Source:
     if not isinstance(source, Source):
         raise TraceError(f"source {name} made a {type(source).__name__} without __iter__ or schema")
     return source
+
+
+def record(env: gymnasium.Env, path: str | Path, **fields: Any) -> Recorder:
+    """`env`, whose episodes are appended to the trace store at `path` (`envs.sources.recorder`)."""
+    from envs.sources.recorder import record
+
+    return record(env, path, **fields)
 
 
 def _load(name: str) -> Any:
