@@ -203,10 +203,12 @@ class CertifyVerbConfig:
 
 @dataclass
 class ExportConfig:
-    """What is taken out of a run directory."""
+    """What is taken out of a run directory, or a log in another format."""
 
-    run: str = MISSING  # a run directory of `dream` or `fit`
-    to: str = MISSING  # a new directory, or a new file that ends in .dream
+    run: str | None = None  # a run directory of `dream` or `fit`
+    traces: str | None = None  # in place of run: a trace store
+    source: SourceConfig = field(default_factory=SourceConfig)  # in place of run: another log
+    to: str = MISSING  # a new directory, a new file.dream; of a log minari:ID
 
     def __post_init__(self):
         _check(self)

@@ -22,6 +22,7 @@ BUILT_IN = {
     "parquet": "envs.sources.parquet:ParquetSource",
     "csv": "envs.sources.csv:CsvSource",
     "jsonl": "envs.sources.jsonl:JsonlSource",
+    "minari": "envs.sources.minari:MinariSource",
 }
 
 

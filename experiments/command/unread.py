@@ -264,6 +264,15 @@ def inspect_rules(config: Any) -> Iterator[Unread]:
         yield Unread(options, "suggest=true", "it writes a mapping, to source.mapping")
 
 
+def export_rules(config: Any) -> Iterator[Unread]:
+    """Of `export`."""
+    options = ("source.uri", "source.mapping", "source.options.")
+    if config.run is not None:
+        yield Unread(("traces", "source.name", *options), "run=", "it copies what the run made")
+    elif config.source.name is None:
+        yield Unread(options, "a log in traces=", "name a source with source.name")
+
+
 def benchmark_rules(config: Any) -> Iterator[Unread]:
     """Of `benchmark`."""
     if config.part == "vectors":
