@@ -163,6 +163,17 @@ class InspectConfig:
 
 
 @dataclass
+class SourcesConfig:
+    """Which sources are listed."""
+
+    name: str | None = None  # this one alone
+    json: str | None = None  # file to write the same to, as JSON
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
 class EvaluateConfig:
     """Returns of a saved policy."""
 

@@ -1,4 +1,4 @@
-"""Copy the dream and the policy out of a run directory, or a log into another format.
+"""Copy dream and policy out of a run directory; a log to Minari.
 
 to=directory makes a new directory with world.dream, policy/ (if the run has
 one) and a model card, README.md; to=file.dream copies the dream alone. The

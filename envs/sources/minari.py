@@ -30,7 +30,7 @@ FIELDS = ("session", "policy", "review")
 
 
 class MinariSource:
-    """The episodes of the data set `uri`: an id of the local Minari folder, or a directory.
+    """A Minari data set: `uri` is an id of the local folder, or a directory (extra minari).
 
     An episode that Minari's collector left unfinished reads as truncated: the collector says so.
     """

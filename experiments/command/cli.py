@@ -29,6 +29,7 @@ VERBS = (
     "online",
     "record",
     "inspect-traces",
+    "sources",
     "fit",
     "certify",
     "evaluate",
