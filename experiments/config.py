@@ -144,6 +144,10 @@ class RecordConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     path: str = MISSING  # directory of the trace store
     append: bool = False  # add to the store if it holds episodes already
+    source: SourceConfig = field(default_factory=SourceConfig)  # in place of env: a log
+    follow: bool = False  # wait for more of the source, until interrupted
+    poll: float = 1.0  # seconds between two looks at it
+    idle: float | None = None  # stop after so many seconds in which nothing came; null = never
 
     def __post_init__(self):
         _check(self)

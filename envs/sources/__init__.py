@@ -25,6 +25,8 @@ BUILT_IN = {
     "csv": "envs.sources.csv:CsvSource",
     "jsonl": "envs.sources.jsonl:JsonlSource",
     "minari": "envs.sources.minari:MinariSource",
+    "lerobot": "envs.sources.lerobot:LeRobotSource",
+    "steps": "envs.sources.steps:StepsSource",
 }
 
 

@@ -18,3 +18,7 @@ class StoreSource(TraceStore):
             raise TraceError(
                 f"{self.path}: {what}; expected recorded traces (see `dreaming record`)"
             )
+
+    def fingerprint(self) -> str:
+        """Another text whenever the store holds other episodes."""
+        return self.digest()

@@ -144,6 +144,19 @@ def behaviour_rules(config: Any) -> Iterator[Unread]:
             yield Unread((f"env.{option}",), on, f"it is read with env.behaviour={behaviour}")
 
 
+def record_rules(config: Any) -> Iterator[Unread]:
+    """Of `record`."""
+    if config.source.name is None:
+        options = ("source.uri", "source.mapping", "source.options.", "follow", "poll", "idle")
+        yield Unread(options, "a run without a source", "name one with source.name")
+        yield from behaviour_rules(config)
+        return
+    told = "the log is that of source.name, and each of its episodes is added once"
+    yield Unread(("env", "env.", "seed", "append"), "a run with a source", told)
+    if not config.follow:
+        yield Unread(("poll", "idle"), "a run that does not follow", "set follow=true")
+
+
 def search_rules(config: Any) -> Iterator[Unread]:
     """Of a run with a teacher."""
     if config.search.teacher == "one_step":
