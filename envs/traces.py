@@ -71,7 +71,7 @@ class TraceStore:
 
         `resume` (name -> JSON) is kept by the same commit: how far those came who bring episodes.
         """
-        with self._lock():
+        with self.locked():
             self._load()
             self._sweep()
             if not (self.path / MANIFEST).exists():
@@ -113,9 +113,12 @@ class TraceStore:
         return self.traces()
 
     def index(self) -> pa.Table:
-        """One row per episode: number, segment, rows, return, flags, session, policy, review."""
+        """One row per episode: number, segment, rows, return, flags, session, policy, review, and
+        consent and keep_until where any episode has such."""
         tables = [self._table(entry["index"]) for entry in self._manifest["segments"]]
-        return pa.concat_tables(tables) if tables else INDEX.empty_table()
+        if not tables:
+            return INDEX.empty_table()
+        return pa.concat_tables(tables, promote_options="default")
 
     def verify(self) -> None:
         """Read and check everything. Raises `TraceError` with file and row of the first damage."""
@@ -152,6 +155,12 @@ class TraceStore:
     def resume(self) -> dict[str, Any]:
         """How far those came who bring episodes, by name (see `extend`)."""
         return self._manifest.get("resume", {})
+
+    def declared(self) -> dict[str, gymnasium.Space]:
+        """The spaces that were given when the store was new, as arguments of `TraceStore`."""
+        inferred = self._manifest["inferred"]
+        known = self._spaces.items()
+        return {f"{name}_space": space for name, space in known if name not in inferred}
 
     def schema(self) -> dict[str, gymnasium.Space]:
         """`observation_space` and `action_space`."""
@@ -199,7 +208,7 @@ class TraceStore:
                 )
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the directory for writing."""
         try:
             os.makedirs(self.path, exist_ok=True)
@@ -208,6 +217,8 @@ class TraceStore:
             raise TraceError(f"{self.path}: cannot make a trace store: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                raise TraceError(f"{self.path}: was replaced while it was opened; try again")
             yield
         finally:
             os.close(descriptor)

@@ -178,6 +178,19 @@ class SourcesConfig:
 
 
 @dataclass
+class ForgetConfig:
+    """A session that is to be forgotten."""
+
+    path: str = MISSING  # directory of the trace store
+    session: str = MISSING  # the session of its episodes (`Trace.session`)
+    runs: str | None = None  # a directory: runs below it that learned from the session are named
+    remove: bool = False  # remove those runs
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
 class EvaluateConfig:
     """Returns of a saved policy."""
 

@@ -2,7 +2,7 @@
 
 What a `Trace` has beyond Minari's own fields stands where Minari keeps such things: masks,
 propensities and times in `infos` (`action_mask`, `propensity`, `time`, T + 1 rows each), the
-session, policy and review in the metadata of the episode. An open episode has neither flag.
+session, policy, review and rights in the metadata of the episode. An open episode has neither flag.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from envs.types import SpaceError, Trace, TraceError, UserError, action_features
 
 METADATA = "metadata.json"
 INFOS = {"action_masks": "action_mask", "propensities": "propensity", "times": "time"}
-FIELDS = ("session", "policy", "review")
+FIELDS = ("session", "policy", "review", "consent", "keep_until")
 
 
 class MinariSource:

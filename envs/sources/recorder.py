@@ -30,19 +30,23 @@ def record(
     *,
     session: str | None = None,
     policy: str | None = None,
+    consent: bool | None = None,
+    keep_until: float | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Recorder:
     """`env`, whose episodes are appended to the trace store at `path`.
 
-    `session` and `policy` are kept with every episode; with `clock=time.time` so is the time of
-    every observation. Raises `TraceError` or `SpaceError` for a path or spaces that cannot be.
+    `session`, `policy`, `consent` and `keep_until` are kept with every episode (see `Trace`); with
+    `clock=time.time` so is the time of every observation. Raises `TraceError` or `SpaceError` for a
+    path or spaces that cannot be.
     """
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise TraceError(
             "a vector env cannot be recorded as a whole; record the envs that it is made of, "
             "into one store: SyncVectorEnv([lambda: record(make(), path), ...])"
         )
-    return Recorder(env, path, session=session, policy=policy, clock=clock)
+    fields = {"session": session, "policy": policy, "consent": consent, "keep_until": keep_until}
+    return Recorder(env, path, fields, clock)
 
 
 class Recorder(gymnasium.Wrapper):
@@ -60,14 +64,12 @@ class Recorder(gymnasium.Wrapper):
         self,
         env: gymnasium.Env,
         path: str | Path,
-        *,
-        session: str | None,
-        policy: str | None,
+        fields: dict[str, Any],
         clock: Callable[[], float] | None,
     ):
         super().__init__(env)
         self.path, self._clock = Path(path), clock
-        self._fields = {"session": session, "policy": policy}
+        self._fields = fields
         observation, action = env.observation_space, env.action_space
         Features(observation)  # raises SpaceError for spaces that cannot be stored
         action_features(action)

@@ -26,7 +26,13 @@ from envs.types import Trace, TraceError, UserError, space_from_json
 STEP = {"action": "actions", "reward": "rewards", "propensity": "propensities"}
 ROW = {"observation": "observations", "action_mask": "action_masks", "time": "times"}
 FLAGS = ("terminated", "truncated")
-WORDS = ("session", "policy", "review")  # of an episode: the last line that has one counts
+WORDS = (
+    "session",
+    "policy",
+    "review",
+    "consent",
+    "keep_until",
+)  # of an episode: the last line that has one counts
 KEYS = {"episode", "t", "next_observation", *STEP, *ROW, *FLAGS, *WORDS}
 BATCH_LINES = 20_000  # about, of the episodes that are given at once
 EPISODE_LINES = 1_000_000  # of one episode, which is held in memory

@@ -30,6 +30,7 @@ VERBS = (
     "record",
     "inspect-traces",
     "sources",
+    "forget",
     "fit",
     "certify",
     "evaluate",

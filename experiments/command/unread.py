@@ -277,6 +277,12 @@ def inspect_rules(config: Any) -> Iterator[Unread]:
         yield Unread(options, "suggest=true", "it writes a mapping, to source.mapping")
 
 
+def forget_rules(config: Any) -> Iterator[Unread]:
+    """Of `forget`."""
+    if config.runs is None:
+        yield Unread(("remove",), "a run without runs=", "name a directory of runs with runs=")
+
+
 def export_rules(config: Any) -> Iterator[Unread]:
     """Of `export`."""
     options = ("source.uri", "source.mapping", "source.options.")
