@@ -26,6 +26,7 @@ BUILT_IN = {
     "jsonl": "envs.sources.jsonl:JsonlSource",
     "minari": "envs.sources.minari:MinariSource",
     "lerobot": "envs.sources.lerobot:LeRobotSource",
+    "atif": "envs.sources.atif:AtifSource",
     "steps": "envs.sources.steps:StepsSource",
 }
 
