@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from dreaming.observe.collect import record
 from envs.traces import TraceStore
 from envs.types import Trace
@@ -39,6 +41,7 @@ def test_runs_that_learned_from_it_are_named_and_removed(tmp_path, verb, fails):
     fails("forget", f"path={tmp_path}/nowhere", "session=s", words=["is no trace store"])
 
 
+@pytest.mark.slow
 def test_what_is_built_afterwards_is_what_would_have_been_built_without(tmp_path, verb):
     """The same hash of a fit: forgotten, never recorded, and never consented to; not kept."""
     log(tmp_path / "forgotten", 1, 2, 3)
