@@ -30,7 +30,6 @@ def run(config: RecordConfig, run_dir: Path) -> int:
     """Record into the trace store at `config.path`."""
     from dreaming.errors import ConfigError
 
-    refuse(behaviour_rules(config))
     refuse(record_rules(config))
     if config.source.name is not None:
         return take_in(config)
@@ -65,10 +64,14 @@ def take_in(config: RecordConfig) -> int:
 
     if "path" not in GIVEN.get():
         raise ConfigError("path is needed beside source.name: the store to add to")
-    intake = Intake(named_log(None, config.source), config.source, Path(config.path))
-    print(intake.told(intake.once()), flush=True)
-    if config.follow:
-        with Stopping() as stop:
+    path = Path(config.path)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; choose the path of a directory")
+    source = named_log(None, config.source)
+    with alone_in(path), Stopping() as stop:
+        intake = Intake(source, config.source, path)
+        print(intake.told(intake.once()), flush=True)
+        if config.follow:
             try:
                 for added in intake.follow(config.poll, config.idle, stop):
                     print(intake.told(added), flush=True)

@@ -20,8 +20,6 @@ class Intake:
     """A source, and the store at `path` that it is added to."""
 
     def __init__(self, source: Any, config: SourceConfig, path: Path):
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path} is a file; choose the path of a directory")
         self.source, self.path = source, path
         self.name = f"{config.name}:{config.uri}"
         self.has_batches = hasattr(source, "batches")

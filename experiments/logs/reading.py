@@ -37,10 +37,9 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
         shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
         source, spaces = log_source(config, update)
         store = TraceStore(folder, **spaces)
-        store.extend(checked(source, spaces))
-        keep_accounts(source, run_dir, once)
         withheld = Counter[str]()
-        store.extend(permitted(source, time.time(), withheld))
+        store.extend(permitted(checked(source, spaces), time.time(), withheld))
+        keep_accounts(source, run_dir, once)
         if withheld:
             once.progress.log(f"not learned from: {told(withheld)} (consent, keep_until)")
         return store.digest()
