@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from envs.types import TraceError
 
-SCHEMA_VERSION = 2  # 2 added Dict and Tuple observations, and says whether there are masks
-READABLE = (1, 2)
+SCHEMA_VERSION = 3  # 2 added Dict and Tuple observations, and masks; 3 consent, retention, resume
+READABLE = (1, 2, 3)
 
 
 def dump_manifest(manifest: dict) -> bytes:

@@ -4,7 +4,7 @@ Columns of a segment: `episode`, `t`, `observation`, `action`, `reward`, `termin
 `propensity`, `action_mask`, `time`. The last row of an episode holds o[T] alone: its action, reward
 and flags are null. An array is one FixedSizeList in C order; its shape stands in the space. Dict
 and Tuple observations have a column for each leaf: `observation.key`, `observation.0`.
-Columns of the index: see `INDEX`.
+Columns of the index: see `INDEX`, and `RIGHTS` where any episode has such.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from envs.features import map_space
 from envs.spaces import check_masks, conform
 from envs.types import Trace, TraceError
 
+WORDS = ("session", "policy", "review")  # of an episode
+RIGHTS = pa.schema([("consent", pa.bool_()), ("keep_until", pa.float64())])
 ROW_GROUP_BYTES = 8 << 20  # bytes that a reader decodes at once, and loses to one damaged page
 
 INDEX = pa.schema(
@@ -73,8 +75,11 @@ def check_trace(trace: Trace, spaces: dict[str, gymnasium.Space]) -> Trace:
     for name in ("session", "policy"):
         if not isinstance(getattr(trace, name), str | None):
             raise TraceError(f"{name} is {getattr(trace, name)!r}, expected text or None")
-    if not isinstance(trace.review, int | float | None):
-        raise TraceError(f"review is {trace.review!r}, expected a number or None")
+    for name in ("review", "keep_until"):
+        if not isinstance(getattr(trace, name), int | float | None):
+            raise TraceError(f"{name} is {getattr(trace, name)!r}, expected a number or None")
+    if not isinstance(trace.consent, bool | None):
+        raise TraceError(f"consent is {trace.consent!r}, expected True, False or None")
     o = conform(trace.observations, spaces["observation"], "observation", bounded=False)
     a = conform(trace.actions, spaces["action"], "action", bounded=True)
     check_masks(trace, spaces["action"])
@@ -115,9 +120,12 @@ def encode(
         "return": [float(trace.rewards.sum()) for trace in traces],
         "terminated": [bool(trace.terminated[-1]) for trace in traces],
         "truncated": [bool(trace.truncated[-1]) for trace in traces],
-        **{name: [getattr(trace, name) for trace in traces] for name in INDEX.names[-3:]},
+        **{name: [getattr(trace, name) for trace in traces] for name in WORDS},
     }
-    return pa.table(columns), pa.table(index, schema=INDEX)
+    rights = {name: [getattr(trace, name) for trace in traces] for name in RIGHTS.names}
+    if all(value is None for values in rights.values() for value in values):
+        return pa.table(columns), pa.table(index, schema=INDEX)
+    return pa.table(columns), pa.table(index | rights, schema=pa.schema([*INDEX, *RIGHTS]))
 
 
 def decode(
@@ -147,7 +155,8 @@ def decode(
             "propensities": _read_optional(column("propensity"), first, rows - 1),
             "action_masks": _read_optional(column("action_mask"), first, rows),
             "times": _read_optional(column("time"), first, rows),
-            **{name: row[name] for name in INDEX.names[-3:]},
+            **{name: row[name] for name in WORDS},
+            **{name: row.get(name) for name in RIGHTS.names},
         }
         arrays = (x[steps].copy() for x in (a, r, terminated, truncated))
         yield row["episode"], Trace(jax.tree.map(partial(_cut, here), o), *arrays, **optional)

@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -65,9 +66,12 @@ class TraceStore:
         """Add one episode durably, for about five fsyncs; use `extend` for many episodes."""
         self.extend([trace])
 
-    def extend(self, traces: Iterable[Trace]) -> None:
-        """Add all episodes or, if anything fails, none."""
-        with self._lock():
+    def extend(self, traces: Iterable[Trace], *, resume: dict[str, Any] | None = None) -> None:
+        """Add all episodes or, if anything fails, none.
+
+        `resume` (name -> JSON) is kept by the same commit: how far those came who bring episodes.
+        """
+        with self.locked():
             self._load()
             self._sweep()
             if not (self.path / MANIFEST).exists():
@@ -77,7 +81,9 @@ class TraceStore:
                 self._manifest = copy.deepcopy(self._manifest)
                 for chunk in _chunks(traces):
                     self._write_segment(chunk)
-                if self._manifest["segments"] != before[0]["segments"]:
+                if resume is not None:
+                    self._manifest["resume"] = self.resume | resume
+                if self._manifest != before[0]:
                     self._commit()
             except BaseException:
                 self._manifest, self._spaces = before
@@ -107,9 +113,12 @@ class TraceStore:
         return self.traces()
 
     def index(self) -> pa.Table:
-        """One row per episode: number, segment, rows, return, flags, session, policy, review."""
+        """One row per episode: number, segment, rows, return, flags, session, policy, review, and
+        consent and keep_until where any episode has such."""
         tables = [self._table(entry["index"]) for entry in self._manifest["segments"]]
-        return pa.concat_tables(tables) if tables else INDEX.empty_table()
+        if not tables:
+            return INDEX.empty_table()
+        return pa.concat_tables(tables, promote_options="default")
 
     def verify(self) -> None:
         """Read and check everything. Raises `TraceError` with file and row of the first damage."""
@@ -141,6 +150,17 @@ class TraceStore:
     def provenance(self) -> dict:
         """The writer's description of where the traces come from."""
         return self._manifest["provenance"]
+
+    @property
+    def resume(self) -> dict[str, Any]:
+        """How far those came who bring episodes, by name (see `extend`)."""
+        return self._manifest.get("resume", {})
+
+    def declared(self) -> dict[str, gymnasium.Space]:
+        """The spaces that were given when the store was new, as arguments of `TraceStore`."""
+        inferred = self._manifest["inferred"]
+        known = self._spaces.items()
+        return {f"{name}_space": space for name, space in known if name not in inferred}
 
     def schema(self) -> dict[str, gymnasium.Space]:
         """`observation_space` and `action_space`."""
@@ -188,7 +208,7 @@ class TraceStore:
                 )
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the directory for writing."""
         try:
             os.makedirs(self.path, exist_ok=True)
@@ -197,6 +217,8 @@ class TraceStore:
             raise TraceError(f"{self.path}: cannot make a trace store: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                raise TraceError(f"{self.path}: was replaced while it was opened; try again")
             yield
         finally:
             os.close(descriptor)

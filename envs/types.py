@@ -108,7 +108,8 @@ class Trace:
     actions that have densities). `action_masks` has T + 1 rows, true = legal, with an entry for
     each value of each factor of the action, concatenated: every row must allow some action, except
     the row after a termination.
-    `times` has T + 1 rows, in seconds.
+    `times` has T + 1 rows, in seconds. `consent` is False if nobody may learn from the episode, and
+    `keep_until` the time (seconds since 1970) from which nobody may any more.
 
     Raises `TraceError` for lengths, flags or masks that break this, and for NaN and infinity.
     """
@@ -125,6 +126,8 @@ class Trace:
     session: str | None = None
     policy: str | None = None
     review: float | None = None
+    consent: bool | None = None
+    keep_until: float | None = None
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
@@ -190,6 +193,10 @@ class Trace:
         if self.action_masks is None or not self.terminated[-1]:
             return self.action_masks
         return self.action_masks[:-1]
+
+    def may_be_used(self, now: float) -> bool:
+        """Whether consent and retention allow to learn from the episode at `now` (since 1970)."""
+        return self.consent is not False and (self.keep_until is None or now < self.keep_until)
 
     @property
     def is_open(self) -> bool:

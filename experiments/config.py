@@ -144,6 +144,10 @@ class RecordConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     path: str = MISSING  # directory of the trace store
     append: bool = False  # add to the store if it holds episodes already
+    source: SourceConfig = field(default_factory=SourceConfig)  # in place of env: a log
+    follow: bool = False  # wait for more of the source, until interrupted
+    poll: float = 1.0  # seconds between two looks at it
+    idle: float | None = None  # stop after so many seconds in which nothing came; null = never
 
     def __post_init__(self):
         _check(self)
@@ -157,6 +161,30 @@ class InspectConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     suggest: bool = False  # write a first draft of source.mapping for a table instead
     json: str | None = None  # file to write the same to, as JSON
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class SourcesConfig:
+    """Which sources are listed."""
+
+    name: str | None = None  # this one alone
+    json: str | None = None  # file to write the same to, as JSON
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclass
+class ForgetConfig:
+    """A session that is to be forgotten."""
+
+    path: str = MISSING  # directory of the trace store
+    session: str = MISSING  # the session of its episodes (`Trace.session`)
+    runs: str | None = None  # a directory: runs below it that learned from the session are named
+    remove: bool = False  # remove those runs
 
     def __post_init__(self):
         _check(self)
@@ -203,10 +231,12 @@ class CertifyVerbConfig:
 
 @dataclass
 class ExportConfig:
-    """What is taken out of a run directory."""
+    """What is taken out of a run directory, or a log in another format."""
 
-    run: str = MISSING  # a run directory of `dream` or `fit`
-    to: str = MISSING  # a new directory, or a new file that ends in .dream
+    run: str | None = None  # a run directory of `dream` or `fit`
+    traces: str | None = None  # in place of run: a trace store
+    source: SourceConfig = field(default_factory=SourceConfig)  # in place of run: another log
+    to: str = MISSING  # a new directory, a new file.dream; of a log minari:ID
 
     def __post_init__(self):
         _check(self)

@@ -1,4 +1,4 @@
-"""Copy the dream and the policy out of a run directory.
+"""Copy dream and policy out of a run directory; a log to Minari.
 
 to=directory makes a new directory with world.dream, policy/ (if the run has
 one) and a model card, README.md; to=file.dream copies the dream alone. The
@@ -7,6 +7,8 @@ Examples:
   dreaming export run=runs/dream/CartPole-v1/seed0 to=exports/cartpole
   dreaming export run=runs/fit/CartPole-v1/seed0 to=cartpole.dream
   dreaming export run=path/to/run to=/media/stick/robot-dream
+A log becomes a Minari data set, without loss (extra minari):
+  dreaming export traces=logs/cartpole to=minari:cartpole/random-v0
 """
 
 import json
@@ -16,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command.cli import run_verb
+from experiments.command.unread import export_rules, refuse
 from experiments.config import ExportConfig
 
+MINARI = "minari:"
 WORLD, POLICY, CANDIDATE, CARD = "world.dream", "policy", "candidate", "README.md"
 
 
@@ -25,7 +29,11 @@ def run(config: ExportConfig, run_dir: Path) -> int:
     """Copy, and print where."""
     from experiments.command import runtime
 
+    refuse(export_rules(config))
     runtime.configure()
+    if config.run is None:
+        export_log(config)
+        return 0
     source, target = Path(config.run), Path(config.to)
     check(source, target)
     if target.suffix == ".dream":
@@ -36,6 +44,22 @@ def run(config: ExportConfig, run_dir: Path) -> int:
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
+
+
+def export_log(config: ExportConfig) -> None:
+    """Write the named log as a Minari data set, and print where. Raises `UserError`."""
+    from dreaming.errors import ConfigError
+    from envs.sources.minari import write_minari
+    from experiments.logs.source import named_log
+
+    log = named_log(config.traces, config.source)
+    if log is None:
+        raise ConfigError("nothing is named; add run=path/to/run, or traces=path/to/store")
+    if not config.to.startswith(MINARI):
+        what = "a log is exported as a Minari data set"
+        raise ConfigError(f"to={config.to}: {what}; expected to={MINARI}cartpole/random-v0")
+    path = write_minari(log, config.to.removeprefix(MINARI), **log.schema())
+    print(f"{path}: open it with source.name=minari source.uri={config.to.removeprefix(MINARI)}")
 
 
 def check(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Record a log: real episodes of any Gymnasium task.
+"""Record real episodes of any Gymnasium task, or of a source.
 
 The probability of every action is recorded with it. An existing log is only
 extended with append=true. Examples:
@@ -7,6 +7,11 @@ extended with append=true. Examples:
   dreaming record env=gym env.id=Acrobot-v1 env.behaviour=sticky_random
   dreaming record path=traces/cartpole append=true \\
       env.behaviour=runs/dream/CartPole-v1/seed0/policy
+A source is copied into a store; again, and only what is new is added. With
+follow=true it goes on until interrupted, and a kill neither loses nor doubles:
+  dreaming record source.name=minari source.uri=my/log-v0 path=traces/log
+  dreaming record source.name=steps source.uri=logs/ path=traces/live \\
+      follow=true
 Learn from it with `dreaming dream traces=path/to/store`.
 """
 
@@ -17,7 +22,7 @@ from typing import Any
 from experiments.command.alone import LOCK, alone_in
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
-from experiments.command.unread import behaviour_rules, refuse
+from experiments.command.unread import GIVEN, record_rules, refuse
 from experiments.config import RecordConfig
 
 
@@ -25,7 +30,9 @@ def run(config: RecordConfig, run_dir: Path) -> int:
     """Record into the trace store at `config.path`."""
     from dreaming.errors import ConfigError
 
-    refuse(behaviour_rules(config))
+    refuse(record_rules(config))
+    if config.source.name is not None:
+        return take_in(config)
     path, env = Path(config.path), config.env
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; choose the path of a new directory")
@@ -45,6 +52,31 @@ def run(config: RecordConfig, run_dir: Path) -> int:
             store = TraceStore(path, **spaces, provenance=who | {"seed": config.seed})
             store.extend(traces)
     print(summary(store, stored))
+    return 0
+
+
+def take_in(config: RecordConfig) -> int:
+    """Add the new episodes of the source to the store at `config.path`."""
+    from dreaming.errors import ConfigError
+    from experiments.command.stopping import Stopped, Stopping
+    from experiments.logs.intake import Intake
+    from experiments.logs.source import named_log
+
+    if "path" not in GIVEN.get():
+        raise ConfigError("path is needed beside source.name: the store to add to")
+    path = Path(config.path)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; choose the path of a directory")
+    source = named_log(None, config.source)
+    with alone_in(path), Stopping() as stop:
+        intake = Intake(source, config.source, path)
+        print(intake.told(intake.once()), flush=True)
+        if config.follow:
+            try:
+                for added in intake.follow(config.poll, config.idle, stop):
+                    print(intake.told(added), flush=True)
+            except Stopped as why:
+                print(f"stopped: {why}; the same command goes on")
     return 0
 
 

@@ -29,6 +29,8 @@ VERBS = (
     "online",
     "record",
     "inspect-traces",
+    "sources",
+    "forget",
     "fit",
     "certify",
     "evaluate",

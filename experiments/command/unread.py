@@ -144,6 +144,19 @@ def behaviour_rules(config: Any) -> Iterator[Unread]:
             yield Unread((f"env.{option}",), on, f"it is read with env.behaviour={behaviour}")
 
 
+def record_rules(config: Any) -> Iterator[Unread]:
+    """Of `record`."""
+    if config.source.name is None:
+        options = ("source.uri", "source.mapping", "source.options.", "follow", "poll", "idle")
+        yield Unread(options, "a run without a source", "name one with source.name")
+        yield from behaviour_rules(config)
+        return
+    told = "the log is that of source.name, and each of its episodes is added once"
+    yield Unread(("env", "env.", "seed", "append"), "a run with a source", told)
+    if not config.follow:
+        yield Unread(("poll", "idle"), "a run that does not follow", "set follow=true")
+
+
 def search_rules(config: Any) -> Iterator[Unread]:
     """Of a run with a teacher."""
     if config.search.teacher == "one_step":
@@ -262,6 +275,21 @@ def inspect_rules(config: Any) -> Iterator[Unread]:
     if config.suggest:
         options = ("json", "path")
         yield Unread(options, "suggest=true", "it writes a mapping, to source.mapping")
+
+
+def forget_rules(config: Any) -> Iterator[Unread]:
+    """Of `forget`."""
+    if config.runs is None:
+        yield Unread(("remove",), "a run without runs=", "name a directory of runs with runs=")
+
+
+def export_rules(config: Any) -> Iterator[Unread]:
+    """Of `export`."""
+    options = ("source.uri", "source.mapping", "source.options.")
+    if config.run is not None:
+        yield Unread(("traces", "source.name", *options), "run=", "it copies what the run made")
+    elif config.source.name is None:
+        yield Unread(options, "a log in traces=", "name a source with source.name")
 
 
 def benchmark_rules(config: Any) -> Iterator[Unread]:

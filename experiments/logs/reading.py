@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from dreaming.checkpoint import atomic_write
 from dreaming.config import LogConfig
 from dreaming.errors import ConfigError, TraceError
 from dreaming.observe.log import Log
+from dreaming.observe.rights import permitted, told
 from dreaming.observe.sample import chosen_episodes, most_rows
 from envs.frames import is_frame
 from envs.real import make_real
@@ -34,8 +37,11 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
         shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
         source, spaces = log_source(config, update)
         store = TraceStore(folder, **spaces)
-        store.extend(checked(source, spaces))
+        withheld = Counter[str]()
+        store.extend(permitted(checked(source, spaces), time.time(), withheld))
         keep_accounts(source, run_dir, once)
+        if withheld:
+            once.progress.log(f"not learned from: {told(withheld)} (consent, keep_until)")
         return store.digest()
 
     recorded = config.traces is None and config.source.name is None

@@ -69,7 +69,7 @@ def logs(tmp_path):
 
 def test_names_are_listed_without_importing(monkeypatch):
     plug_in(monkeypatch, mine="module_that_does_not_exist:Source")
-    assert list_sources() == ["csv", "jsonl", "mine", "parquet", "store"]
+    assert {"mine", "minari", "parquet", "store"} <= set(list_sources())
 
 
 def test_a_plugged_in_source_opens_with_its_options(monkeypatch):
@@ -91,9 +91,7 @@ def test_a_broken_plugin_is_reported_by_its_distribution_and_skipped(monkeypatch
 
 def test_unknown_names_and_what_is_no_source_are_refused(monkeypatch):
     plug_in(monkeypatch, number="builtins:str")
-    with pytest.raises(
-        TraceError, match="'nope' is unknown; known are csv, jsonl, number, parquet"
-    ):
+    with pytest.raises(TraceError, match="'nope' is unknown; known are .*number, parquet.* store"):
         open_source("nope", "")
     with pytest.raises(TraceError, match="without __iter__ or schema"):
         open_source("number", "")

@@ -206,7 +206,7 @@ def as_version_1(path):
     """Rewrite a manifest as the first version of the schema had it."""
     file = path / "manifest.json"
     data = manifest.parse_manifest(file.read_bytes(), file)
-    assert data.pop("masked") in (True, False) and data["schema_version"] == 2
+    assert data.pop("masked") in (True, False) and data["schema_version"] == 3
     file.write_bytes(manifest.dump_manifest(data | {"schema_version": 1}))
 
 
@@ -527,8 +527,8 @@ def test_a_missing_or_edited_or_newer_manifest_is_refused(store):
     file.write_text(text.replace("float32", "float64"))
     with pytest.raises(TraceError, match="was changed after it was written"):
         TraceStore(store.path)
-    file.write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
-    with pytest.raises(TraceError, match="schema version 3"):
+    file.write_text(text.replace('"schema_version": 3', '"schema_version": 4'))
+    with pytest.raises(TraceError, match="schema version 4"):
         TraceStore(store.path)
     file.unlink()
     for use in (TraceStore, lambda path: store.append(EPISODES[0])):

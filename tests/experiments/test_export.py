@@ -75,7 +75,7 @@ def test_a_fit_is_exported_without_a_policy(verb, tiny_fit, tmp_path):
 
 def test_what_cannot_be_exported(fails, tiny_run, tmp_path):
     to = f"to={tmp_path}/out"
-    fails("export", to, words=["option run has no value"], code=(2,))
+    fails("export", to, words=["nothing is named; add run="], code=(2,))
     fails("export", f"run={tmp_path}/nowhere", to, words=["nowhere", "holds no world.dream"])
     fails("export", f"run={tiny_run}/candidate", to, words=["candidate", "holds no world.dream"])
     (tmp_path / "mine").write_text("mine")

@@ -82,7 +82,7 @@ RULES = {
     "evaluate": lambda config: unread.evaluate_rules(config, is_agent=False),
     "certify": unread.certify_rules,
     "inspect-traces": unread.inspect_rules,
-    "record": unread.behaviour_rules,
+    "record": unread.record_rules,
 }
 
 
