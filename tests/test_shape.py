@@ -72,7 +72,7 @@ def guessed_letters(source: str) -> list[int]:
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
         given = [ast.unparse(each) for each in call.args]
         is_said = any(each.arg == "encoding" for each in call.keywords) or "'utf-8'" in given
-        is_bytes = any("b" in each for each in given if each in ("'rb'", "'wb'", "'ab'"))
+        is_bytes = any(f"'{mode}b'" in given for mode in "rwax")
         reads = name in ("read_text", "write_text", "open") and ast.unparse(call.func) != "os.open"
         if reads and not is_said and not is_bytes:
             found.append(call.lineno)
