@@ -1,6 +1,7 @@
 """How the product may look: few positional parameters, flat searches, a round on one page."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,8 +73,10 @@ def guessed_letters(source: str) -> list[int]:
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
         given = [ast.unparse(each) for each in call.args]
         is_said = any(each.arg == "encoding" for each in call.keywords) or "'utf-8'" in given
-        is_bytes = any(f"'{mode}b'" in given for mode in "rwax")
-        reads = name in ("read_text", "write_text", "open") and ast.unparse(call.func) != "os.open"
+        is_bytes = any(re.fullmatch("'[rwax]b'", each) for each in given)
+        whole = ast.unparse(call.func)
+        others = whole == "os.open" or whole.startswith("self._")  # libraries' own
+        reads = name in ("read_text", "write_text", "open") and not others
         if reads and not is_said and not is_bytes:
             found.append(call.lineno)
     return found

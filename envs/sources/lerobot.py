@@ -202,7 +202,7 @@ def _info(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > INFO_BYTES:
             raise TraceError(f"{file}: has more than {INFO_BYTES} bytes")
-        info = json.loads(file.read_text())
+        info = json.loads(file.read_text("utf-8"))
         version, features = info["codebase_version"], info["features"]
         if not str(version).startswith("v3."):
             advice = "convert it with lerobot's own script"

@@ -217,7 +217,7 @@ def _find(uri: str) -> Path:
 def _is_data(file: Path) -> bool:
     """Whether this is the metadata of a data set, and not of a namespace."""
     try:
-        return "data_format" in json.loads(file.read_text())
+        return "data_format" in json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, TypeError):
         return True  # damaged: reading it says how
 
