@@ -24,7 +24,8 @@ from worldmodels.loops import further, repeated
 from worldmodels.protocol import LogFacts, ModelError, ModelSettings, Trainable
 from worldmodels.types import TrainState
 
-CHUNK = 100  # steps per compiled call, and per progress line
+CHUNK = 100  # steps per compiled call, and per progress line;
+WIDE, FEW = 1000, 20  # of observations with more features, so many: a step takes long
 LEAST_STEPS, PER_STEP = 3000, 0.3  # steps of a fit: at least, and per step of the log,
 LONG, MOST_TIMES = 40_000, 4  # up to this length; of longer logs the batch grows, so many times
 EARLY = 0.6  # share of a fit's steps before what is measured on the log is measured for the rest
@@ -122,7 +123,8 @@ class LogFit:
         if prepare := getattr(model, "prepared", None):
             params = prepare(state.params, rows())
             state = state.replace(params=params, target_params=params)
-        sizes = chunk_sizes(steps, CHUNK)
+        is_wide = log.observation.size > WIDE and log.observation.kind != "frames"
+        sizes = chunk_sizes(steps, FEW if is_wide else CHUNK)
         early = int(EARLY * len(sizes))
         fit = functools.partial(compiled_fit, model, self.config, log.head, model.window)
         advance = lambda state, size: fit(size)(state, replay)
