@@ -58,6 +58,8 @@ class SearchConfig:
     floor: float = 0.01  # least span of the tree's min-max, as a share of the value range
     temperature: float = 0.005  # of the one_step teacher's softmax, as a share of the value range
     pessimism: float = 0.0  # kappa: rewards and values enter as mean - kappa * std
+    batched_passes: bool = False  # a call of the model per pass of sequential halving, not per
+    # simulation; the min-max of values is held for a pass
     penalty: float = 1.0  # typical rewards that one unit of uncertainty costs (MOPO)
 
 

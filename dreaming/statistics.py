@@ -48,12 +48,19 @@ def stratified_interval(
 
     `tasks` holds the scores of each task; they need not have the same number of runs.
     """
+    drawn = resampled(tasks, seed=seed, resamples=resamples)
+    return _percentiles(statistic(np.concatenate(drawn, axis=1)), level)
+
+
+def resampled(
+    tasks: Sequence[Any], *, seed: int = 0, resamples: int = 2000
+) -> list[Float[np.ndarray, "S _"]]:
+    """S = `resamples` bootstrap draws of the n scores of each task, within the task."""
     strata = [_values(scores) for scores in tasks]
     if not strata:
         raise ValueError("scores of at least one task are needed, got none")
     rng = np.random.default_rng(seed)
-    drawn = [x[rng.integers(len(x), size=(resamples, len(x)))] for x in strata]
-    return _percentiles(statistic(np.concatenate(drawn, axis=1)), level)
+    return [x[rng.integers(len(x), size=(resamples, len(x)))] for x in strata]
 
 
 def t_interval(differences: Float[np.ndarray, " n"], *, level: float = 0.95) -> Interval:

@@ -70,6 +70,25 @@ class ChanceNode(struct.PyTreeNode):
     q: Any  # [B, C] r + discount * v of each code, as the model sees it
 
 
+class Paths(struct.PyTreeNode):
+    """What lies between every node n and each of its ancestors a, itself among them; else 0.
+
+    A value v of node n is worth r + discount * v at a. With these, values go up without a loop.
+    """
+
+    is_above: Float[Array, "B N N"]  # 1 where a is an ancestor of n, or n itself
+    r: Float[Array, "B N N"]
+    discount: Float[Array, "B N N"]
+
+
+class Leaves(struct.PyTreeNode):
+    """The edges at which the k simulations of a pass leave the tree."""
+
+    node: Int[Array, "B k"]
+    action: Int[Array, "B k"]
+    is_real: Bool[Array, "B k"]  # False for an action that must not be taken: it is left out
+
+
 class Walks(struct.PyTreeNode):
     """The last contexts of D walks, from which later walks can continue."""
 

@@ -13,6 +13,8 @@ from gymnasium.vector import SyncVectorEnv
 from envs.types import EnvError, Features, UserError, action_features
 
 OLD = "(the old API of Gym has other values; wrap such a task, for example with shimmy)"
+# `info` of a reset that goes on with the game of the episode before it, whatever its seed.
+CONTINUES = "continues"
 
 
 def make_real(id: str, options: Mapping[str, Any] | None = None, *, num_envs: int = 0) -> Any:

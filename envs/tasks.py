@@ -27,6 +27,8 @@ def register_tasks() -> None:
         if f"dreaming/{name}-v0" not in gymnasium.registry:
             entry_point = f"envs.tasks:{name}"
             gymnasium.register(f"dreaming/{name}-v0", entry_point, max_episode_steps=limit)
+    if "dreaming/Atari-v0" not in gymnasium.registry:  # the emulator is an extra
+        gymnasium.register("dreaming/Atari-v0", "envs.atari:Atari", disable_env_checker=True)
 
 
 class HalfSeenCartPole(CartPoleEnv):

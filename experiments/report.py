@@ -2,9 +2,12 @@
 
 runs=directory (by default runs) reads every result below it, groups them by
 task and by the options that differ, prints a table, and writes report.html and
-summary.json there; runs that are not finished are named and left out.
-run=directory draws report.html of one run again. Examples:
+summary.json there; runs that are not finished are named and left out. Games of
+Atari-100k get a table of their own, beside the published scores:
+atari100k.html, .md, .csv and .json. run=directory draws report.html of one run
+again. Examples:
   dreaming report
+  dreaming report runs=runs/atari100k
   dreaming report runs=runs/dream
   dreaming report run=runs/dream/CartPole-v1/seed0
 """
@@ -28,11 +31,17 @@ def run(config: ReportConfig, run_dir: Path) -> int:
 
         print(render(one))
         return 0
+    from experiments.atari.report import write_table
+    from experiments.atari.suite import games_below
+    from experiments.pages.suite import run_dirs
     from experiments.pages.suite_report import text, write_report
 
     root = Path(config.runs or "runs")
-    print(text(write_report(root)))
-    print(f"\nreport: {root / 'report.html'}\nfigures: {root / 'summary.json'}")
+    if games := games_below(root):
+        print(write_table(root))
+    if len(run_dirs(root)) > len(games) or not games:
+        print(text(write_report(root)))
+        print(f"\nreport: {root / 'report.html'}\nfigures: {root / 'summary.json'}")
     return 0
 
 

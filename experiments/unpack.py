@@ -22,13 +22,14 @@ def run(config: UnpackConfig, run_dir: Path) -> int:
 
     runtime.configure()
     from experiments.runs.directory import check_new
-    from experiments.runs.pack import other_versions, unpack_run
+    from experiments.runs.pack import is_game, other_versions, unpack_run
 
     target = Path(config.to)
     check_new(target)
     real_steps, packed = unpack_run(Path(config.path), target)
     print(f"{target}: verified; the run goes on after {real_steps} real steps, with")
-    print(f"  dreaming online <the same options> hydra.run.dir={target}")
+    verb = "atari100k" if is_game(packed["config"]) else "online"
+    print(f"  dreaming {verb} <the same options> hydra.run.dir={target}")
     if packed["optimiser"] != "float32":
         print(f"packed with optimiser={packed['optimiser']}: it will not end as it would have")
     for name, theirs, ours in other_versions(packed["versions"]):

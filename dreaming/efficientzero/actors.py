@@ -2,7 +2,8 @@
 
 An environment is determined by the seeds of its episodes and the actions taken in them. So a saved
 state holds no emulator, only seeds and actions: `restore` repeats the running episodes, `replay`
-also the earlier episodes whose frames are still in the ring.
+also the earlier episodes whose frames are still in the ring. Where a reset goes on with the game of
+the episode before it (Atari, after the loss of a life), games are repeated as a whole.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -21,7 +23,7 @@ from dreaming.efficientzero.recording import Recording
 from dreaming.efficientzero.types import Tick
 from dreaming.errors import EnvError, SpaceError
 from envs.frames import frame_shape, is_frame
-from envs.real import reset_task, step_task, task_name
+from envs.real import CONTINUES, reset_task, step_task, task_name
 
 MOST_THREADS = 16
 OTHER = "the task is not the one that the run learned in, or not repeatable"
@@ -53,11 +55,26 @@ def rows_told(saved: dict[str, Any]) -> int:
     return rows_of(map(read, saved["past"])) + len(read(saved["actions"]))
 
 
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode: its actions, and whether it went on with the game of the one before."""
+
+    actions: list[int]
+    continues: bool = False
+
+
+def episodes_told(saved: dict[str, Any]) -> list[Episode]:
+    """The finished episodes in a saved actor."""
+    past = [read(actions) for actions in saved["past"]]
+    continues = saved.get("continues", [False] * len(past))  # states of before had no lives
+    return [Episode(*each) for each in zip(past, continues, strict=True)]
+
+
 class Actor:
     """One environment: its newest frames, oldest first, and the actions taken in its episodes.
 
-    Finished episodes are remembered as long as they have rows among the newest `keep` rows of the
-    environment; an episode has one row more than actions.
+    Finished episodes are remembered as long as their game has rows among the newest `keep` rows of
+    the environment, or still runs; an episode has one row more than actions.
     """
 
     def __init__(self, env: gymnasium.Env, row: int, seed: int, window: int, keep: int = 0):
@@ -65,7 +82,8 @@ class Actor:
         self.frame = frame_shape(env.observation_space)
         self.stack = np.zeros((window, *self.frame), np.uint8)
         self.first = int(getattr(env.action_space, "start", 0))
-        self.episode, self.actions, self.past = -1, list[int](), deque[list[int]]()
+        self.episode, self.actions, self.past = -1, list[int](), deque[Episode]()
+        self.continues = False  # the running episode, the game of the one before it
         self.ended = True  # an episode begins at the next step
         self.earned = 0.0
         self.recording: Recording | None = None
@@ -73,16 +91,25 @@ class Actor:
     def begin(self) -> None:
         """Start the next episode."""
         if self.episode >= 0:
-            self.past.append(self.actions)
-        while self.past and rows_of([*self.past][1:]) >= self.keep:
-            self.past.popleft()
+            self.past.append(Episode(self.actions, self.continues))
         self.episode += 1
         self._reset()
+        while first := self._needless():
+            for _ in range(first):
+                self.past.popleft()
+
+    def _needless(self) -> int:
+        """The number of episodes of the oldest game if nothing needs it any more, else 0."""
+        games = [at for at, each in enumerate(self.past) if not each.continues]
+        games += [] if self.continues else [len(self.past)]
+        later = [each.actions for each in self.past][games[1] :] if len(games) > 1 else None
+        return games[1] if later is not None and rows_of(later) >= self.keep else 0
 
     def _reset(self) -> None:
         self.actions, self.ended, self.earned = [], False, 0.0
         seed = episode_seed(self.seed, self.row, self.episode)
-        o, _ = reset_task(self.env, seed)
+        o, info = reset_task(self.env, seed)
+        self.continues = bool(info.get(CONTINUES, False))
         self.stack[:] = self._seen(o)
         if self.recording is not None:
             self.recording.begin(self.episode, o)
@@ -112,16 +139,39 @@ class Actor:
         return {
             "episode": self.episode,
             "actions": written(self.actions),
-            "past": [written(actions) for actions in self.past],
+            "past": [written(each.actions) for each in self.past],
+            "continues": [each.continues for each in self.past],
+            "running_continues": self.continues,
             "sha256": self._sha256(),
         }
 
-    def restore(self, saved: dict[str, Any], show: Callable = lambda frame: None) -> None:
-        """Repeat the actions of the running episode. Raises `EnvError` if its newest frames differ.
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Repeat the actions of the running game. Raises `EnvError` if its newest frames differ."""
+        past = episodes_told(saved)
+        lives = len(past)  # where the running game begins
+        if saved.get("running_continues", False):
+            lives = max(at for at, each in enumerate(past) if not each.continues)
+        self._recall(saved, lives, lambda frame: None)
 
-        `show` is called with the frame before each step, as in `replay`.
+    def replay(self, saved: dict[str, Any], show: Callable[[Any], None]) -> None:
+        """Repeat all remembered episodes, then the running one; `show(frame [H, V, F])` gets
+        each row.
+
+        Raises `EnvError` when an episode ends at another step than it did, or if the newest frames
+        differ.
         """
-        self.past = deque(read(actions) for actions in saved["past"])
+        self._recall(saved, 0, show)
+
+    def _recall(self, saved: dict[str, Any], first: int, show: Callable[[Any], None]) -> None:
+        """Repeat the remembered episodes from number `first` of them on."""
+        past = episodes_told(saved)
+        self.past = deque(past)
+        for number, each in enumerate(past[first:], saved["episode"] - len(past) + first):
+            self.episode = number
+            self._repeat(each.actions, show)
+            if not self.ended:
+                raise EnvError(f"{self._where()}: goes on, but ended when it was recorded; {OTHER}")
+            show(self.stack[-1])
         self.episode = saved["episode"]
         self._repeat(read(saved["actions"]), show)
         if self._sha256() != saved["sha256"]:
@@ -129,20 +179,6 @@ class Actor:
                 f"{self._where()}: the same seed and actions show another frame than before the "
                 "run was stopped, so it cannot go on exactly; start again in another hydra.run.dir"
             )
-
-    def replay(self, saved: dict[str, Any], show: Callable[[Any], None]) -> None:
-        """Repeat the remembered episodes, then `restore`; `show(frame [H, V, F])` gets each row.
-
-        Raises `EnvError` when an episode ends at another step than it did.
-        """
-        past = [read(actions) for actions in saved["past"]]
-        for number, actions in enumerate(past, saved["episode"] - len(past)):
-            self.episode = number
-            self._repeat(actions, show)
-            if not self.ended:
-                raise EnvError(f"{self._where()}: goes on, but ended when it was recorded; {OTHER}")
-            show(self.stack[-1])
-        self.restore(saved, show)
 
     def _repeat(self, actions: list[int], show: Callable[[Any], None]) -> None:
         """Reset episode number `self.episode` by its seed and repeat `actions` in it."""

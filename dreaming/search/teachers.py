@@ -18,7 +18,8 @@ import mctx
 from jaxtyping import Array, Float
 
 from dreaming.config import SearchConfig
-from dreaming.search import qtransforms
+from dreaming.errors import ConfigError
+from dreaming.search import passes, qtransforms
 from dreaming.types import ChanceNode, Node, SearchResult
 from worldmodels.actions import NEVER, ActionHead
 from worldmodels.types import Scalar
@@ -36,7 +37,8 @@ def make_teacher(
 
     `gumbel_scale` is 1 to explore in rehearsal, 0 to act greedily.
     `value_span` is the width of the range of values; floors and temperatures are shares of it.
-    Raises `ValueError` for a budget, a teacher or a readout that does not exist.
+    Raises `ValueError` for a budget, a teacher or a readout that does not exist, and `ConfigError`
+    where passes cannot be batched.
     """
     if config.num_simulations < 1:
         raise ValueError(f"search.num_simulations must be at least 1, got {config.num_simulations}")
@@ -46,6 +48,10 @@ def make_teacher(
         raise ValueError(f"search.teacher is {config.teacher!r}; choose search or one_step")
     if config.readout not in qtransforms.READOUTS:
         raise ValueError(f"search.readout is {config.readout!r}; choose greedy or mean")
+    if config.batched_passes and (model.num_codes > 1 or head.kind != "discrete"):
+        raise ConfigError(
+            "search.batched_passes needs discrete actions and a model without chance; leave it off"
+        )
     return TreeSearch(model, head, config, discount, gumbel_scale).teach
 
 
@@ -177,6 +183,13 @@ class TreeSearch:
         """The finished tree of one batched search; all randomness is in `gumbel` and `noise`."""
         edge: Any = self.decide_or_chance if self.has_chance else self.decide
         reward = lambda p: penalised(p, self.config.penalty, self.discount, value_span)
+        if self.config.batched_passes:
+
+            def expand(choice, node, size: int):
+                each = jnp.repeat(noise, size, axis=0)
+                return edge(params, choice, node, reward, each)
+
+            return passes.grow(root, gumbel, expand, self.config, self.config.floor * value_span)
         sigma = lambda tree, node: qtransforms.sigma(
             tree, node, qtransforms.edge_values(tree, self.has_chance), self.config, value_span
         )

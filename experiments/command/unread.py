@@ -70,6 +70,7 @@ def refuse(rules: Iterable[Unread]) -> None:
 NAMES = ("latent", "width", "chance_codes", "reward_bins", "value_bins", "recurrent")
 SHAPE = tuple(f"model.{name}" for name in (*NAMES, "features", "clip_margin"))
 NAMES = ("num_simulations", "max_considered", "c_visit", "c_scale", "readout", "floor")
+NAMES += ("batched_passes",)
 TREE = tuple(f"search.{name}" for name in NAMES)
 RECORDING = ("env.behaviour", "env.real_steps", "env.switch", "env.epsilon")
 IMAGES = ("size", "batch", "searches", "num_simulations", "refresh_batch", "capacity", "dreams")
@@ -215,6 +216,7 @@ def agent_rules(agent: Any) -> Iterator[Unread]:
     options = ("pessimism", "temperature")
     if agent.search.teacher == "puct":
         options += ("max_considered", "uniform_share", "c_visit", "c_scale", "readout", "penalty")
+        options += ("batched_passes",)
     on = f"agent.search.teacher={agent.search.teacher}"
     yield Unread(tuple(f"agent.search.{name}" for name in options), on, told)
     if agent.imagine.weight == 0:
@@ -234,6 +236,12 @@ def agent_rules(agent: Any) -> Iterator[Unread]:
     if agent.target.kind == "search":
         options = ("agent.target.td_until", "agent.target.td_newest")
         yield Unread(options, on, "they are read with agent.target.kind=mixed")
+
+
+def atari_rules(config: Any) -> Iterator[Unread]:
+    """Of `atari100k`."""
+    yield Unread(("agent.real_steps",), "a game of Atari-100k", "it reads real_steps")
+    yield from agent_rules(config.agent)
 
 
 def evaluate_rules(config: Any, is_agent: bool) -> Iterator[Unread]:

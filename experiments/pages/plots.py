@@ -141,6 +141,25 @@ def learning(
     return to_svg(figure, "Return per episode by real steps")
 
 
+def profiles(
+    levels: Sequence[float],
+    ours: Mapping[str, Sequence[float]],
+    theirs: Mapping[str, Sequence[float]],
+) -> str:
+    """Shares of runs above each score: `ours` as solid lines, `theirs` dashed, named at the end."""
+    figure, axes = _figure(9, 2.9)
+    for lines, colour, style in ((theirs, MUTED, "--"), (ours, ACCENT, "-")):
+        for at, (name, share) in enumerate(lines.items()):
+            axes.plot(levels, share, style, color=colour, lw=1.6, alpha=1 / (1 + 0.35 * at))
+            where = {"xy": (levels[12 + 9 * at], share[12 + 9 * at]), "xytext": (3, 4)}
+            axes.annotate(name, **where, textcoords="offset points", color=colour, fontsize=8)
+    axes.axvline(1, color=RULE, lw=0.9, zorder=0)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("human-normalised score")
+    axes.set_ylabel("share of runs above it", color=MUTED, fontsize=9)
+    return to_svg(figure, "Share of runs above each human-normalised score")
+
+
 def thin(x: np.ndarray) -> np.ndarray:
     """At most MAX_POINTS of the values, evenly spaced, the last one included."""
     stride = math.ceil(len(x) / MAX_POINTS) or 1

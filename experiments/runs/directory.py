@@ -22,6 +22,7 @@ from experiments.pages.run_report import render
 from experiments.pages.words import to_json
 
 ADDED = ("model.name", "model.options", "model.features", "search.readout")  # in later versions
+ADDED += ("search.batched_passes", "agent.search.batched_passes")
 # Options of vector models of earlier versions, which configs of all runs hold.
 RETIRED = ("model.projection", "model.grounded", "fit.weights.consistency", "fit.weights.decode")
 CONFIG, RESULT = "config.yaml", "result.json"
@@ -34,9 +35,12 @@ def values_of(config: Any) -> dict[str, Any]:
     are used, so that a run of an earlier version goes on."""
     values, default = dataclasses.asdict(config), dataclasses.asdict(type(config)())
     for name in ADDED:
-        group, _, option = name.rpartition(".")
-        if group in values and values[group][option] == default[group][option]:
-            del values[group][option]
+        *groups, option = name.split(".")
+        held, usual = values, default
+        for group in groups:
+            held, usual = held.get(group, {}), usual.get(group, {})
+        if option in held and held[option] == usual[option]:
+            del held[option]
     return values
 
 

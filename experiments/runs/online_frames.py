@@ -171,9 +171,9 @@ class AgentRun:
         return AgentPolicy(state.params, state.key, config.agent, *spaces, **known)
 
     def evaluate(
-        self, policy: AgentPolicy, make_env: Callable, stop: Callable
+        self, policy: AgentPolicy, make_env: Callable, stop: Callable, stage: str = "evaluate"
     ) -> dict[str, np.ndarray]:
-        """Returns of new episodes, acting by search without noise."""
+        """Returns of new episodes, acting by search without noise; done once, as `stage`."""
         count = self.config.evaluation.episodes
 
         def work(update: Callable) -> dict[str, np.ndarray]:
@@ -189,7 +189,7 @@ class AgentRun:
             return {"deployed": found.returns, "steps": np.array(found.steps)}
 
         like = {"deployed": np.zeros(count), "steps": np.array(0)}
-        return self.once("evaluate", count, like, work)
+        return self.once(stage, count, like, work)
 
     def result(self, returns: dict[str, np.ndarray]) -> dict[str, Any]:
         """The content of result.json."""

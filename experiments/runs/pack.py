@@ -16,7 +16,8 @@ from dreaming.stages import Stages
 from envs.atomic import sync_directory
 from envs.real import make_real
 from experiments.config import OnlineConfig
-from experiments.runs.directory import CONFIG, check_new, parse_config, read_config
+from experiments.runs.atari_options import AtariConfig, online
+from experiments.runs.directory import CONFIG, check_new, parse_config
 from experiments.runs.online_frames import NAME, make_actors, stage_fields
 from experiments.runs.results import VERSIONS, root_key
 
@@ -28,13 +29,14 @@ def pack_run(source: Path, target: Path, optimiser: str) -> dict[str, int]:
     check_new(target)
     if not (source / CONFIG).is_file():
         raise nothing_to_pack(source)
-    config = read_config(source, OnlineConfig)
+    told = (source / CONFIG).read_text("utf-8")
+    config = settings(told, str(source / CONFIG))
     stages = Stages(source, stage_fields(config), say=print)
     if not stages.done(NAME):
         raise nothing_to_pack(source)
     saved, metrics = stages.unit(NAME), source / CARRIED
     about = {
-        "config": (source / CONFIG).read_text("utf-8"),
+        "config": told,
         "info": saved.manifest["extra"]["info"],
         "versions": {name: version(name) for name in VERSIONS},
     }
@@ -50,10 +52,23 @@ def nothing_to_pack(source: Path) -> Exception:
     )
 
 
+def settings(told: str, where: str) -> OnlineConfig:
+    """The online run that a config.yaml is of: its own options, or those of a game of Atari-100k.
+    Raises `ConfigError`."""
+    if is_game(told):
+        return online(parse_config(told, AtariConfig, where))
+    return parse_config(told, OnlineConfig, where)
+
+
+def is_game(told: str) -> bool:
+    """Whether a config.yaml is of a game of Atari-100k."""
+    return any(line.startswith("game:") for line in told.splitlines())
+
+
 def unpack_run(source: Path, target: Path) -> tuple[int, dict[str, Any]]:
     """Unpack into `target`: (real steps so far, the manifest). Raises `UserError`."""
     packed = read_pack(source)
-    config = parse_config(packed.manifest["config"], OnlineConfig, f"{source}: its config")
+    config = settings(packed.manifest["config"], f"{source}: its config")
     frames, num_actions = rebuild(config, packed)
     agent = make_agent(config.agent, frames.shape[1:], num_actions)
     state = decode(with_frames(packed, frames), jax.eval_shape(agent.init, root_key(config)))

@@ -8,7 +8,9 @@ from gymnasium.spaces import Box, Discrete
 import dreaming  # noqa: F401 (registers Catch)
 from dreaming.efficientzero.actors import Actors, episode_seed
 from dreaming.errors import EnvError, SpaceError
+from envs import atari
 from envs.frames import frame_shape, is_frame
+from tests.envs.emulator import Emulator
 
 CATCH, STEPS = "dreaming/Catch-v0", 9
 WORD = np.zeros((2, 3)), np.zeros(2), np.zeros(2)  # of a search: not used here
@@ -111,6 +113,69 @@ def test_only_episodes_that_the_ring_still_shows_are_remembered():
         past = [len(actor.past) for actor in actors.each]
         assert past == [min((number + 1) // 10, 3)] * 2
     assert catch().saved()[0]["past"] == []
+
+
+@pytest.fixture
+def lives(monkeypatch):
+    """`lives(keep)`: two games of three lives, of which each is an episode of about 12 steps."""
+    monkeypatch.setattr(atari, "make_emulator", lambda *_: Emulator())
+    rules = {"side": 8, "grey": True, "life_loss": True}
+
+    def make(keep=0):
+        actors = Actors(lambda: atari.Atari("Pong", **rules), 2, 5, 2, keep)
+        actors.begin()
+        return actors
+
+    return make
+
+
+@pytest.mark.parametrize("ticks", [0, 5, 12, 13, 14, 20, 30, 45, 100])
+def test_lives_of_a_game_are_repeated_from_its_beginning(lives, ticks):
+    actors, other = lives(), lives()
+    for action in choices(ticks):
+        actors.tick(action, *WORD)
+    other.restore(actors.saved())
+    assert other.saved() == actors.saved()
+    for action in choices(60):
+        ours, theirs = actors.tick(action, *WORD), other.tick(action, *WORD)
+        for x, y in zip(vars(ours[0]).values(), vars(theirs[0]).values(), strict=True):
+            np.testing.assert_array_equal(x, y)
+        assert ours[1:] == theirs[1:]
+
+
+@pytest.mark.parametrize("ticks", [4, 13, 30, 60, 100, 133])
+def test_replay_of_lives_shows_what_a_ring_holds(lives, ticks):
+    keep, frame = 30, (8, 8, 1)
+    actors, other = lives(keep), lives(keep)
+    ring = np.zeros((keep, 2, *frame), np.uint8)
+    for tick, action in enumerate(choices(ticks)):
+        ring[tick % keep] = actors.tick(action, *WORD)[0].o
+    np.testing.assert_array_equal(
+        other.replay(actors.saved(), ticks, 2 * keep), ring.reshape(-1, *frame)
+    )
+    assert other.saved() == actors.saved()
+
+
+def test_games_are_forgotten_as_a_whole(lives):
+    actors, seen = lives(keep=1), set()
+    for action in choices(200):
+        actors.tick(action, *WORD)
+        past = actors.each[0].past
+        seen.add(len(past))
+        assert not past or not past[0].continues  # what is remembered begins with a game
+        assert actors.each[0].continues == bool(past) or not actors.each[0].continues
+    assert actors.each[0].episode > 9 and max(seen) <= 3
+    assert seen >= {0, 1, 2}  # the lives before the running one stay
+
+
+def test_a_state_from_before_there_were_lives_is_read():
+    actors, other = catch(keep=25), catch(keep=25)
+    for action in choices(24):
+        actors.tick(action, *WORD)
+    told = actors.saved()
+    old = [{k: x for k, x in each.items() if "continues" not in k} for each in told]
+    other.restore(old)
+    assert other.saved() == told
 
 
 def test_environments_and_episodes_have_seeds_of_their_own():
