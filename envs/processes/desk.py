@@ -16,6 +16,7 @@ from envs.processes.desks import (
     ARRIVES,
     ASK,
     ASKED,
+    DESK,
     DESKS,
     LARGE,
     NUM_ACTIONS,
@@ -34,31 +35,34 @@ UNSEEN = -1
 class Desk(gymnasium.Env):
     """Deployment `number` of the family; the optimum is 1 per decision, 20 a day.
 
-    `reset(options={"desk": "travel"})` begins a day on another desk than that for invoices.
+    `reset(options={"skill": "travel"})` begins a day on another desk than that for invoices.
     """
 
-    outcomes = OUTCOMES
+    outcomes, skills = OUTCOMES, DESKS
 
     def __init__(
         self, number: int, *, sizes: Sizes | None = None, seen: float = 0.7, delayed: bool = False
     ):
         self.number, self.sizes = number, sizes or Sizes()
         self.seen, self.delayed = (0.0 if delayed else seen), delayed
-        self.rules = desk_rules(number, self.sizes)
+        rules = desk_rules(number, self.sizes)
+        own = np.indices(self.sizes.factors[: DESK + 1])  # every item, but for its client code
+        self._answers = decide_right(rules, np.moveaxis(own, 0, -1))
         self.observation_space = MultiDiscrete(self.sizes.factors)
         self.action_space = Discrete(NUM_ACTIONS)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin a day."""
         super().reset(seed=seed)
-        desk = DESKS.index((options or {}).get("desk", DESKS[0]))
+        desk = DESKS.index((options or {}).get("skill", DESKS[0]))
         self._fresh = list(draw_items(self.np_random, self.sizes, DAY, desk))
         self._item, self._t, self._earned = self._fresh.pop(), 0, 0.0
         return self._item.copy(), {"outcome": UNSEEN}
 
     def right_action(self, observation: Any) -> Any:
         """The oracle: the right decision on an item, or on each of a batch [*B, F]."""
-        return decide_right(self.rules, np.asarray(observation))
+        columns = np.moveaxis(np.asarray(observation)[..., : DESK + 1], -1, 0)
+        return self._answers[tuple(columns)]
 
     def step(self, action: Any):
         """Decide on the item."""

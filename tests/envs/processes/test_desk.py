@@ -126,7 +126,7 @@ def test_the_exact_score_is_the_mean_of_many_days(desk):
     decides = lambda items: table[items[:, DEPARTMENT]]
     earned = []
     for seed in range(1500):
-        o, _ = task.reset(seed=seed, options={"desk": desk})
+        o, _ = task.reset(seed=seed, options={"skill": desk})
         over, total = False, 0.0
         while not over:
             o, r, _, over, _ = task.step(random.choice(4, p=table[o[DEPARTMENT]]))

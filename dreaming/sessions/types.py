@@ -1,0 +1,39 @@
+"""Rows of a session, and what a reader keeps of them."""
+
+from jaxtyping import Array, Bool, Float, Int
+
+from envs.types import container
+
+
+@container
+class Rows:
+    """Decisions of a session, oldest first; `valid` marks those that a reader may see."""
+
+    o: Float[Array, "*B M O"]  # observation features
+    a: Float[Array, "*B M A"]  # action features
+    r: Float[Array, "*B M"]  # reward, 0 where it is not known
+    known: Bool[Array, "*B M"]  # whether the reward is known
+    outcome: Int[Array, "*B M"]  # index of what was seen of its outcome, -1 = nothing
+    day: Int[Array, "*B M"]  # number of the episode in the session
+    valid: Bool[Array, "*B M"]
+
+
+@container
+class Memory:
+    """Rows as a reader looks them up, computed once per row: keys and values of each layer."""
+
+    keys: Float[Array, "*B M L H D"]
+    values: Float[Array, "*B M L H D"]
+    valid: Bool[Array, "*B M"]
+
+
+@container
+class Sums:
+    """All that linear attention keeps of rows, whatever their number: it adds up.
+
+    The sums of two sets of rows are their sum; to leave a day out, or to forget a session, is to
+    subtract its sums.
+    """
+
+    outer: Float[Array, "*B L H F D"]  # sum over rows of features of keys times values
+    total: Float[Array, "*B L H F"]  # sum over rows of features of keys
