@@ -84,7 +84,7 @@ class WorldConfig:
     tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -131,7 +131,7 @@ class OnlineConfig:
     tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
         _check_rehearsal(self.rehearse, self.distill)
         _check_agent(self.agent)
 
@@ -150,7 +150,7 @@ class RecordConfig:
     idle: float | None = None  # stop after so many seconds in which nothing came; null = never
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -163,7 +163,7 @@ class InspectConfig:
     json: str | None = None  # file to write the same to, as JSON
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -205,7 +205,7 @@ class EvaluateConfig:
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -226,7 +226,7 @@ class CertifyVerbConfig:
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -239,7 +239,7 @@ class ExportConfig:
     to: str = MISSING  # a new directory, a new file.dream; of a log minari:ID
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -251,7 +251,7 @@ class PackConfig:
     optimiser: str = "float32"  # bfloat16: its moments in half the bytes, not exactly
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -262,7 +262,7 @@ class UnpackConfig:
     to: str = MISSING  # a new run directory
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -273,7 +273,7 @@ class ReportConfig:
     runs: str | None = None  # compare all runs below this directory
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -304,7 +304,7 @@ class BenchmarkConfig:
     real_steps: int = 100_000  # of the game whose minutes are predicted
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
         if len(self.frame) != 3 or min(self.frame) < 1:
             raise ValueError(f"frame={self.frame} must be [height, width, channels]")
 
@@ -382,7 +382,7 @@ CLOSED = (
 )
 
 
-def _check(config: Any) -> None:
+def check_options(config: Any) -> None:
     """Raise `ValueError` for the first option that lies where no run can work."""
     for name, value in _flat(config):
         if name in CHOICES and value is not None and value not in CHOICES[name]:

@@ -33,11 +33,13 @@ class Family:
     name: str = ""
 
     def deployment(self, number: int) -> Any:
-        """Deployment `number`, unwrapped. Raises `ConfigError` if its spaces are not the family's."""
+        """Deployment `number`, unwrapped. Raises `ConfigError` if it has other spaces."""
         task = made(self.make, number, self.name)
         ours = self.observation.space, self.action.space, self.outcomes
         theirs = task.observation_space, task.action_space, outcomes_of(task)
-        for what, mine, other in zip(("observations", "actions", "outcomes"), ours, theirs):
+        for what, mine, other in zip(
+            ("observations", "actions", "outcomes"), ours, theirs, strict=True
+        ):
             if mine != other:
                 raise ConfigError(
                     f"family {self.name}: deployment {number} has the {what} {other}, deployment 0 "

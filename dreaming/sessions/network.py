@@ -64,8 +64,8 @@ def _init_layer(key: jax.Array, shape: ReaderShape) -> dict[str, Any]:
     if shape.kind == "linear":
         draw = jax.random.normal(keys[5], (shape.heads, each, shape.features))
         return layer | {"features": draw / each**0.25}
-    null = {"null_key": jnp.zeros((shape.heads, each)), "null_value": jnp.zeros((shape.heads, each))}
-    return layer | null
+    null = jnp.zeros((shape.heads, each))
+    return layer | {"null_key": null, "null_value": null}
 
 
 def _mlp(key: jax.Array, sizes: tuple[int, ...], gain: float = 1.0) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from dreaming.errors import ConfigError
 from dreaming.sessions.family import Family
 from dreaming.sessions.network import ReaderShape, answer, nothing, read, remembered
-from dreaming.sessions.types import Memory, Rows
+from dreaming.sessions.types import Memory, Rows, rows_of
 
 # (observations as they are, their features [N, O]) -> actions [N]
 Chooses = Callable[[list, Float[np.ndarray, "N O"]], Int[np.ndarray, " N"]]
@@ -41,15 +41,16 @@ def play(
             outcome[i] = info.get("outcome", -1)
             if terminated or truncated:
                 os[i], day[i] = reset(task), day[i] + 1
-        rows = (features, np.eye(family.action.size, dtype=np.float32)[actions], r)
-        yes = np.ones(len(tasks), bool)
-        told.append(Rows(*(x[:, None] for x in (*rows, yes, outcome.astype(np.int32), now, yes))))
+        a, yes = np.eye(family.action.size, dtype=np.float32)[actions], np.ones(len(tasks), bool)
+        row: dict[str, Any] = {"o": features, "a": a, "r": r, "known": yes, "valid": yes}
+        row |= {"outcome": outcome.astype(np.int32), "day": now}
+        told.append(rows_of({name: x[:, None] for name, x in row.items()}))
         if seen:
             seen(told[-1])
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *told)
 
 
-def oracle(family: Family, tasks: Sequence[Any], observations: Any) -> Int[np.ndarray, "N *S"]:
+def oracle(family: Family, tasks: Sequence[Any], observations: Any) -> Int[np.ndarray, "N ..."]:
     """The right actions of each task at its own observations [N, ...], counted from 0.
 
     Raises `ConfigError` for a family without an oracle.

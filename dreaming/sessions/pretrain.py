@@ -10,7 +10,6 @@ the base learns to act without rows, with some, and with all.
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 import optax
 
 from dreaming.errors import LossError
+from dreaming.sessions.config import PretrainConfig
 from dreaming.sessions.family import Family
 from dreaming.sessions.network import ReaderShape, answer, init_reader, read, remembered
 from dreaming.sessions.play import Learner, oracle, play, scripted
@@ -28,23 +28,6 @@ from envs.types import container
 CHUNK = 20  # updates per compiled call
 QUERIES = 40  # decisions asked of each session and update, of the session's own skill
 OTHERS = 10  # and of each of the others
-
-
-@dataclass
-class PretrainConfig:
-    """Sizes of a base and of its pretraining."""
-
-    deployments: int = 2048  # of scripted sessions
-    steps: int = 140  # decisions of each session
-    updates: int = 900
-    own_rounds: int = 3  # sessions of its own, after the scripted ones
-    own_deployments: int = 256
-    own_updates: int = 100  # per round
-    batch: int = 32  # sessions per update
-    learning_rate: float = 3e-3
-    width: int = 64
-    layers: int = 2
-    kind: str = "set"  # or linear
 
 
 @container
@@ -69,17 +52,16 @@ def make_pool(
     steps: int,
     seed: int,
     *,
-    params: Any = None,
-    shape: ReaderShape | None = None,
+    reader: tuple[Any, ReaderShape] | None = None,
 ) -> Pool:
-    """Sessions of deployments `numbers`: scripted, or worked by a reader with `params`."""
+    """Sessions of deployments `numbers`: scripted, or worked by a reader (parameters, shape)."""
     random = np.random.default_rng(seed)
     tasks = [family.deployment(int(number)) for number in numbers]
     first = family.skills[0] if family.skills else None
-    if params is None:
+    if reader is None:
         chooses, seen = scripted(family, tasks, random), None
     else:
-        learner = Learner(params, shape, len(tasks), steps, seed)
+        learner = Learner(*reader, len(tasks), steps, seed)
         chooses, seen = learner.chooses, learner.seen
     options = {"random": random, "skill": first}
     rows = play(family, tasks, chooses, steps=steps, seen=seen, **options)
@@ -142,7 +124,7 @@ def make_updates(shape: ReaderShape, optimiser: Any, batch: int) -> Callable:
         key, which = jax.random.split(key)
         draws = [drawn(pool, key, batch) for pool in pools]
         index = jax.random.randint(which, (), 0, len(pools))
-        mine = jax.tree.map(lambda *x: jnp.stack(x)[index], *draws) if len(pools) > 1 else draws[0]
+        mine: Any = jax.tree.map(lambda *x: jnp.stack(x)[index], *draws)
         grad = jax.grad(lambda p: pretrain_loss(p, shape, *mine), has_aux=True)
         gradient, metrics = grad(params)
         change, opt_state = optimiser.update(gradient, opt_state, params)
@@ -172,7 +154,8 @@ def pretrain(
     params = init_reader(init_key, shape, float(max(np.abs(r).max(), 1e-6)))
     total = config.updates + config.own_rounds * config.own_updates
     schedule = optax.cosine_decay_schedule(config.learning_rate, total, alpha=0.05)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
+    adam = optax.adamw(schedule, weight_decay=1e-4)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), adam)
     state = params, optimiser.init(params)
     advance = make_updates(shape, optimiser, config.batch)
 
@@ -190,9 +173,7 @@ def pretrain(
     for number in range(config.own_rounds):
         numbers = first[-1] + 1 + number * config.own_deployments
         numbers = numbers + np.arange(config.own_deployments)
-        own = make_pool(
-            family, numbers, config.steps, seed + 1 + number, params=state[0], shape=shape
-        )
+        own = make_pool(family, numbers, config.steps, seed + 1 + number, reader=(state[0], shape))
         pools = [pools[0], own]
         key, own_key = jax.random.split(key)
         state = learn(state, own_key, config.own_updates)

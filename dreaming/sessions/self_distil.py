@@ -20,36 +20,18 @@ import optax
 from jaxtyping import Array, Float
 
 from dreaming.errors import LossError, TraceError
+from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import AllWeights, Delta, Masked
 from dreaming.sessions.divergence import alpha_divergence, gap_weight, limited, trust
 from dreaming.sessions.network import ReaderShape, read
 from dreaming.sessions.retention import OldDreams, retention_loss
+from dreaming.sessions.teacher_gap import leave_day_out
 from dreaming.sessions.teachers import advise, check_teacher, without_rows
-from dreaming.sessions.types import Memory, Rows
+from dreaming.sessions.types import Rows
 from envs.types import container
 from worldmodels.factors import FactorModel
 
 CHUNK = 10  # updates per compiled call
-
-
-@dataclass(frozen=True)
-class SelfDistilConfig:
-    """One round of self-distillation."""
-
-    teacher: str = "context"  # or one_step, combined
-    updates: int = 150
-    dreams: int = 16  # dreamed days per update
-    horizon: int = 20  # decisions of a dreamed day
-    learning_rate: float = 1e-3
-    alpha: float = 0.5  # 0 = KL(teacher || student), 1 = KL(student || teacher)
-    clip: float = 5.0  # most that an action's term of the divergence counts for
-    step: float = 100.0  # most KL(target || student) in one update; small steps are slow and sure
-    gap: float = 0.0  # least range of q for full weight; 0 = every state counts alike
-    regret: float = 1.0  # of q: a costlier step makes the teacher's later advice count less
-    trust_decay: float = 0.7
-    temperature: float = 0.1  # of q, in teachers that look a step ahead
-    retention: float = 1.0  # weight of KL(base || student) on old dreams
-    old: int = 8  # old dreams per update
 
 
 @container
@@ -60,13 +42,6 @@ class Walk:
     a: Float[Array, "T B A"]
     advice: Float[Array, "T B A"]  # log-probabilities of the teacher
     q: Float[Array, "T B A"]
-
-
-def leave_day_out(memory: Memory, day: Any, out: Any) -> Memory:
-    """The memory [M] as seen from each of B days, which is left out: [B, M]."""
-    valid = memory.valid & (day != out[:, None])
-    spread = lambda x: jnp.broadcast_to(x, (out.shape[0], *x.shape))
-    return Memory(spread(memory.keys), spread(memory.values), valid)
 
 
 def transitions(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ TEACHERS = ("context", "one_step", "combined")
 
 
 def check_teacher(kind: str, shape: ReaderShape) -> None:
-    """Raise `ConfigError` for an unknown teacher, or one that needs outcomes where there are none."""
+    """Raise `ConfigError` for an unknown teacher, or one that needs outcomes there are not."""
     if kind not in TEACHERS:
         raise ConfigError(f"teacher={kind} does not exist; choose {' or '.join(TEACHERS)}")
     if kind != "context" and shape.num_outcomes == 0:

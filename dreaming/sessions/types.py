@@ -1,5 +1,10 @@
 """Rows of a session, and what a reader keeps of them."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from envs.types import container
@@ -37,3 +42,14 @@ class Sums:
 
     outer: Float[Array, "*B L H F D"]  # sum over rows of features of keys times values
     total: Float[Array, "*B L H F"]  # sum over rows of features of keys
+
+
+def named_rows(rows: Rows) -> dict[str, np.ndarray]:
+    """Rows as arrays by name."""
+    names = [each.name for each in dataclasses.fields(Rows)]
+    return {name: np.asarray(getattr(rows, name)) for name in names}
+
+
+def rows_of(arrays: Mapping[str, Any]) -> Rows:
+    """The inverse of `named_rows`; other names are left out."""
+    return Rows(**{each.name: arrays[each.name] for each in dataclasses.fields(Rows)})

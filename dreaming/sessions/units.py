@@ -8,6 +8,7 @@ any instant leaves a draft, which the next writer clears, or the unit.
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,7 @@ def write_unit(
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         write_file(draft / ARRAYS, data)
-        write_file(
-            draft / MANIFEST, seal({"facts": dict(facts), "arrays": sha256(data)})
-        )
+        write_file(draft / MANIFEST, seal({"facts": dict(facts), "arrays": sha256(data)}))
         sync_directory(draft)
         os.rename(draft, target)
         sync_directory(target.parent)
@@ -119,3 +118,8 @@ def cannot_write(path: Path, error: OSError) -> RegistryError:
     return RegistryError(
         f"cannot write {path}: {why}; make room and try again, what was there before is intact"
     )
+
+
+def now() -> str:
+    """The time, for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")

@@ -48,7 +48,7 @@ class Desk(gymnasium.Env):
         rules = desk_rules(number, self.sizes)
         own = np.indices(self.sizes.factors[: DESK + 1])  # every item, but for its client code
         self._answers = decide_right(rules, np.moveaxis(own, 0, -1))
-        self.observation_space = MultiDiscrete(self.sizes.factors)
+        self.observation_space = MultiDiscrete(list(self.sizes.factors))
         self.action_space = Discrete(NUM_ACTIONS)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):

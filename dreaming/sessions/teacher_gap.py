@@ -1,0 +1,125 @@
+"""Is there anything to teach? A policy against another one, on the decisions of a session.
+
+Doubly robust, per decision (Dudik et al., 2011): what the reader expects of a policy's decision,
+corrected by what was seen of the logged one, weighed by the ratio of its probabilities,
+    value(pi) = sum_a pi(a) q(a) + pi(a_t) / p_t (y_t - q(a_t)),
+with y_t = 1 for the family's first outcome, else 0; the reward where no outcome was seen at all.
+Teacher and q read the rows of other days than that of the decision: one that has read this day's
+outcomes overstates its gap. Rewards that come later than the next decision are not told apart.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from dreaming.sessions.network import ReaderShape, read
+from dreaming.sessions.teachers import advise, without_rows
+from dreaming.sessions.types import Memory, Rows
+
+DEVIATIONS = 1.64  # of the lower bound: one-sided 5 %
+MOST_RATIO = 20.0
+LEAST = 10  # decisions with something seen
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How much better per decision; `reason` says why the bound is missing, or what it means."""
+
+    gain: float | None
+    low: float | None
+    decisions: int
+    reason: str
+
+    @property
+    def go(self) -> bool:
+        """Whether it is surely better."""
+        return self.low is not None and self.low > 0
+
+    def said(self) -> dict[str, Any]:
+        """For a report."""
+        return asdict(self)
+
+
+def leave_day_out(memory: Memory, day: Any, out: Any) -> Memory:
+    """The memory [M] as seen from each of B days, which is left out: [B, M]."""
+    valid = memory.valid & (day != out[:, None])
+    spread = lambda x: jnp.broadcast_to(x, (out.shape[0], *x.shape))
+    return Memory(spread(memory.keys), spread(memory.values), valid)
+
+
+def advice_on(
+    params: Any, shape: ReaderShape, rows: Rows, kind: str, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(log-probabilities of a teacher, values q) at the rows' own observations [M, A]."""
+    memory = leave_day_out(read(params, shape, rows), rows.day, rows.day)
+    return advise(params, shape, memory, rows.o, kind=kind, temperature=temperature)
+
+
+_advice_on = jax.jit(advice_on, static_argnums=(1, 3, 4))
+_without_rows = jax.jit(without_rows, static_argnums=1)
+
+
+def teacher_gap(
+    params: Any,
+    shape: ReaderShape,
+    rows: Rows,
+    propensities: Float[np.ndarray, " M"],
+    *,
+    kind: str = "context",
+    temperature: float = 0.1,
+) -> Gap:
+    """The gap between a teacher and the same weights without rows."""
+    log_pi, q = _advice_on(params, shape, rows, kind, temperature)
+    student = jax.nn.log_softmax(_without_rows(params, shape, rows.o))
+    return compare(np.exp(log_pi), np.exp(student), np.asarray(q), rows, propensities)
+
+
+def student_gain(
+    new: Any, old: Any, shape: ReaderShape, rows: Rows, propensities: Float[np.ndarray, " M"]
+) -> Gap:
+    """The gap between new and old weights, both without rows."""
+    _, q = _advice_on(old, shape, rows, "context", 0.1)
+    pi = [np.asarray(jax.nn.softmax(_without_rows(each, shape, rows.o))) for each in (new, old)]
+    return compare(*pi, np.asarray(q), rows, propensities)
+
+
+def compare(
+    better: Float[np.ndarray, "M A"],
+    worse: Float[np.ndarray, "M A"],
+    q: Float[np.ndarray, "M A"],
+    rows: Rows,
+    propensities: Float[np.ndarray, " M"],
+) -> Gap:
+    """The gap between two policies, given by their probabilities at the rows."""
+    p, a = np.asarray(propensities, np.float64), np.asarray(rows.a, np.float64)
+    if np.isnan(p).any():
+        missing = int(np.isnan(p).sum())
+        why = f"{missing} of {p.size} decisions have no propensity, so the gap cannot be estimated"
+        return Gap(None, None, int(p.size), why)
+    seen, y = _targets(rows)
+    if seen.sum() < LEAST:
+        why = f"something was seen of {int(seen.sum())} decisions, at least {LEAST} are needed"
+        return Gap(None, None, int(seen.sum()), why)
+    q_a = (q * a).sum(-1)
+
+    def value(pi):
+        ratio = np.minimum((pi * a).sum(-1) / p, MOST_RATIO)
+        return (pi * q).sum(-1) + ratio * (y - q_a)
+
+    gains = (value(better) - value(worse))[seen]
+    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(gains.size))
+    low = gain - DEVIATIONS * error
+    sure = "surely better" if low > 0 else "not surely better"
+    return Gap(gain, low, int(gains.size), f"{sure}: {gain:+.3f} per decision, bound {low:+.3f}")
+
+
+def _targets(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(of which decisions something was seen, what it is worth)."""
+    outcome, valid = np.asarray(rows.outcome), np.asarray(rows.valid)
+    if ((outcome >= 0) & valid).any():
+        return (outcome >= 0) & valid, (outcome == 0).astype(np.float64)
+    return np.asarray(rows.known) & valid, np.asarray(rows.r, np.float64)
