@@ -335,6 +335,7 @@ LEAST = {
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
 LEAST |= {"judge.members": 0, "fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 LEAST |= {"agent.late_unroll_steps": 0}
+LEAST |= {"rank": 0, "reviews": 0, "steps": 0, "pretrain.own_rounds": 0}
 LEAST |= {"images.bins": 5, "rehearse.iterations": 0, "baselines.steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
@@ -351,6 +352,9 @@ CHOICES = {
     "agent.optimiser.name": ("adamw", "sgd"),
     "agent.optimiser.decayed": ("kernels", "encoder", "all", "none"),
     "rehearse.sampling": ("member", "mixture", "mean"),
+    "pretrain.kind": ("set", "linear"),
+    "self_distil.teacher": ("context", "one_step", "combined"),
+    "review": ("up", "down"),
     "tracker": ("none", "tensorboard", "wandb"),
     "optimiser": ("float32", "bfloat16"),
     "part": ("all", "vectors", "images"),
@@ -358,6 +362,8 @@ CHOICES = {
     "compute": ("auto", "float32", "bfloat16"),
 }
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
+POSITIVE += ("pretrain.learning_rate", "self_distil.learning_rate", "self_distil.clip")
+POSITIVE += ("self_distil.step", "self_distil.temperature", "share")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
 SHARES = (
     "fit.discount",
@@ -368,6 +374,8 @@ SHARES = (
 )  # between 0 and 1
 SHARES += ("agent.reset.discount",)
 CLOSED = (
+    "self_distil.alpha",
+    "self_distil.trust_decay",
     "env.epsilon",
     "collect.epsilon",
     "search.uniform_share",

@@ -125,12 +125,12 @@ class Masked(AllWeights):
         """(all weights, 1 where they may change)."""
         assert importance is not None, "a mask is chosen by importance"
         _, free = super().start(base)
-        score = jax.tree.map(lambda x, m: jnp.where(m > 0, x, -1.0), importance, free)
-        every = np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(score)])
+        score = jax.tree.map(lambda x, m: np.where(m > 0, x, -1.0), importance, free)
+        every = np.concatenate([np.ravel(x) for x in jax.tree.leaves(score)])
         count = max(1, int(self.share * every.size))
         least = np.partition(every, every.size - count)[every.size - count]
         least = max(float(least), 0.0)
-        return base, jax.tree.map(lambda x: ((x >= least) & (x > 0)).astype(jnp.float32), score)
+        return base, jax.tree.map(lambda x: ((x >= least) & (x > 0)).astype(np.float32), score)
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,12 @@ class LowRank(AllWeights):
 
     def start(self, base: Any, importance: Any = None) -> tuple[Any, Any]:
         """({name: {"u", "v"}}, nothing): at first u v = 0."""
-        state, key = {}, jax.random.key(self.rank)
+        random, state = np.random.default_rng(self.rank), {}
         for name, w in named(base).items():
             if w.ndim == 2:
-                key, draw_key = jax.random.split(key)
-                u = jax.random.normal(draw_key, (w.shape[0], self.rank)) / np.sqrt(w.shape[0])
-                state[name] = {"u": u, "v": jnp.zeros((self.rank, w.shape[1]))}
+                u = random.normal(size=(w.shape[0], self.rank)) / np.sqrt(w.shape[0])
+                v = np.zeros((self.rank, w.shape[1]), np.float32)
+                state[name] = {"u": u.astype(np.float32), "v": v}
         return state, None
 
     def weights(self, state: Any, frozen: Any, base: Any) -> Any:
@@ -176,4 +176,4 @@ class LowRank(AllWeights):
 def _may_change(path: Any, x: Any) -> Any:
     """1 for weights, 0 for what is fixed."""
     is_fixed = any(getattr(key, "key", None) in FIXED for key in path)
-    return jnp.zeros_like(x) if is_fixed else jnp.ones_like(x)
+    return np.full(np.shape(x), 0 if is_fixed else 1, np.float32)

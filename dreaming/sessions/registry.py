@@ -7,13 +7,18 @@ with registry.session("acme", consent=True) as s:
 """
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dreaming.errors import RegistryError
+from dreaming.sessions.family import Family
 from dreaming.sessions.lock import locked
+from dreaming.sessions.network import ReaderShape
 from dreaming.sessions.records import Record, read_record
+from dreaming.sessions.retention import OldDreams
 from dreaming.sessions.session import LOCK, Session
-from dreaming.sessions.store import Head, Store
+from dreaming.sessions.store import Head, Store, found
 from dreaming.sessions.types import named_rows
 from dreaming.sessions.units import now, write_once
 
@@ -23,6 +28,21 @@ REVIEWS = ("up", "down")
 
 class Registry(Store):
     """A registry that exists; `create` makes one. All methods raise `RegistryError`."""
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        params: Any,
+        shape: ReaderShape,
+        family: Family,
+        *,
+        old: OldDreams | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> "Registry":
+        """A new registry with one base, deployed everywhere, and what it must not forget."""
+        found(Path(path), params, shape, family, old=old, report=report)
+        return cls(path)
 
     def session(self, deployment: str, *, consent: bool = False) -> Session:
         """A new session in a deployment: `with registry.session(...) as s`. It begins with the rows

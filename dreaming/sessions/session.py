@@ -51,7 +51,7 @@ class Session:
         self.id, self.deployment, self.path = facts["id"], facts["deployment"], path
         self._observation, self._action = Features(spaces[0]), action_features(spaces[1])
         self._outcomes, self._params = outcomes, params
-        self._choose, self._add = programs(shape)
+        self._choose, self._ask, self._add = programs(shape)
         self._random = np.random.default_rng()
         self._pending: list[dict[str, Any]] = []  # decisions that are not on disk yet
         self._waits: dict[str, Any] | None = None  # the last decision, until it was observed
@@ -71,7 +71,7 @@ class Session:
         self.leave(close=kind is None)
 
     def leave(self, *, close: bool = False) -> None:
-        """Put all decisions on disk and let others write; the session stays open without `close`."""
+        """Put all decisions on disk, and let others write; without `close` it stays open."""
         try:
             self.save()
             if close:
@@ -91,6 +91,11 @@ class Session:
             observation, int(a) + self._action.space.start, propensity=float(p), legal=legal
         )
         return self._action.space.dtype.type(int(a) + self._action.space.start)
+
+    def probabilities(self, observation: Any) -> np.ndarray:
+        """The policy's probabilities of all actions at an observation, as of now."""
+        o = self._features(observation)
+        return np.asarray(self._ask(self._params, self._memory, o))
 
     def record(
         self, observation: Any, action: Any, *, propensity: float | None = None, legal: Any = None
@@ -177,19 +182,26 @@ class Session:
 
 
 @functools.lru_cache(maxsize=8)
-def programs(shape: ReaderShape) -> tuple[Any, Any]:
-    """Compiled (choose an action and its probability, remember a row) of a shape."""
+def programs(shape: ReaderShape) -> tuple[Any, Any, Any]:
+    """Compiled (choose an action and say its probability, say all of them, remember a row)."""
+
+    def log_pi(params, memory: Memory, o):
+        pi, _ = answer(params, shape, remembered(params, shape, memory), o[None])
+        return jax.nn.log_softmax(pi[0])
 
     @jax.jit
     def choose(params, memory: Memory, o, legal, key):
-        pi, _ = answer(params, shape, remembered(params, shape, memory), o[None])
-        logits = jnp.where(legal, jax.nn.log_softmax(pi[0]), -jnp.inf)
+        logits = jnp.where(legal, log_pi(params, memory, o), -jnp.inf)
         a = jax.random.categorical(jax.random.wrap_key_data(key), logits)
         return a, jax.nn.softmax(logits)[a]
+
+    @jax.jit
+    def ask(params, memory: Memory, o):
+        return jnp.exp(log_pi(params, memory, o))
 
     @jax.jit
     def add(params, memory: Memory, row: Rows, at):
         new = read(params, shape, jax.tree.map(lambda x: jnp.asarray(x)[None], row))
         return jax.tree.map(lambda x, y: x.at[at].set(y[0]), memory, new)
 
-    return choose, add
+    return choose, ask, add

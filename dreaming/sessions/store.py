@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,40 +98,6 @@ class Store:
         self.outcomes, self.skills = tuple(about["outcomes"]), tuple(about["skills"])
         self.observation_space = space_from_json(about["observation_space"])
         self.action_space = space_from_json(about["action_space"])
-
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        params: Any,
-        shape: ReaderShape,
-        family: Family,
-        *,
-        old: OldDreams | None = None,
-        report: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """A new registry with one base, deployed everywhere."""
-        path = Path(path)
-        if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
-            raise RegistryError(f"{path} is not empty; choose another directory for a new registry")
-        with locked(path / LOCK, f"registry {path}"):
-            base = sha_of(params)
-            write_unit(path / "base" / base, {"sha": base}, named(params))
-            if old is not None:
-                write_unit(path / "old_dreams" / base, {"base": base}, named(old))
-            head = Head(0, base, time=now(), report=dict(report or {}))
-            write_unit(path / "heads" / f"{0:06d}", _facts(head))
-            about = {
-                "schema_version": SCHEMA_VERSION,
-                "family": family.name,
-                "observation_space": space_to_json(family.observation.space),
-                "action_space": space_to_json(family.action.space),
-                "outcomes": list(family.outcomes),
-                "skills": list(family.skills),
-                "shape": dataclasses.asdict(shape),
-            }
-            write_once(path / ABOUT, about)  # last: without it there is no registry
-        return cls(path)
 
     def check_family(self, family: Family) -> None:
         """Raise `RegistryError` if deployments of a family cannot be worked by this registry."""
@@ -255,6 +221,37 @@ class Store:
         arrays = {name: jnp.asarray(x) for name, x in read_unit(path).arrays.items()}
         rows = rows_of({name.removeprefix(".rows."): x for name, x in arrays.items()})
         return OldDreams(rows, arrays[".o"], arrays[".log_pi"], arrays[".weight"])
+
+
+def found(
+    path: Path,
+    params: Any,
+    shape: ReaderShape,
+    family: Family,
+    *,
+    old: OldDreams | None = None,
+    report: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a new registry with one base, deployed everywhere. Raises `RegistryError`."""
+    if path.exists() and any(entry.name != LOCK for entry in path.iterdir()):
+        raise RegistryError(f"{path} is not empty; choose another directory for a new registry")
+    with locked(path / LOCK, f"registry {path}"):
+        base = sha_of(params)
+        write_unit(path / "base" / base, {"sha": base}, named(params))
+        if old is not None:
+            write_unit(path / "old_dreams" / base, {"base": base}, named(old))
+        head = Head(0, base, time=now(), report=dict(report or {}))
+        write_unit(path / "heads" / f"{0:06d}", _facts(head))
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "family": family.name,
+            "observation_space": space_to_json(family.observation.space),
+            "action_space": space_to_json(family.action.space),
+            "outcomes": list(family.outcomes),
+            "skills": list(family.skills),
+            "shape": dataclasses.asdict(shape),
+        }
+        write_once(path / ABOUT, about)  # last: without it there is no registry
 
 
 def _facts(head: Head) -> dict[str, Any]:

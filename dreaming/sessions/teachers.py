@@ -48,8 +48,16 @@ def advise(
     if kind == "one_step":
         pi = without_rows(params, shape, o)
     if kind != "context":
-        pi = jax.nn.log_softmax(pi) + q / temperature
+        pi = tilted(jax.nn.log_softmax(pi), q, temperature)
     return jax.nn.log_softmax(pi), q
+
+
+def tilted(
+    log_pi: Float[Array, "*B A"], q: Float[Array, "*B A"], temperature: float
+) -> Float[Array, "*B A"]:
+    """The policy proportional to pi exp(q / temperature): of all, it is the best for q less
+    `temperature` times its KL to pi, so a round with it is one of soft policy iteration."""
+    return jax.nn.log_softmax(log_pi + q / temperature)
 
 
 def without_rows(params: Any, shape: ReaderShape, o: Float[Array, "B O"]) -> Float[Array, "B A"]:
