@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dreaming.checkpoint import state_sha256
@@ -40,7 +39,7 @@ def named(params: Any) -> Named:
 def like(params: Any, arrays: Named) -> Any:
     """The inverse of `named`, in the structure of `params`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: jnp.asarray(arrays[jax.tree_util.keystr(path)]), params
+        lambda path, x: arrays[jax.tree_util.keystr(path)], params
     )
 
 

@@ -83,12 +83,15 @@ class Learner:
     def __init__(self, params: Any, shape: ReaderShape, num_tasks: int, steps: int, seed: int):
         self.memory: Memory = nothing(shape, (num_tasks,), steps)
         self.key, self.at, self.params = jax.random.key(seed), 0, params
+        self.propensities: list[np.ndarray] = []  # of its decisions, [N] each
         self._choose, self._add = _programs(shape)
 
     def chooses(self, os: list, features: np.ndarray) -> np.ndarray:
         """Actions drawn from the policy, given all rows so far."""
         self.key, key = jax.random.split(self.key)
-        return np.asarray(self._choose(self.params, self.memory, jnp.asarray(features), key))
+        a, p = self._choose(self.params, self.memory, jnp.asarray(features), key)
+        self.propensities.append(np.asarray(p))
+        return np.asarray(a)
 
     def seen(self, rows: Rows) -> None:
         """Remember a row of each task."""
@@ -106,7 +109,9 @@ def _programs(shape: ReaderShape) -> tuple[Any, Any]:
     def choose(params, memory, o, key):
         known = remembered(params, shape, memory)
         pi, _ = answer(params, shape, known, o[:, None])
-        return jax.random.categorical(key, pi[:, 0])
+        a = jax.random.categorical(key, pi[:, 0])
+        p = jnp.take_along_axis(jax.nn.softmax(pi[:, 0]), a[:, None], 1)[:, 0]
+        return a, p
 
     def add(params, memory, rows, at):
         new = read(params, shape, rows)

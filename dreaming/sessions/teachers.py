@@ -60,6 +60,6 @@ def tilted(
     return jax.nn.log_softmax(log_pi + q / temperature)
 
 
-def without_rows(params: Any, shape: ReaderShape, o: Float[Array, "B O"]) -> Float[Array, "B A"]:
+def without_rows(params: Any, shape: ReaderShape, o: Float[Array, "*B O"]) -> Float[Array, "*B A"]:
     """Policy logits of a reader by its weights alone."""
     return answer(params, shape, remembered(params, shape, nothing(shape)), o)[0]

@@ -49,9 +49,9 @@ def test_that_a_value_stays_is_learned_from_other_values():
 def test_steps_follow_the_tables():
     tables = MODEL.fit(*logged(20_000))
     o, _, _ = logged(2000, seed=2)
-    step = lambda a, seed: np.asarray(
-        MODEL.step(tables, o, hot([a] * 2000, 2), jax.random.key_data(jax.random.key(seed)))
-    )
+    dreamed = jax.jit(MODEL.step)
+    key = lambda seed: jax.random.key_data(jax.random.key(seed))
+    step = lambda a, seed: np.asarray(dreamed(tables, o, hot([a] * 2000, 2), key(seed)))
     assert (step(0, 0) == o).all(1).mean() > 0.98
     drawn = step(1, 0)
     np.testing.assert_allclose(drawn[:, :3].mean(0), 1 / 3, atol=0.05)
