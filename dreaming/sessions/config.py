@@ -33,7 +33,7 @@ class SelfDistilConfig:
     clip: float = 5.0  # most that an action's term of the divergence counts for
     step: float = 100.0  # most KL(target || student) in one update; small steps are slow and sure
     gap: float = 0.0  # least range of q for full weight; 0 = every state counts alike
-    regret: float = 1.0  # of q: a costlier step makes the teacher's later advice count less
+    regret: float = 1.0  # of q: after a costlier step advice counts less; 1 = it never does
     trust_decay: float = 0.7
     temperature: float = 0.1  # of q, in teachers that look a step ahead
     retention: float = 1.0  # weight of KL(base || student) on old dreams

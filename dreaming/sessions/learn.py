@@ -29,6 +29,8 @@ from dreaming.sessions.types import Rows
 from envs.types import Features
 from worldmodels.factors import FactorModel, factor_sizes
 
+ROWS = 64
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -69,6 +71,13 @@ def context_rows(record: Record) -> Rows:
         seen = (rows.outcome >= 0) | rows.known
         rows = dataclasses.replace(rows, valid=rows.valid & seen)
     return rows
+
+
+def padded(rows: Rows, propensities: np.ndarray) -> tuple[Rows, np.ndarray]:
+    """Rows with empty ones behind them, to a multiple of ROWS: programs are compiled per number."""
+    more = -propensities.size % ROWS
+    pad = lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))
+    return jax.tree.map(pad, rows), np.pad(propensities, (0, more), constant_values=1.0)
 
 
 def dream_session(

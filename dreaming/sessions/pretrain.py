@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from dreaming.errors import LossError
 from dreaming.sessions.config import PretrainConfig
@@ -76,8 +77,11 @@ def make_pool(
     return jax.tree.map(jnp.asarray, Pool(rows, answers(rows.o), others_o, right))
 
 
-def drawn(pool: Pool, key: jax.Array, batch: int) -> tuple[Pool, jax.Array]:
-    """(`batch` sessions with a random share of their rows, QUERIES of the left-out days [B, Q])."""
+def drawn(
+    pool: Pool, key: jax.Array, batch: int, share: Float[Array, " B"] | None = None
+) -> tuple[Pool, jax.Array]:
+    """(`batch` sessions with a random `share` of the rows of some days, QUERIES of the other days
+    [B, Q]). By default the share is itself drawn, and in one case of eight there are no rows."""
     keys = jax.random.split(key, 6)
     index = jax.random.randint(keys[0], (batch,), 0, pool.right.shape[0])
     some: Pool = jax.tree.map(lambda x: x[index], pool)
@@ -85,8 +89,9 @@ def drawn(pool: Pool, key: jax.Array, batch: int) -> tuple[Pool, jax.Array]:
     picked = jax.random.randint(keys[1], (batch, 2), 0, steps)
     days = jnp.take_along_axis(rows.day, picked, 1)
     is_out = (rows.day[:, :, None] == days[:, None, :]).any(-1)
-    share = jax.random.uniform(keys[2], (batch, 1), minval=-0.15, maxval=1.0)  # < 0: no rows
-    valid = ~is_out & (jax.random.uniform(keys[3], is_out.shape) < share)
+    if share is None:
+        share = jax.random.uniform(keys[2], (batch,), minval=-0.15, maxval=1.0)  # < 0: no rows
+    valid = ~is_out & (jax.random.uniform(keys[3], is_out.shape) < share[:, None])
     paid = jax.random.bernoulli(keys[4], 0.5, (batch, 1))
     rows = dataclasses.replace(rows, known=rows.known & paid, valid=valid)
     chance = jnp.where(is_out, jax.random.uniform(keys[5], is_out.shape), -1.0)

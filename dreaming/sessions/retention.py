@@ -32,11 +32,14 @@ class OldDreams:
 def old_dreams(
     params: Any, shape: ReaderShape, pool: Pool, key: jax.Array, count: int
 ) -> OldDreams:
-    """Old dreams of a base on `count` sessions of a pool; half of the observations of other skills
-    are seen without rows."""
-    batch, queries = drawn(pool, key, count)
+    """Old dreams of a base on `count` sessions of a pool: half of them with all rows of other days,
+    a quarter with a part of these, a quarter without rows."""
+    share_key, key = jax.random.split(key)
+    part, kind = jax.random.uniform(share_key, (count,)), jnp.arange(count) % 4
+    share = jnp.select([kind == 0, kind == 1], [jnp.zeros(count), part], 1.0)
+    batch, queries = drawn(pool, key, count, share)
     own = jnp.take_along_axis(batch.rows.o, queries[..., None], 1)
-    num_own, num_others = own.shape[1], batch.others_o.shape[1]
+    num_others = batch.others_o.shape[1]
     has_rows = batch.rows.valid.any(-1, keepdims=True)
     weight = jnp.concatenate(
         [jnp.broadcast_to(has_rows, own.shape[:2]), jnp.ones((count, num_others))], 1
@@ -44,7 +47,6 @@ def old_dreams(
     o = jnp.concatenate([own, batch.others_o], 1)
     memory = remembered(params, shape, read(params, shape, batch.rows))
     pi, _ = answer(params, shape, memory, o)
-    del num_own
     return OldDreams(batch.rows, o, jax.nn.log_softmax(pi), weight.astype(jnp.float32))
 
 

@@ -86,11 +86,10 @@ class Session:
         legal = legal_entries(action_mask, self._action, 0, ended=False)
         legal = np.ones(self._action.size, bool) if legal is None else legal
         key = random.integers(0, 1 << 32, 2, np.uint32)
-        a, p = self._choose(self._params, self._memory, o, legal, key)
-        self.record(
-            observation, int(a) + self._action.space.start, propensity=float(p), legal=legal
-        )
-        return self._action.space.dtype.type(int(a) + self._action.space.start)
+        index, p = self._choose(self._params, self._memory, o, legal, key)
+        action = int(index) + self._action.space.start
+        self.record(observation, action, propensity=float(p), legal=legal)
+        return action
 
     def probabilities(self, observation: Any) -> np.ndarray:
         """The policy's probabilities of all actions at an observation, as of now."""
@@ -105,6 +104,8 @@ class Session:
         a = self._action.flatten(np.asarray(action)[None])[0]
         legal = np.ones(self._action.size, bool) if legal is None else legal
         p = np.nan if propensity is None else propensity
+        if not (np.isnan(p) or 0 < p <= 1):
+            raise UserError(f"session {self.id}: the propensity {p} does not lie in (0, 1]")
         decision = {"o": self._features(observation), "a": a, "p": np.float32(p), "legal": legal}
         self._waits = decision | {"day": np.int32(self._day)}
 

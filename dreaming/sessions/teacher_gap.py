@@ -96,11 +96,10 @@ def compare(
 ) -> Gap:
     """The gap between two policies, given by their probabilities at the rows."""
     p, a = np.asarray(propensities, np.float64), np.asarray(rows.a, np.float64)
-    if np.isnan(p).any():
-        missing = int(np.isnan(p).sum())
-        why = f"{missing} of {p.size} decisions have no propensity, so the gap cannot be estimated"
-        return Gap(None, None, int(p.size), why)
     seen, y = _targets(rows)
+    if missing := int(np.isnan(p[seen]).sum()):
+        why = f"{missing} of {seen.sum()} decisions have no propensity, so no gap can be estimated"
+        return Gap(None, None, int(seen.sum()), why)
     if seen.sum() < LEAST:
         why = f"something was seen of {int(seen.sum())} decisions, at least {LEAST} are needed"
         return Gap(None, None, int(seen.sum()), why)

@@ -112,6 +112,8 @@ def test_a_session_has_one_writer(registry):
         (lambda s: (s.act(O), s.observe(outcome=3)), "known are right, too lax"),
         (lambda s: (s.act(O), s.observe(reward=float("nan"))), "not a finite number"),
         (lambda s: s.observe(reward=1.0), "after act"),
+        (lambda s: s.record(O, 1, propensity=1.5), r"does not lie in \(0, 1\]"),
+        (lambda s: s.record(O, 7), "lies outside"),
     ],
 )
 def test_what_is_told_wrongly_is_refused(registry, call, match):
