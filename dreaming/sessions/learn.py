@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreaming.errors import RegistryError
+from dreaming.errors import ConfigError, RegistryError
 from dreaming.sessions.compaction import compact
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import AllWeights, apply, difference
@@ -27,9 +27,9 @@ from dreaming.sessions.store import Head
 from dreaming.sessions.teacher_gap import student_gain, teacher_gap
 from dreaming.sessions.types import Rows
 from envs.types import Features
-from worldmodels.factors import FactorModel, factor_sizes
+from worldmodels.factors import FactorError, FactorModel, factor_sizes
 
-ROWS = 64
+ROWS = 64  # a multiple of these is read at once
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,14 @@ def context_rows(record: Record) -> Rows:
     return rows
 
 
+def dream_model(registry: Registry) -> FactorModel:
+    """What a session of this registry is dreamed by. Raises `ConfigError` for numbers."""
+    try:
+        return FactorModel(factor_sizes(Features(registry.observation_space).parts))
+    except FactorError as error:
+        raise ConfigError(f"{registry.path}: {error}") from error
+
+
 def padded(rows: Rows, propensities: np.ndarray) -> tuple[Rows, np.ndarray]:
     """Rows with empty ones behind them, to a multiple of ROWS: programs are compiled per number."""
     more = -propensities.size % ROWS
@@ -95,11 +103,9 @@ def dream_session(
     record, config = teaching_record(registry, id, least_reviews), config or SelfDistilConfig()
     head, deployment = registry.head(), record.facts["deployment"]
     shape, weights = registry.shape, registry.weights(head, deployment)
-    rows, model = (
-        context_rows(record),
-        FactorModel(factor_sizes(Features(registry.observation_space).parts)),
-    )
-    judged = {"rows": rows, "propensities": record.propensities}
+    model = dream_model(registry)
+    rows, propensities = padded(context_rows(record), record.propensities)
+    judged = {"rows": rows, "propensities": propensities}
     options = {"kind": config.teacher, "temperature": config.temperature}
     gap = teacher_gap(weights, shape, **judged, **options)
     report: dict[str, Any] = {"gap": gap.said()}

@@ -53,7 +53,7 @@ def leave_day_out(memory: Memory, day: Any, out: Any) -> Memory:
 
 def advice_on(
     params: Any, shape: ReaderShape, rows: Rows, kind: str, temperature: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[jax.Array, jax.Array]:
     """(log-probabilities of a teacher, values q) at the rows' own observations [M, A]."""
     memory = leave_day_out(read(params, shape, rows), rows.day, rows.day)
     return advise(params, shape, memory, rows.o, kind=kind, temperature=temperature)
