@@ -23,22 +23,11 @@ from dreaming.sessions.config import PretrainConfig
 from dreaming.sessions.family import Family
 from dreaming.sessions.network import ReaderShape, answer, init_reader, read, remembered
 from dreaming.sessions.play import Learner, oracle, play, scripted
-from dreaming.sessions.types import Rows
-from envs.types import container
+from dreaming.sessions.types import Pool
 
 CHUNK = 20  # updates per compiled call
 QUERIES = 40  # decisions asked of each session and update, of the session's own skill
 OTHERS = 10  # and of each of the others
-
-
-@container
-class Pool:
-    """Sessions to learn from, with the oracle's answers."""
-
-    rows: Rows  # [N, S]
-    right: Any  # int [N, S]
-    others_o: Any  # [N, K * OTHERS, O]: observations of the other skills
-    others_right: Any  # int [N, K * OTHERS]
 
 
 def shape_of(family: Family, config: PretrainConfig) -> ReaderShape:

@@ -16,10 +16,9 @@ from dreaming.sessions.family import Family
 from dreaming.sessions.lock import locked
 from dreaming.sessions.network import ReaderShape
 from dreaming.sessions.records import Record, read_record
-from dreaming.sessions.retention import OldDreams
 from dreaming.sessions.session import LOCK, Session
 from dreaming.sessions.store import Head, Store, found
-from dreaming.sessions.types import named_rows
+from dreaming.sessions.types import OldDreams, named_rows
 from dreaming.sessions.units import now, write_once
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")

@@ -14,19 +14,8 @@ from jaxtyping import Array, Float
 
 from dreaming.sessions.divergence import kl
 from dreaming.sessions.network import ReaderShape, answer, read, remembered
-from dreaming.sessions.pretrain import Pool, drawn
-from dreaming.sessions.types import Rows
-from envs.types import container
-
-
-@container
-class OldDreams:
-    """N contexts, with Q observations each and the log-probabilities of the base there."""
-
-    rows: Rows  # [N, M]
-    o: Float[Array, "N Q O"]
-    log_pi: Float[Array, "N Q A"]
-    weight: Float[Array, "N Q"]
+from dreaming.sessions.pretrain import drawn
+from dreaming.sessions.types import OldDreams, Pool
 
 
 def old_dreams(

@@ -17,31 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 
 from dreaming.errors import LossError, TraceError
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import AllWeights, Delta, Masked
 from dreaming.sessions.divergence import alpha_divergence, gap_weight, limited, trust
 from dreaming.sessions.network import ReaderShape, read
-from dreaming.sessions.retention import OldDreams, retention_loss
+from dreaming.sessions.retention import retention_loss
 from dreaming.sessions.teacher_gap import leave_day_out
 from dreaming.sessions.teachers import advise, check_teacher, without_rows
-from dreaming.sessions.types import Rows
-from envs.types import container
+from dreaming.sessions.types import Lesson, OldDreams, Rows, Walk
 from worldmodels.factors import FactorModel
 
 CHUNK = 10  # updates per compiled call
-
-
-@container
-class Walk:
-    """Dreamed days of the student, [T, B]."""
-
-    o: Float[Array, "T B O"]
-    a: Float[Array, "T B A"]
-    advice: Float[Array, "T B A"]  # log-probabilities of the teacher
-    q: Float[Array, "T B A"]
 
 
 def transitions(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -131,8 +119,9 @@ def self_distil(
         importance = programs.importance(base, dream[1], rows, mask_key)
     state, frozen = form.start(base, importance)
     carry = state, make_optimiser(config).init(state)
+    lesson = Lesson(base=base, frozen=frozen, tables=dream[1], rows=rows, old=old)
     for each in jax.random.split(key, max(1, config.updates // CHUNK)):
-        carry, metrics = programs.advance(carry, frozen, base, dream[1], rows, old, each)
+        carry, metrics = programs.advance(carry, lesson, each)
         metrics = {name: float(x) for name, x in metrics.items()}
         if not all(np.isfinite(x) for x in metrics.values()):
             raise LossError("self-distillation became not finite; lower its learning_rate")
@@ -162,24 +151,22 @@ def compiled(
     walk, optimiser = make_walk(shape, dream, config), make_optimiser(config)
 
     @jax.jit
-    def advance(carry, frozen, base, tables, rows, old, key):
-        step = lambda carry, key: _update(carry, key, frozen, base, tables, rows, old)
+    def advance(carry, lesson: Lesson, key):
+        step = lambda carry, key: update(carry, lesson, key)
         carry, metrics = jax.lax.scan(step, carry, jax.random.split(key, CHUNK))
         return carry, jax.tree.map(lambda x: x.mean(), metrics)
 
-    def _update(carry, key, frozen, base, tables, rows, old):
-        state, opt_state = carry
+    def update(carry, lesson: Lesson, key):
+        (state, opt_state), base, old = carry, lesson.base, lesson.old
         walk_key, old_key = jax.random.split(key)
-        days = walk(form.weights(state, frozen, base), base, tables, rows, walk_key)
-        some = None
+        weights = lambda state: form.weights(state, lesson.frozen, base)
+        days = walk(weights(state), base, lesson.tables, lesson.rows, walk_key)
         if old is not None:
             index = jax.random.randint(old_key, (config.old,), 0, old.weight.shape[0])
-            some = jax.tree.map(lambda x: x[index], old)
-        loss = lambda state: distil_loss(
-            form.weights(state, frozen, base), shape, days, some, config
-        )
+            old = jax.tree.map(lambda x: x[index], old)
+        loss = lambda state: distil_loss(weights(state), shape, days, old, config)
         gradient, metrics = jax.grad(loss, has_aux=True)(state)
-        gradient = form.allowed(gradient, frozen)
+        gradient = form.allowed(gradient, lesson.frozen)
         change, opt_state = optimiser.update(gradient, opt_state, state)
         return (optax.apply_updates(state, change), opt_state), metrics
 

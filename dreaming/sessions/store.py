@@ -31,8 +31,7 @@ from dreaming.sessions.deltas import Delta, apply, like, named, sha_of
 from dreaming.sessions.family import Family
 from dreaming.sessions.lock import locked
 from dreaming.sessions.network import ReaderShape, init_reader
-from dreaming.sessions.retention import OldDreams
-from dreaming.sessions.types import Rows, named_rows, rows_of
+from dreaming.sessions.types import OldDreams, Rows, named_rows, rows_of
 from dreaming.sessions.units import (
     clear_drafts,
     now,

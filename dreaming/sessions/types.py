@@ -1,4 +1,4 @@
-"""Rows of a session, and what a reader keeps of them."""
+"""Rows of a session, what a reader keeps of them, and what is learned from."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -42,6 +42,47 @@ class Sums:
 
     outer: Float[Array, "*B L H F D"]  # sum over rows of features of keys times values
     total: Float[Array, "*B L H F"]  # sum over rows of features of keys
+
+
+@container
+class Pool:
+    """Sessions to learn from, with the oracle's answers."""
+
+    rows: Rows  # [N, S]
+    right: Int[Array, "N S"]
+    others_o: Float[Array, "N K O"]  # observations of the other skills
+    others_right: Int[Array, "N K"]
+
+
+@container
+class Walk:
+    """Dreamed days of the student, [T, B]."""
+
+    o: Float[Array, "T B O"]
+    a: Float[Array, "T B A"]
+    advice: Float[Array, "T B A"]  # log-probabilities of the teacher
+    q: Float[Array, "T B A"]
+
+
+@container
+class OldDreams:
+    """N contexts, with Q observations each and the log-probabilities of the base there."""
+
+    rows: Rows  # [N, M]
+    o: Float[Array, "N Q O"]
+    log_pi: Float[Array, "N Q A"]
+    weight: Float[Array, "N Q"]
+
+
+@container
+class Lesson:
+    """What stays as it is in a round of self-distillation."""
+
+    base: Any  # weights of the teacher, and of the student at the start
+    frozen: Any  # what a form of change keeps beside what is learned
+    tables: Any  # of the dream
+    rows: Rows  # of the session, [M]
+    old: OldDreams | None
 
 
 def named_rows(rows: Rows) -> dict[str, np.ndarray]:

@@ -10,10 +10,9 @@ import pytest
 from dreaming.errors import TraceError
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.network import init_reader
-from dreaming.sessions.retention import OldDreams
-from dreaming.sessions.self_distil import Walk, distil_loss, transitions
+from dreaming.sessions.self_distil import distil_loss, transitions
 from dreaming.sessions.teachers import advise, without_rows
-from dreaming.sessions.types import Memory, Rows
+from dreaming.sessions.types import Memory, OldDreams, Rows, Walk
 
 PLAIN = SelfDistilConfig(retention=0.0)
 
