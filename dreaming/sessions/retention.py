@@ -6,6 +6,7 @@ So old dreams hold the session's skill with rows of other deployments, and the s
 same everywhere with and without rows.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from dreaming.sessions.pretrain import drawn
 from dreaming.sessions.types import OldDreams, Pool
 
 
+@functools.partial(jax.jit, static_argnums=(1, 4))
 def old_dreams(
     params: Any, shape: ReaderShape, pool: Pool, key: jax.Array, count: int
 ) -> OldDreams:

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from dreaming.sessions import learn
+from dreaming.sessions.deltas import sha_of
+from dreaming.sessions.family import load_family
+from dreaming.sessions.network import ReaderShape, init_reader
 from dreaming.sessions.registry import Registry
 from dreaming.sessions.teacher_gap import Gap
 from experiments.command.cli import main
@@ -32,16 +36,29 @@ def verb(capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("sessions") / "desks"
+    """A registry of desks whose base has learned nothing."""
+    family = load_family(FAMILY.partition("=")[2])
+    sizes = {"width": 8, "layers": 1, "heads": 2}
+    shape = ReaderShape(family.observation.size, 4, len(family.outcomes), **sizes)
+    params = jax.jit(init_reader, static_argnums=1)(jax.random.key(0), shape)
+    path = tmp_path_factory.mktemp("sessions") / "desks"
+    return Registry.create(path, params, shape, family).path
 
 
 @pytest.fixture
-def where(place, verb) -> str:
-    """registry=..., founded by the first test that asks."""
-    if not place.exists():
-        code, out, err = verb("pretrain", f"registry={place}", FAMILY, *TINY)
-        assert code == 0 and f"registry: {place}" in out, err
+def where(place) -> str:
     return f"registry={place}"
+
+
+@pytest.mark.slow  # pretraining
+def test_a_registry_is_founded_with_a_base(verb, tmp_path):
+    path = tmp_path / "desks"
+    code, out, err = verb("pretrain", f"registry={path}", FAMILY, *TINY)
+    assert code == 0 and f"registry: {path}" in out, err
+    registry = Registry(path)
+    head = registry.head()
+    assert registry.old_dreams(head) is not None and head.report["seed"] == 0
+    assert head.base == sha_of(registry.weights(head, "anyone"))
 
 
 def test_from_a_session_to_weights_and_back(verb, where, place, tmp_path, monkeypatch):
