@@ -1,8 +1,10 @@
-"""Keep a few rows of a session as context of its deployment; weights stay.
+"""Keep some rows of a session as context; its weights stay.
 
-The baseline of `dream session=`: the rows with which the policy comes nearest to
-what it does with all of them. Example:
-  dreaming compact registry=registries/desks session=7-1 rows=16
+The baseline of `dream session=`: those rows with which the policy comes nearest
+to what it does with all of them. Examples:
+  dreaming compact session=7-1
+  dreaming compact registry=registries/desks session=7-1 rows=8
+  dreaming compact registry=registries/desks session=7-1 reviews=0
 """
 
 import sys

@@ -1,8 +1,9 @@
 """Which sessions and reviews produced which weights.
 
 Examples:
-  dreaming history registry=registries/desks
-  dreaming history registry=registries/desks json=history.json picture=history.svg
+  dreaming history
+  dreaming history registry=registries/desks json=history.json
+  dreaming history registry=registries/desks picture=history.svg
 """
 
 import sys

@@ -4,9 +4,10 @@ A family is any function that makes a Gymnasium task of a number; its tasks need
 an oracle, `right_action(o)`. The base learns over many of them how to learn a
 new one from its own rows. Examples:
   dreaming pretrain registry=registries/desks
+  dreaming pretrain registry=registries/large \\
+      family=envs.processes.desk:make_large
   dreaming pretrain registry=registries/mine family=my.package:make_deployment
-Then: dreaming session-start registry=registries/desks deployment=7 steps=100 \\
-      family=envs.processes.desk:make_deployment consent=true
+Then start sessions with `dreaming session-start`.
 """
 
 import sys

@@ -1,9 +1,10 @@
-"""Deploy an earlier state again; history goes on, nothing is rewritten.
+"""Deploy an earlier state again; history goes on.
 
-Examples:
-  dreaming rollback registry=registries/desks             the last change
+Nothing is rewritten: a rollback is one more head. Examples:
+  dreaming rollback registry=registries/desks
   dreaming rollback registry=registries/desks steps=2
-  dreaming rollback registry=registries/desks to=5f3a9c   by the hash of weights or state
+  dreaming rollback registry=registries/desks to=5f3a9c
+The last one names the first digits of the hash of weights, or of a state.
 """
 
 import sys

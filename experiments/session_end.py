@@ -1,7 +1,10 @@
 """End a session that was left open.
 
-Nothing is learned from a session that is open. Example:
+Nothing is learned from a session that is open, and nobody reviews one. Sessions
+of the Python API (`with registry.session(...)`) end by themselves. Examples:
+  dreaming session-end session=acme-1
   dreaming session-end registry=registries/desks session=7-1
+  dreaming session-end registry=registries/desks session=7-2
 """
 
 import sys

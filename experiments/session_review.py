@@ -3,7 +3,8 @@
 Actions of a session with thumbs down are never copied; what was seen of them
 still teaches. Examples:
   dreaming session-review registry=registries/desks session=7-1 review=up
-  dreaming session-review session=7-2 review=down score=2 note='too strict'
+  dreaming session-review session=7-2 review=down score=2
+  dreaming session-review session=7-3 review=down note='too strict'
 """
 
 import sys

@@ -1,10 +1,10 @@
 """Start a session of real work in a deployment; prints its name.
 
-A program of yours goes on with it (dreaming.sessions.registry.Registry.go_on),
-or with steps= and family= the policy works a deployment of a family at once.
-Without consent=true a session is recorded and nothing is learned from it.
-Examples:
-  dreaming session-start registry=registries/desks deployment=acme consent=true
+A program of yours goes on with it (`Registry.go_on`); with steps= and family=
+the policy works a deployment of a family at once. Without consent=true it is
+recorded, and nothing is learned from it. Examples:
+  dreaming session-start registry=registries/desks deployment=acme
+  dreaming session-start deployment=acme consent=true
   dreaming session-start registry=registries/desks deployment=7 consent=true \\
       family=envs.processes.desk:make_deployment steps=100
 """

@@ -1,8 +1,9 @@
-"""What there is of sessions: decisions, what was seen, reviews, consent.
+"""What there is of sessions: decisions, reviews, consent.
 
 Examples:
-  dreaming session-status registry=registries/desks
-  dreaming session-status registry=registries/desks session=7-1 json=status.json
+  dreaming session-status
+  dreaming session-status registry=registries/desks json=status.json
+  dreaming session-status registry=registries/desks session=7-1
 """
 
 import sys

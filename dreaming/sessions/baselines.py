@@ -71,7 +71,8 @@ def _program(arm: str, shape: ReaderShape, epochs: int, learning_rate: float) ->
             return (optax.apply_updates(weights, change), state), None
 
         start = params, optimiser.init(params)
-        return jax.lax.scan(step, start, None, length=epochs)[0][0] | {"r_scale": params["r_scale"]}
+        new: Any = jax.lax.scan(step, start, None, length=epochs)[0][0]
+        return new | {"r_scale": params["r_scale"]}
 
     return learn
 

@@ -63,10 +63,15 @@ def teaching_record(registry: Registry, id: str, least_reviews: int) -> Record:
     return record
 
 
+def decided(record: Record) -> Rows:
+    """The rows of a session that has some."""
+    assert record.rows is not None, "asked for in teaching_record"
+    return record.rows
+
+
 def context_rows(record: Record) -> Rows:
     """The rows of a session that a teacher may read."""
-    assert record.rows is not None
-    rows = jax.tree.map(jnp.asarray, record.rows)
+    rows = jax.tree.map(jnp.asarray, decided(record))
     if record.review is not None and record.review["verdict"] == "down":
         seen = (rows.outcome >= 0) | rows.known
         rows = dataclasses.replace(rows, valid=rows.valid & seen)
@@ -96,7 +101,7 @@ def dream_session(
     form: AllWeights | None = None,
     seed: int = 0,
     least_reviews: int = 1,
-    update: Callable[..., None] = lambda *args, **metrics: None,
+    update: Callable[..., Any] = lambda *args, **metrics: None,
 ) -> Learned:
     """Learn from a session, and deploy what was learned as a new head. Raises `RegistryError`,
     also if somebody else wrote a head in the meantime."""
@@ -115,7 +120,7 @@ def dream_session(
         weights,
         shape,
         rows,
-        (model, model.fit(*transitions(record.rows))),
+        (model, model.fit(*transitions(decided(record)))),
         jax.random.key(seed),
         config=config,
         old=registry.old_dreams(head),

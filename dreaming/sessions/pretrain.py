@@ -63,7 +63,9 @@ def make_pool(
     others_o = np.concatenate([empty, *others], axis=1)
     answers = lambda o: oracle(family, tasks, family.observation.unflatten(o))
     right = answers(others_o) if others_o.shape[1] else np.zeros((len(tasks), 0), np.int32)
-    return jax.tree.map(jnp.asarray, Pool(rows, answers(rows.o), others_o, right))
+    known: dict[str, Any] = {"rows": rows, "right": answers(rows.o)}
+    known |= {"others_o": others_o, "others_right": right}
+    return jax.tree.map(jnp.asarray, Pool(**known))
 
 
 def drawn(
@@ -137,7 +139,7 @@ def pretrain(
     family: Family,
     config: PretrainConfig,
     seed: int,
-    update: Callable[..., None] = lambda *args, **metrics: None,
+    update: Callable[..., Any] = lambda *args, **metrics: None,
 ) -> tuple[Any, ReaderShape]:
     """(parameters, shape) of a base. `update(updates, **metrics)` is called after each chunk."""
     shape, key = shape_of(family, config), jax.random.key(seed)

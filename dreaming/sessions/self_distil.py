@@ -103,7 +103,7 @@ def self_distil(
     config: SelfDistilConfig,
     old: OldDreams | None = None,
     form: AllWeights | None = None,
-    update: Callable[..., None] = lambda *args, **metrics: None,
+    update: Callable[..., Any] = lambda *args, **metrics: None,
 ) -> Delta:
     """What one round changes in the weights of `base`, in one of the forms of `deltas`.
 

@@ -83,8 +83,8 @@ def student_gain(
 ) -> Gap:
     """The gap between new and old weights, both without rows."""
     _, q = _advice_on(old, shape, rows, "context", 0.1)
-    pi = [np.asarray(jax.nn.softmax(_without_rows(each, shape, rows.o))) for each in (new, old)]
-    return compare(*pi, np.asarray(q), rows, propensities)
+    pi = lambda weights: np.asarray(jax.nn.softmax(_without_rows(weights, shape, rows.o)))
+    return compare(pi(new), pi(old), np.asarray(q), rows, propensities)
 
 
 def compare(

@@ -25,7 +25,7 @@ OLD = 64  # sessions of other deployments whose answers a base has to keep
 HELD_BACK = 900_000_000  # the first number of their deployments
 
 
-def make_registry(config: Any, update: Callable[..., None]) -> Registry:
+def make_registry(config: Any, update: Callable[..., Any]) -> Registry:
     """Pretrain a base on a family, and found a registry with it."""
     path = Path(config.registry)
     if path.exists() and any(path.iterdir()):
@@ -78,7 +78,7 @@ def work(session: Session, family: Family, number: int, steps: int, seed: int) -
     return earned
 
 
-def dream(config: Any, update: Callable[..., None]) -> Learned:
+def dream(config: Any, update: Callable[..., Any]) -> Learned:
     """Learn from a session."""
     if config.rank and config.share != 1:
         raise ConfigError("rank= and share= are two ways to change fewer weights; give one of them")

@@ -38,8 +38,7 @@ def verb(capsys, monkeypatch):
 def place(tmp_path_factory) -> Path:
     """A registry of desks whose base has learned nothing."""
     family = load_family(FAMILY.partition("=")[2])
-    sizes = {"width": 8, "layers": 1, "heads": 2}
-    shape = ReaderShape(family.observation.size, 4, len(family.outcomes), **sizes)
+    shape = ReaderShape(family.observation.size, 4, 3, width=8, layers=1, heads=2)
     params = jax.jit(init_reader, static_argnums=1)(jax.random.key(0), shape)
     path = tmp_path_factory.mktemp("sessions") / "desks"
     return Registry.create(path, params, shape, family).path

@@ -15,7 +15,7 @@ def hot(values, n):
 
 def encoded(a, b, c):
     """Observations of two categories and a bit."""
-    return np.concatenate([hot(a, 3), hot(b, 2), np.float32(c)[:, None]], 1)
+    return np.concatenate([hot(a, 3), hot(b, 2), np.asarray(c, np.float32)[:, None]], 1)
 
 
 def logged(count: int, seed: int = 0):

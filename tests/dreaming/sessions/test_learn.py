@@ -1,6 +1,7 @@
 """What a session may teach: with consent, after a review, what was seen, and if it surely helps."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import LowRank, Masked, sha_of
 from dreaming.sessions.teacher_gap import Gap, advice_on, compare, leave_day_out
 from dreaming.sessions.teachers import check_teacher
-from dreaming.sessions.types import Memory, Rows
+from dreaming.sessions.types import Memory, Rows, rows_of
 
 QUICK = SelfDistilConfig(updates=10, dreams=2, horizon=3, learning_rate=0.1)
 YES = Gap(0.3, 0.1, 50, "surely better")
@@ -147,14 +148,16 @@ def rows_of_bandit(count: int, seed: int) -> tuple[Rows, np.ndarray]:
     p = random.uniform(0.2, 0.8, count)
     index = (random.random(count) < p).astype(int)
     good = random.random(count) < np.where(index, 0.7, 0.4)
-    rows = Rows(
-        o=np.zeros((count, 1), np.float32),
-        a=np.eye(2, dtype=np.float32)[index],
-        r=good.astype(np.float32),
-        known=np.ones(count, bool),
-        outcome=np.where(good, 0, 1),
-        day=np.arange(count) // 20,
-        valid=np.ones(count, bool),
+    rows = rows_of(
+        {
+            "o": np.zeros((count, 1), np.float32),
+            "a": np.eye(2, dtype=np.float32)[index],
+            "r": good.astype(np.float32),
+            "known": np.ones(count, bool),
+            "outcome": np.where(good, 0, 1),
+            "day": np.arange(count) // 20,
+            "valid": np.ones(count, bool),
+        }
     )
     return rows, np.where(index, p, 1 - p)
 
@@ -164,8 +167,8 @@ def test_the_gap_is_unbiased_although_the_expected_outcomes_are_wrong():
     gains, lows = [], []
     for seed in range(200):
         rows, p = rows_of_bandit(100, seed)
-        both = (np.repeat(x, 100, 0) for x in (second, first))
-        gap = compare(*both, np.full((100, 2), 0.9), rows, p)
+        one, other = (np.repeat(x, 100, 0) for x in (second, first))
+        gap = compare(one, other, np.full((100, 2), 0.9), rows, p)
         gains.append(gap.gain)
         lows.append(gap.low)
     error = np.std(gains) / np.sqrt(200)
@@ -196,7 +199,8 @@ def test_advice_on_a_day_does_not_know_that_day(params, shape):
     after = look(params, shape, dataclasses.replace(rows, outcome=changed), "context", 0.1)[0]
     same = np.isclose(before, after, atol=1e-7).all(1)
     assert same[rows.day == 1].all() and not same[rows.day != 1].any()
-    memory = Memory(np.zeros((60, 1)), np.zeros((60, 1)), rows.valid)
+    blank: Any = np.zeros((60, 1))
+    memory = Memory(blank, blank, rows.valid)
     assert leave_day_out(memory, rows.day, rows.day[:1]).valid.sum() == 40
 
 

@@ -1,6 +1,7 @@
 """A reader: rows it may not see have no effect, their order has none, and sums add up."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,23 +16,25 @@ from dreaming.sessions.network import (
     remembered,
     summed,
 )
-from dreaming.sessions.types import Memory, Rows, Sums
+from dreaming.sessions.types import Memory, Rows, Sums, rows_of
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def rows_like(shape, count: int, seed: int = 0) -> Rows:
     """Drawn rows, all of them valid."""
     random = np.random.default_rng(seed)
     hot = lambda n: np.eye(n, dtype=np.float32)[random.integers(n, size=count)]
-    return Rows(
-        o=hot(shape.o_size),
-        a=hot(shape.num_actions),
-        r=random.normal(size=count).astype(np.float32),
-        known=random.random(count) < 0.5,
-        outcome=random.integers(-1, shape.num_outcomes, count),
-        day=np.arange(count) // 3,
-        valid=np.ones(count, bool),
+    return rows_of(
+        {
+            "o": hot(shape.o_size),
+            "a": hot(shape.num_actions),
+            "r": random.normal(size=count).astype(np.float32),
+            "known": random.random(count) < 0.5,
+            "outcome": random.integers(-1, shape.num_outcomes, count),
+            "day": np.arange(count) // 3,
+            "valid": np.ones(count, bool),
+        }
     )
 
 

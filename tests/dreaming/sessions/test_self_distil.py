@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.network import init_reader
 from dreaming.sessions.self_distil import distil_loss, transitions
 from dreaming.sessions.teachers import advise, without_rows
-from dreaming.sessions.types import Memory, OldDreams, Rows, Walk
+from dreaming.sessions.types import Memory, OldDreams, Walk, rows_of
 
 PLAIN = SelfDistilConfig(retention=0.0)
 
@@ -32,24 +33,29 @@ def walk(shape) -> Walk:
     advice = 2 * random.normal(size=(3, 2, 4)).astype(np.float32)
     advice = np.asarray(jax.nn.log_softmax(advice))
     q = random.random((3, 2, 4)).astype(np.float32)
-    return Walk(hot(shape.o_size), hot(4), advice, q)
+    fields: dict[str, Any] = {"o": hot(shape.o_size), "a": hot(4), "advice": advice, "q": q}
+    return Walk(**fields)
 
 
 @pytest.fixture(scope="module")
 def old(shape) -> OldDreams:
     random = np.random.default_rng(1)
     hot = lambda n, *size: np.eye(n, dtype=np.float32)[random.integers(n, size=size)]
-    rows = Rows(
-        o=hot(shape.o_size, 2, 5),
-        a=hot(4, 2, 5),
-        r=np.ones((2, 5), np.float32),
-        known=np.ones((2, 5), bool),
-        outcome=np.zeros((2, 5), int),
-        day=np.zeros((2, 5), int),
-        valid=np.ones((2, 5), bool),
+    rows = rows_of(
+        {
+            "o": hot(shape.o_size, 2, 5),
+            "a": hot(4, 2, 5),
+            "r": np.ones((2, 5), np.float32),
+            "known": np.ones((2, 5), bool),
+            "outcome": np.zeros((2, 5), int),
+            "day": np.zeros((2, 5), int),
+            "valid": np.ones((2, 5), bool),
+        }
     )
     log_pi = np.full((2, 3, 4), np.log(0.25), np.float32)
-    return OldDreams(rows, hot(shape.o_size, 2, 3), log_pi, np.ones((2, 3), np.float32))
+    fields: dict[str, Any] = {"o": hot(shape.o_size, 2, 3), "log_pi": log_pi}
+    fields["weight"] = np.ones((2, 3), np.float32)
+    return OldDreams(rows=rows, **fields)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
@@ -78,7 +84,7 @@ def test_retention_adds_the_divergence_from_the_base_on_old_dreams(student, shap
     kept = metrics["self_distil/retention"]
     assert kept > 0.01
     np.testing.assert_allclose(once - plain, kept, rtol=1e-4)
-    half = dataclasses.replace(old, weight=np.float32([[1, 0, 0], [0, 0, 0]]))
+    half = dataclasses.replace(old, weight=np.array([[1, 0, 0], [0, 0, 0]], np.float32))
     _, other = loss(student, shape, walk, half, dataclasses.replace(PLAIN, retention=1.0))
     assert abs(other["self_distil/retention"] - kept) > 1e-4
 
@@ -94,7 +100,8 @@ def test_teachers_differ_as_they_are_said_to(student, shape):
     random = np.random.default_rng(0)
     size = (5, 3, shape.layers, shape.heads, shape.width // shape.heads)
     draw = lambda: random.normal(size=size).astype(np.float32)
-    some, none = (Memory(draw(), draw(), np.full((5, 3), x)) for x in (True, False))
+    memory = lambda *arrays: Memory(*arrays)
+    some, none = (memory(draw(), draw(), np.full((5, 3), x)) for x in (True, False))
     o = np.eye(shape.o_size, dtype=np.float32)[:5]
     ask = jax.jit(advise, static_argnums=1, static_argnames=("kind", "temperature"))
     told = lambda memory, kind, t=0.1: ask(student, shape, memory, o, kind=kind, temperature=t)
@@ -111,14 +118,16 @@ def test_teachers_differ_as_they_are_said_to(student, shape):
 
 def test_only_decisions_of_a_day_follow_each_other(shape):
     o = np.eye(shape.o_size, dtype=np.float32)[:5]
-    rows = Rows(
-        o=o,
-        a=np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]],
-        r=np.zeros(5, np.float32),
-        known=np.ones(5, bool),
-        outcome=np.zeros(5, int),
-        day=np.array([0, 0, 1, 1, 2]),
-        valid=np.ones(5, bool),
+    rows = rows_of(
+        {
+            "o": o,
+            "a": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]],
+            "r": np.zeros(5, np.float32),
+            "known": np.ones(5, bool),
+            "outcome": np.zeros(5, int),
+            "day": np.array([0, 0, 1, 1, 2]),
+            "valid": np.ones(5, bool),
+        }
     )
     before, a, after = transitions(rows)
     assert before.argmax(1).tolist() == [0, 2] and after.argmax(1).tolist() == [1, 3]

@@ -1,5 +1,7 @@
 """The whole path on bandits that are learned in seconds: base, session, weights, and back."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ SMALL = PretrainConfig(
     layers=1,
 )
 DISTIL = SelfDistilConfig(updates=100, dreams=8, horizon=10, learning_rate=3e-3)
-EVERY = np.eye(CARDS, dtype=np.float32)
+EVERY: Any = np.eye(CARDS, dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
