@@ -17,7 +17,7 @@ from experiments.runs.session_config import CompactConfig
 
 def run(config: CompactConfig, run_dir: Path) -> int:
     """Write a head with rows as context."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from experiments.runs.sessions import compact
 
     head = compact(config)

@@ -94,7 +94,7 @@ def learn_from_session(config: DreamSessionConfig, run_dir: Path) -> int:
     from experiments.command import runtime
 
     with Progress() as progress:
-        runtime.configure(devices=1)
+        runtime.configure()
         from experiments.runs.sessions import dream
 
         with progress.stage("self-distil", total=config.self_distil.updates) as stage:

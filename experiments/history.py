@@ -16,7 +16,7 @@ from experiments.runs.session_config import HistoryConfig
 
 def run(config: HistoryConfig, run_dir: Path) -> int:
     """Print every head."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from dreaming.sessions.registry import Registry
     from experiments.runs.sessions import draw_history, history, history_lines, write_json
 

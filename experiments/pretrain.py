@@ -22,7 +22,7 @@ from experiments.runs.session_config import PretrainVerbConfig
 def run(config: PretrainVerbConfig, run_dir: Path) -> int:
     """Pretrain, and print what was founded."""
     with Progress() as progress:
-        runtime.configure(devices=1)
+        runtime.configure()
         from experiments.runs.sessions import make_registry
 
         sizes = config.pretrain

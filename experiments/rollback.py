@@ -17,7 +17,7 @@ from experiments.runs.session_config import RollbackConfig
 
 def run(config: RollbackConfig, run_dir: Path) -> int:
     """Write a head with an earlier state."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from dreaming.sessions.registry import Registry
 
     head = Registry(config.registry).rollback(to=config.to, steps=config.steps)

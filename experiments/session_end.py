@@ -17,7 +17,7 @@ from experiments.runs.session_config import SessionConfig
 
 def run(config: SessionConfig, run_dir: Path) -> int:
     """Close a session."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from dreaming.sessions.registry import Registry
 
     record = Registry(config.registry).close(config.session)

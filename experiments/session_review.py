@@ -17,7 +17,7 @@ from experiments.runs.session_config import SessionReviewConfig
 
 def run(config: SessionReviewConfig, run_dir: Path) -> int:
     """Write a review."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from dreaming.sessions.registry import Registry
 
     registry = Registry(config.registry)

@@ -19,7 +19,7 @@ from experiments.runs.session_config import SessionStartConfig
 
 def run(config: SessionStartConfig, run_dir: Path) -> int:
     """Start a session, and print its name."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from experiments.runs.sessions import start
 
     registry, session = start(config)

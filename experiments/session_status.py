@@ -16,7 +16,7 @@ from experiments.runs.session_config import SessionStatusConfig
 
 def run(config: SessionStatusConfig, run_dir: Path) -> int:
     """Print a line per session."""
-    runtime.configure(devices=1)
+    runtime.configure()
     from experiments.runs.sessions import status, write_json
 
     found = status(config)

@@ -4,8 +4,11 @@ Doubly robust, per decision (Dudik et al., 2011): what the reader expects of a p
 corrected by what was seen of the logged one, weighed by the ratio of its probabilities,
     value(pi) = sum_a pi(a) q(a) + pi(a_t) / p_t (y_t - q(a_t)),
 with y_t = 1 for the family's first outcome, else 0; the reward where no outcome was seen at all.
-Teacher and q read the rows of other days than that of the decision: one that has read this day's
-outcomes overstates its gap. Rewards that come later than the next decision are not told apart.
+The teacher reads the rows of other days than that of the decision: one that has read this day's
+outcomes overstates its gap. q reads all rows but the decision's own. Where a session has learned
+not to do what the teacher would, ratios are large and hardly ever drawn, so q has to know better
+than the teacher: if it read the same rows, what one day taught would look right on every other.
+Rewards that come later than the next decision are not told apart.
 """
 
 from dataclasses import asdict, dataclass
@@ -59,7 +62,15 @@ def advice_on(
     return advise(params, shape, memory, rows.o, kind=kind, temperature=temperature)
 
 
+def expected_on(params: Any, shape: ReaderShape, rows: Rows) -> jax.Array:
+    """What the actions are worth at the rows' own observations [M, A], by all other rows."""
+    each = jnp.arange(rows.valid.size)
+    memory = leave_day_out(read(params, shape, rows), each, each)
+    return advise(params, shape, memory, rows.o)[1]
+
+
 _advice_on = jax.jit(advice_on, static_argnums=(1, 3, 4))
+_expected_on = jax.jit(expected_on, static_argnums=1)
 _without_rows = jax.jit(without_rows, static_argnums=1)
 
 
@@ -73,7 +84,8 @@ def teacher_gap(
     temperature: float = 0.1,
 ) -> Gap:
     """The gap between a teacher and the same weights without rows."""
-    log_pi, q = _advice_on(params, shape, rows, kind, temperature)
+    log_pi, _ = _advice_on(params, shape, rows, kind, temperature)
+    q = _expected_on(params, shape, rows)
     student = jax.nn.log_softmax(_without_rows(params, shape, rows.o))
     return compare(np.exp(log_pi), np.exp(student), np.asarray(q), rows, propensities)
 
@@ -82,7 +94,7 @@ def student_gain(
     new: Any, old: Any, shape: ReaderShape, rows: Rows, propensities: Float[np.ndarray, " M"]
 ) -> Gap:
     """The gap between new and old weights, both without rows."""
-    _, q = _advice_on(old, shape, rows, "context", 0.1)
+    q = _expected_on(old, shape, rows)
     pi = lambda weights: np.asarray(jax.nn.softmax(_without_rows(weights, shape, rows.o)))
     return compare(pi(new), pi(old), np.asarray(q), rows, propensities)
 

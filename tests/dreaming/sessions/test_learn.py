@@ -11,7 +11,7 @@ from dreaming.errors import ConfigError, RegistryError
 from dreaming.sessions import learn
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import LowRank, Masked, sha_of
-from dreaming.sessions.teacher_gap import Gap, advice_on, compare, leave_day_out
+from dreaming.sessions.teacher_gap import Gap, advice_on, compare, expected_on, leave_day_out
 from dreaming.sessions.teachers import check_teacher
 from dreaming.sessions.types import Memory, Rows, rows_of
 
@@ -199,6 +199,11 @@ def test_advice_on_a_day_does_not_know_that_day(params, shape):
     after = look(params, shape, dataclasses.replace(rows, outcome=changed), "context", 0.1)[0]
     same = np.isclose(before, after, atol=1e-7).all(1)
     assert same[rows.day == 1].all() and not same[rows.day != 1].any()
+    worth = jax.jit(expected_on, static_argnums=1)
+    flipped = np.where(np.arange(60) == 5, 1 - rows.outcome, rows.outcome)
+    told = dataclasses.replace(rows, outcome=flipped)
+    same = np.isclose(worth(params, shape, rows), worth(params, shape, told), atol=1e-7).all(1)
+    assert same[5] and not same[6:20].any()  # by all rows but its own, of its day too
     blank: Any = np.zeros((60, 1))
     memory = Memory(blank, blank, rows.valid)
     assert leave_day_out(memory, rows.day, rows.day[:1]).valid.sum() == 40

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +30,7 @@ SMALL = PretrainConfig(
     layers=1,
 )
 DISTIL = SelfDistilConfig(updates=100, dreams=8, horizon=10, learning_rate=3e-3)
-EVERY: Any = np.eye(CARDS, dtype=np.float32)
+EVERY: Any = jnp.eye(CARDS)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_what_a_session_taught_is_kept_without_it_and_taken_back(bandits):
         id = worked(family, registry, number)
         learned = dream_session(registry, id, config=DISTIL)
         assert learned.head is not None, learned.reason
-        rows = jax.tree.map(np.asarray, registry.record(id).rows)
+        rows = jax.tree.map(jnp.asarray, registry.record(id).rows)
         new = weights[number] = registry.weights(learned.head, str(number))
         alone, context = (share(family, registry, base, number, x) for x in (None, rows))
         kept = (share(family, registry, new, number) - alone) / (context - alone)
@@ -84,7 +85,7 @@ def test_what_a_session_taught_is_kept_without_it_and_taken_back(bandits):
     tasks = [family.deployment(number) for number in weights]
     answers = [task.right_action(np.arange(CARDS)) for task in tasks]
     differ = answers[0] != answers[1]
-    found = conflict(one, other, registry.shape, EVERY)
+    found = conflict(one, other, registry.shape, np.asarray(EVERY))
     assert auroc(found.divergence, differ) > 0.85 and abs(found.share - differ.mean()) < 0.2
     assert registry.rollback().weights("1000002") == head.base
     assert registry.rollback().state == head.state
