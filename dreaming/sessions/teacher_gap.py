@@ -11,19 +11,21 @@ than the teacher: if it read the same rows, what one day taught would look right
 Rewards that come later than the next decision are not told apart.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import stats
 
 from dreaming.sessions.network import ReaderShape, read
 from dreaming.sessions.teachers import advise, without_rows
 from dreaming.sessions.types import Memory, Rows
 
-DEVIATIONS = 1.64  # of the lower bound: one-sided 5 %
+LEVEL = 0.95  # of the lower bound, one-sided
 MOST_RATIO = 20.0
 LEAST = 10  # decisions with something seen
 
@@ -121,11 +123,27 @@ def compare(
         ratio = np.minimum((pi * a).sum(-1) / p, MOST_RATIO)
         return (pi * q).sum(-1) + ratio * (y - q_a)
 
-    gains = (value(better) - value(worse))[seen]
-    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(gains.size))
-    low = gain - DEVIATIONS * error
+    gains, day = (value(better) - value(worse))[seen], np.asarray(rows.day)[seen]
+    if np.unique(day).size < 2:
+        return Gap(None, None, int(gains.size), "there is one day, and a gap needs at least 2")
+    gain, low = float(gains.mean()), lower_bound(gains, day)
     sure = "surely better" if low > 0 else "not surely better"
     return Gap(gain, low, int(gains.size), f"{sure}: {gain:+.3f} per decision, bound {low:+.3f}")
+
+
+def lower_bound(gains: Float[np.ndarray, " N"], day: Int[np.ndarray, " N"]) -> float:
+    """The lower bound of the mean gain: the lower one of decisions and of days as what is drawn.
+
+    Decisions of a day may share what is peculiar to it. So the sums of days are compared as well,
+    by Student's t with a degree of freedom less than there are days (two at least).
+    """
+    count, mean = gains.size, gains.mean()
+    _, index = np.unique(day, return_inverse=True)
+    rest = np.bincount(index, gains - mean)
+    by_day = math.sqrt(rest.size / (rest.size - 1) * np.square(rest).sum()) / count
+    by_decision = gains.std(ddof=1) / math.sqrt(count)
+    t = float(stats.t.ppf(LEVEL, rest.size - 1))
+    return float(mean - max(t * by_day, stats.norm.ppf(LEVEL) * by_decision))
 
 
 def _targets(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

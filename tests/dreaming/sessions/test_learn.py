@@ -11,7 +11,14 @@ from dreaming.errors import ConfigError, RegistryError
 from dreaming.sessions import learn
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import LowRank, Masked, sha_of
-from dreaming.sessions.teacher_gap import Gap, advice_on, compare, expected_on, leave_day_out
+from dreaming.sessions.teacher_gap import (
+    Gap,
+    advice_on,
+    compare,
+    expected_on,
+    leave_day_out,
+    lower_bound,
+)
 from dreaming.sessions.teachers import check_teacher
 from dreaming.sessions.types import Memory, Rows, rows_of
 
@@ -173,7 +180,21 @@ def test_the_gap_is_unbiased_although_the_expected_outcomes_are_wrong():
         lows.append(gap.low)
     error = np.std(gains) / np.sqrt(200)
     assert abs(np.mean(gains) - 0.3) < 4 * error
-    assert 0.90 < np.mean(np.array(lows) < 0.3) < 0.99  # one-sided 95 %
+    assert 0.93 < np.mean(np.array(lows) < 0.3)  # one-sided 95 %, or more
+
+
+def test_a_bound_does_not_take_the_decisions_of_a_day_for_independent():
+    random = np.random.default_rng(0)
+    day, count = np.repeat(np.arange(5), 20), 2000
+    shared = [
+        0.2 * random.normal(size=5)[day] + 0.1 * random.normal(size=100) for _ in range(count)
+    ]
+    wrong = np.mean([lower_bound(gains, day) > 0 for gains in shared])  # the true mean is 0
+    assert 0.03 < wrong < 0.07
+    naive = [x.mean() - 1.64 * x.std(ddof=1) / 10 > 0 for x in shared]
+    assert np.mean(naive) > 0.2
+    apart = [lower_bound(0.2 * draw(100), day) > 0 for _ in range(count)]
+    assert np.mean(apart) < 0.05
 
 
 def test_a_gap_that_cannot_be_estimated_says_why():
@@ -184,6 +205,8 @@ def test_a_gap_that_cannot_be_estimated_says_why():
     assert not gap.go and gap.low is None and "3 of 30 decisions have no propensity" in gap.reason
     nothing = dataclasses.replace(rows, outcome=np.full(30, -1), known=np.zeros(30, bool))
     assert "something was seen of 0 decisions" in compare(pi, pi, pi, nothing, p).reason
+    once = dataclasses.replace(rows, day=np.zeros(30, int))
+    assert "one day" in compare(pi, pi, pi, once, p).reason
     paid = dataclasses.replace(rows, outcome=np.full(30, -1))
     assert compare(pi, pi, pi, paid, p).gain == 0  # rewards stand for outcomes
 

@@ -52,12 +52,12 @@ def share(family, registry, params, number: int, rows=None) -> float:
     return family.deployment(number).right_share(np.asarray(jax.nn.softmax(pi)))
 
 
-def worked(family, registry, number: int, days: int = 3) -> str:
+def worked(family, registry, number: int, days: int = 4) -> str:
     """The name of a reviewed session of a few days."""
     task = family.deployment(number)
     with registry.session(str(number), consent=True) as s:
         for day in range(days):
-            o, over = task.reset(seed=day)[0], False
+            o, over = task.reset(seed=10 * number + day)[0], False
             while not over:
                 a = s.act(o, seed=day * 100 + task._t)
                 o, r, _, over, info = task.step(a)
