@@ -185,10 +185,9 @@ def test_the_gap_is_unbiased_although_the_expected_outcomes_are_wrong():
 
 def test_a_bound_does_not_take_the_decisions_of_a_day_for_independent():
     random = np.random.default_rng(0)
+    draw = lambda size: random.normal(size=size)
     day, count = np.repeat(np.arange(5), 20), 2000
-    shared = [
-        0.2 * random.normal(size=5)[day] + 0.1 * random.normal(size=100) for _ in range(count)
-    ]
+    shared = [0.2 * draw(5)[day] + 0.1 * draw(100) for _ in range(count)]
     wrong = np.mean([lower_bound(gains, day) > 0 for gains in shared])  # the true mean is 0
     assert 0.03 < wrong < 0.07
     naive = [x.mean() - 1.64 * x.std(ddof=1) / 10 > 0 for x in shared]
