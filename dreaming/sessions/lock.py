@@ -47,7 +47,7 @@ def _signature() -> bytes:
 def holder(path: Path) -> str:
     """Who wrote its name into a lock last."""
     try:
-        said = json.loads(path.read_text())
+        said = json.loads(path.read_text("utf-8"))
         return f"process {said['process']} on {said['host']} since {said['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
