@@ -174,7 +174,7 @@ class SourcesConfig:
     json: str | None = None  # file to write the same to, as JSON
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -187,7 +187,7 @@ class ForgetConfig:
     remove: bool = False  # remove those runs
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
