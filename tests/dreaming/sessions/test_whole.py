@@ -90,14 +90,3 @@ def test_what_a_session_taught_is_kept_without_it_and_taken_back(bandits):
     assert registry.rollback().weights("1000002") == head.base
     assert registry.rollback().state == head.state
     assert sha_of(registry.weights(registry.head(), "1000001")) == head.base
-
-
-@pytest.mark.slow  # needs the base of the test above
-def test_days_whose_rule_does_not_last_teach_nothing(bandits):
-    family, registry = bandits
-    fickle = load_family("envs.processes.bandit:make_fickle")
-    go = []
-    for number in range(4):
-        id = worked(fickle, registry, 2_000_000 + number)
-        go.append(dream_session(registry, id, config=DISTIL).head is not None)
-    assert sum(go) <= 1
