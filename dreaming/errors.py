@@ -8,6 +8,7 @@ __all__ = [
     "DreamFileError",
     "EnvError",
     "LossError",
+    "RegistryError",
     "RejectedError",
     "SpaceError",
     "TraceError",
@@ -29,3 +30,7 @@ class RejectedError(UserError):
 
 class LossError(UserError):
     """A loss or a gradient that is not a finite number."""
+
+
+class RegistryError(UserError):
+    """A registry of sessions that is damaged, locked or stale, or a request that it refuses."""

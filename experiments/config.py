@@ -84,7 +84,7 @@ class WorldConfig:
     tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -131,7 +131,7 @@ class OnlineConfig:
     tracker: str = "none"  # tensorboard or wandb: a second place for the metrics
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
         _check_rehearsal(self.rehearse, self.distill)
         _check_agent(self.agent)
 
@@ -150,7 +150,7 @@ class RecordConfig:
     idle: float | None = None  # stop after so many seconds in which nothing came; null = never
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -163,7 +163,7 @@ class InspectConfig:
     json: str | None = None  # file to write the same to, as JSON
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class SourcesConfig:
     json: str | None = None  # file to write the same to, as JSON
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -187,7 +187,7 @@ class ForgetConfig:
     remove: bool = False  # remove those runs
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -205,7 +205,7 @@ class EvaluateConfig:
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -226,7 +226,7 @@ class CertifyVerbConfig:
     devices: int = 0  # virtual CPU devices; 0 = two where the machine has two cores
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -239,7 +239,7 @@ class ExportConfig:
     to: str = MISSING  # a new directory, a new file.dream; of a log minari:ID
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -251,7 +251,7 @@ class PackConfig:
     optimiser: str = "float32"  # bfloat16: its moments in half the bytes, not exactly
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -262,7 +262,7 @@ class UnpackConfig:
     to: str = MISSING  # a new run directory
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -273,7 +273,7 @@ class ReportConfig:
     runs: str | None = None  # compare all runs below this directory
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
 
 
 @dataclass
@@ -304,7 +304,7 @@ class BenchmarkConfig:
     real_steps: int = 100_000  # of the game whose minutes are predicted
 
     def __post_init__(self):
-        _check(self)
+        check_options(self)
         if len(self.frame) != 3 or min(self.frame) < 1:
             raise ValueError(f"frame={self.frame} must be [height, width, channels]")
 
@@ -335,6 +335,7 @@ LEAST = {
 LEAST |= {"model.reward_bins": 2, "model.value_bins": 5, "certify.episodes": 0, "episodes": 0}
 LEAST |= {"judge.members": 0, "fit.steps": 0, "agent.reset.every": 0, "agent.reset.anneal": 0}
 LEAST |= {"agent.late_unroll_steps": 0}
+LEAST |= {"rank": 0, "reviews": 0, "steps": 0, "pretrain.own_rounds": 0}
 LEAST |= {"images.bins": 5, "rehearse.iterations": 0, "baselines.steps": 0}
 CHOICES = {
     "teacher": ("search", "one_step"),
@@ -351,6 +352,9 @@ CHOICES = {
     "agent.optimiser.name": ("adamw", "sgd"),
     "agent.optimiser.decayed": ("kernels", "encoder", "all", "none"),
     "rehearse.sampling": ("member", "mixture", "mean"),
+    "pretrain.kind": ("set", "linear"),
+    "self_distil.teacher": ("context", "one_step", "combined"),
+    "review": ("up", "down"),
     "tracker": ("none", "tensorboard", "wandb"),
     "optimiser": ("float32", "bfloat16"),
     "part": ("all", "vectors", "images"),
@@ -358,6 +362,8 @@ CHOICES = {
     "compute": ("auto", "float32", "bfloat16"),
 }
 POSITIVE = ("fit.learning_rate", "distill.learning_rate", "baselines.learning_rate")
+POSITIVE += ("pretrain.learning_rate", "self_distil.learning_rate", "self_distil.clip")
+POSITIVE += ("self_distil.step", "self_distil.temperature", "share")
 POSITIVE += ("fit.clip_norm", "distill.clip_norm", "search.temperature", "search.floor")
 SHARES = (
     "fit.discount",
@@ -368,6 +374,8 @@ SHARES = (
 )  # between 0 and 1
 SHARES += ("agent.reset.discount",)
 CLOSED = (
+    "self_distil.alpha",
+    "self_distil.trust_decay",
     "env.epsilon",
     "collect.epsilon",
     "search.uniform_share",
@@ -382,7 +390,7 @@ CLOSED = (
 )
 
 
-def _check(config: Any) -> None:
+def check_options(config: Any) -> None:
     """Raise `ValueError` for the first option that lies where no run can work."""
     for name, value in _flat(config):
         if name in CHOICES and value is not None and value not in CHOICES[name]:

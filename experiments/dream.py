@@ -9,6 +9,9 @@ where it was when it is started again. Examples:
   dreaming dream traces=path/to/store env=none  a log without a simulator
 Later, when that log has grown, the next round of the same run:
   dreaming dream run=runs/dream/CartPole-v1/seed0 traces=path/to/store
+Learn from a session of a registry instead (see session-start), with options of
+its own (dreaming dream session=ID --help):
+  dreaming dream registry=registries/desks session=7-1
 Many seeds, two at a time, and then their common report:
   dreaming dream --multirun seed=0,1,2,3,4 hydra/launcher=processes devices=1
   dreaming report runs=runs/dream
@@ -25,6 +28,7 @@ from experiments.command.alone import alone_in
 from experiments.command.cli import run_verb
 from experiments.command.progress import Progress
 from experiments.config import DreamConfig
+from experiments.runs.session_config import DreamSessionConfig
 
 
 def run(config: DreamConfig, run_dir: Path) -> int:
@@ -85,8 +89,30 @@ def summary(result: dict[str, Any], run_dir: Path) -> str:
     return "\n".join(lines)
 
 
+def learn_from_session(config: DreamSessionConfig, run_dir: Path) -> int:
+    """Learn from a session of a registry, and print what came of it."""
+    from experiments.command import runtime
+
+    with Progress() as progress:
+        runtime.configure()
+        from experiments.runs.sessions import dream
+
+        with progress.stage("self-distil", total=config.self_distil.updates) as stage:
+            learned = dream(config, stage.update)
+    print(learned.reason)
+    if learned.head is None:
+        return 0
+    print(f"head {learned.head.number}: {100 * learned.report['share']:.1f} % of weights changed")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line of this verb; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.startswith("session=") for word in words):
+        return run_verb(
+            learn_from_session, argv, config_name="dream_session", schema=DreamSessionConfig
+        )
     return run_verb(run, argv, config_name="dream", schema=DreamConfig, apart=True)
 
 

@@ -41,6 +41,14 @@ VERBS = (
     "atari100k",
     "benchmark",
     "report",
+    "pretrain",
+    "session-start",
+    "session-end",
+    "session-review",
+    "session-status",
+    "compact",
+    "history",
+    "rollback",
 )
 FLAGS = "--help, --multirun and --cfg job"
 

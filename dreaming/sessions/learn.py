@@ -1,0 +1,157 @@
+"""What a session taught goes into the weights of its deployment, or the reason why not.
+
+A session teaches if it was closed, its people consented, and enough sessions of the deployment
+were reviewed. Its rows always teach the dream. They teach the policy as context, never as actions
+to be copied; of a session with thumbs down only those whose outcome or reward was seen. Weights
+change if the teacher is surely better than the student (the gap), and what was distilled surely
+better than what there was (the gain).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreaming.errors import ConfigError, RegistryError
+from dreaming.sessions.compaction import compact
+from dreaming.sessions.config import SelfDistilConfig
+from dreaming.sessions.deltas import AllWeights, apply, difference
+from dreaming.sessions.records import Record
+from dreaming.sessions.registry import Registry
+from dreaming.sessions.self_distil import self_distil, transitions
+from dreaming.sessions.store import Head
+from dreaming.sessions.teacher_gap import student_gain, teacher_gap
+from dreaming.sessions.types import Rows
+from envs.types import Features
+from worldmodels.factors import FactorError, FactorModel, factor_sizes
+
+ROWS = 64  # a multiple of these is read at once
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of learning: the new head, or None and the reason."""
+
+    head: Head | None
+    reason: str
+    report: dict[str, Any]
+
+
+def teaching_record(registry: Registry, id: str, least_reviews: int) -> Record:
+    """A session that may teach. Raises `RegistryError` for one that may not."""
+    record = registry.record(id)
+    if not record.closed:
+        raise RegistryError(f"session {id} is still open; end it first")
+    if record.rows is None:
+        raise RegistryError(f"session {id} holds no decision, so it teaches nothing")
+    if not record.facts["consent"]:
+        raise RegistryError(
+            f"session {id} has no consent, so nothing is learned from it; start sessions with "
+            "consent=true to learn"
+        )
+    same = [registry.record(each) for each in registry.session_ids(record.facts["deployment"])]
+    reviewed = sum(each.review is not None for each in same)
+    if reviewed < least_reviews:
+        raise RegistryError(
+            f"{reviewed} sessions of {record.facts['deployment']} were reviewed, {least_reviews} "
+            "are needed before weights change; review them"
+        )
+    return record
+
+
+def decided(record: Record) -> Rows:
+    """The rows of a session that has some."""
+    assert record.rows is not None, "asked for in teaching_record"
+    return record.rows
+
+
+def context_rows(record: Record) -> Rows:
+    """The rows of a session that a teacher may read."""
+    rows = jax.tree.map(jnp.asarray, decided(record))
+    if record.review is not None and record.review["verdict"] == "down":
+        seen = (rows.outcome >= 0) | rows.known
+        rows = dataclasses.replace(rows, valid=rows.valid & seen)
+    return rows
+
+
+def dream_model(registry: Registry) -> FactorModel:
+    """What a session of this registry is dreamed by. Raises `ConfigError` for numbers."""
+    try:
+        return FactorModel(factor_sizes(Features(registry.observation_space).parts))
+    except FactorError as error:
+        raise ConfigError(f"{registry.path}: {error}") from error
+
+
+def padded(rows: Rows, propensities: np.ndarray) -> tuple[Rows, np.ndarray]:
+    """Rows with empty ones behind them, to a multiple of ROWS: programs are compiled per number."""
+    more = -propensities.size % ROWS
+    pad = lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))
+    return jax.tree.map(pad, rows), np.pad(propensities, (0, more), constant_values=1.0)
+
+
+def dream_session(
+    registry: Registry,
+    id: str,
+    *,
+    config: SelfDistilConfig | None = None,
+    form: AllWeights | None = None,
+    seed: int = 0,
+    least_reviews: int = 1,
+    update: Callable[..., Any] = lambda *args, **metrics: None,
+) -> Learned:
+    """Learn from a session, and deploy what was learned as a new head. Raises `RegistryError`,
+    also if somebody else wrote a head in the meantime."""
+    record, config = teaching_record(registry, id, least_reviews), config or SelfDistilConfig()
+    head, deployment = registry.head(), record.facts["deployment"]
+    shape, weights = registry.shape, registry.weights(head, deployment)
+    model = dream_model(registry)
+    rows, propensities = padded(context_rows(record), record.propensities)
+    judged = {"rows": rows, "propensities": propensities}
+    options = {"kind": config.teacher, "temperature": config.temperature}
+    gap = teacher_gap(weights, shape, **judged, **options)
+    report: dict[str, Any] = {"gap": gap.said()}
+    if not gap.go:
+        return Learned(None, f"the teacher is {gap.reason}; weights stay", report)
+    change = self_distil(
+        weights,
+        shape,
+        rows,
+        (model, model.fit(*transitions(decided(record)))),
+        jax.random.key(seed),
+        config=config,
+        old=registry.old_dreams(head),
+        form=form,
+        update=update,
+    )
+    new = apply(weights, change)
+    gain = student_gain(new, weights, shape, **judged)
+    report |= {"gain": gain.said(), "config": dataclasses.asdict(config)}
+    if not gain.go:
+        return Learned(None, f"what was distilled is {gain.reason}; weights stay", report)
+    base = registry.weights(dataclasses.replace(head, deltas={}), deployment)
+    delta = change if change.base == head.base else difference(base, new)
+    report |= {"kind": delta.kind, "share": delta.share}
+    with registry.writing(head):
+        deltas = head.deltas | {deployment: registry.put_delta(head, delta)}
+        contexts = {name: sha for name, sha in head.contexts.items() if name != deployment}
+        said = {"id": id, "deployment": deployment, "review": record.review}
+        changes = {"deltas": deltas, "contexts": contexts, "sessions": [said], "report": report}
+        head = registry.commit(head, cause="dream", **changes)
+    return Learned(head, gain.reason, report)
+
+
+def compact_session(registry: Registry, id: str, rows: int, *, least_reviews: int = 1) -> Head:
+    """Keep a few rows of a session as context of its deployment, as a new head; weights stay."""
+    record = teaching_record(registry, id, least_reviews)
+    head, deployment = registry.head(), record.facts["deployment"]
+    kept = compact(registry.weights(head, deployment), registry.shape, context_rows(record), rows)
+    with registry.writing(head):
+        contexts = head.contexts | {deployment: registry.put_context(kept)}
+        said = {"id": id, "deployment": deployment, "review": record.review}
+        report = {"rows": int(np.asarray(kept.valid).size)}
+        changes = {"contexts": contexts, "sessions": [said], "report": report}
+        return registry.commit(head, cause="compact", **changes)

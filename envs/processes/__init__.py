@@ -1,0 +1,1 @@
+"""Processes whose rules differ from one deployment to the next, and that teach them only by use."""
