@@ -130,8 +130,9 @@ class Features:
     def packed_columns(self, chosen: np.ndarray) -> np.ndarray:
         """Which packed columns, bool [C], hold the `chosen` features, bool [size]; categories are
         not among them."""
-        kinds = np.repeat([kind for kind, _ in self.parts], [size for _, size in self.parts])
-        first = np.cumsum([0, *(size for _, size in self.parts)])[:-1]
+        parts = [(kind, size) for kind, size in self.parts if size]
+        kinds = np.repeat([kind for kind, _ in parts], [size for _, size in parts])
+        first = np.cumsum([0, *(size for _, size in parts)])[:-1]
         kept = kinds != "categorical"
         kept[first] = True  # a category is where its group begins
         return (chosen & (kinds != "categorical"))[kept]

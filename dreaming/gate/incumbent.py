@@ -50,8 +50,9 @@ class Incumbent:
         """The same, of a log of the `chosen` episodes alone, in order."""
         place = {int(number): i for i, number in enumerate(chosen)}
         kept = [i for i, number in enumerate(self.newest) if number in place]
-        newest = [place[self.newest[i]] for i in kept]
-        return replace(self, returns=self.returns[kept], newest=newest)
+        newest, returns = [place[self.newest[i]] for i in kept], self.returns[kept]
+        logged = returns if self.logged.size == self.returns.size else self.logged
+        return replace(self, returns=returns, newest=newest, logged=logged)
 
     @property
     def has_run(self) -> bool:

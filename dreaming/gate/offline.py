@@ -185,12 +185,12 @@ NOT_INDEPENDENT = (
 )
 
 
-def spread_episodes(log: Log, window: int) -> Int[np.ndarray, " n"]:
+def spread_episodes(log: Log, window: int, newest: Sequence[int]) -> Int[np.ndarray, " n"]:
     """The episodes that are asked: all, or of a long log as many evenly spread ones as the
-    estimates have room for."""
+    estimates have room for, but at least twice LEAST_EPISODES; first those of the newest policy."""
     rows = np.array([len(trace) + 1 for trace in log.traces])
     most = min(MOST_ROWS, MOST_BYTES // input_bytes(log, window))
-    return chosen_episodes(rows, max(most, 2 * int(rows.max())))
+    return chosen_episodes(rows, max(most, 4 * LEAST_EPISODES * int(rows.max())), newest)
 
 
 def offline_gate(
@@ -216,7 +216,7 @@ def offline_gate(
 
     def work(update: Callable) -> dict[str, np.ndarray]:
         trial = trials()
-        chosen = spread_episodes(log, window)
+        chosen = spread_episodes(log, window, incumbent.newest)
         evidence = Evidence(
             log=log.only(chosen),
             window=window,
@@ -226,7 +226,11 @@ def offline_gate(
             config=config,
             key=key,
         )
-        tried = lambda policy, error: update(1) or evidence.of(policy, error)
+
+        def tried(policy: Any, error: float) -> dict[str, Any]:
+            update(1)
+            return evidence.of(policy, error)
+
         found = weigh(tried, candidate, incumbent.params, config, trial, evidence.counts)
         return found | {"clone": evidence.of_clone()}
 

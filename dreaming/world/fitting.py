@@ -71,7 +71,9 @@ class Flattened(Sequence):
     def __len__(self) -> int:
         return len(self.log.traces)
 
-    def __getitem__(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
         return self.log.observation.flatten(self.log.traces[i].observations)
 
 

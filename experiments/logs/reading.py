@@ -74,8 +74,11 @@ def read_log(config: WorldConfig, run_dir: Path, once: Any) -> Log:
 
 def chosen_of(store: TraceStore, observation: Features, config: LogConfig) -> np.ndarray:
     """Which episodes of a store are learned from."""
-    rows = np.asarray(store.index().column("rows"))
-    return chosen_episodes(rows, most_rows(config, observation.row_bytes))
+    index = store.index()
+    policy = np.array(index.column("policy").to_pylist(), object)
+    newest = np.flatnonzero(policy == policy[-1])
+    rows = np.asarray(index.column("rows"))
+    return chosen_episodes(rows, most_rows(config, observation.row_bytes), newest)
 
 
 def keep_accounts(source: Any, run_dir: Path, once: Any) -> None:

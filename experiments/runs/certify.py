@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreaming.config import BaselineConfig, CertifyConfig
+from dreaming.config import BaselineConfig, CertifyConfig, LogConfig
 from dreaming.errors import ConfigError, TraceError
 from dreaming.observe.log import Log
+from dreaming.observe.sample import chosen_episodes, most_rows
 from dreaming.stages import stage_key
 from dreaming.student.baselines import fit_baselines
 from dreaming.student.policy import load_policy
@@ -81,7 +82,8 @@ def held_out_log(config: CertifyVerbConfig, world: Any) -> Any:
     if not log.traces:
         raise TraceError(f"{name}: the log is empty; name one with at least one episode")
     check_task(as_run, log)
-    return log
+    rows = np.array([len(trace) + 1 for trace in log.traces])
+    return log.only(chosen_episodes(rows, most_rows(LogConfig(), log.observation.row_bytes)))
 
 
 def try_policy(

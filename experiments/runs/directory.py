@@ -23,6 +23,7 @@ from experiments.pages.words import to_json
 
 ADDED = ("model.name", "model.options", "model.features", "search.readout")  # in later versions
 ADDED += ("search.batched_passes", "agent.search.batched_passes")
+ADDED += ("log.most_steps", "log.most_mib", "images.compute")
 # Options of vector models of earlier versions, which configs of all runs hold.
 RETIRED = ("model.projection", "model.grounded", "fit.weights.consistency", "fit.weights.decode")
 CONFIG, RESULT = "config.yaml", "result.json"
@@ -41,7 +42,7 @@ def values_of(config: Any) -> dict[str, Any]:
             held, usual = held.get(group, {}), usual.get(group, {})
         if option in held and held[option] == usual[option]:
             del held[option]
-    return values
+    return {name: value for name, value in values.items() if value != {}}
 
 
 def begin(run_dir: Path, config: Any) -> None:

@@ -163,7 +163,7 @@ def world_fields(config: WorldConfig) -> dict[str, dict[str, Any]]:
 
 def _fields(config: Any, *names: str) -> dict[str, Any]:
     every = values_of(config)
-    return {name: every[name] for name in names}
+    return {name: every[name] for name in names if name in every}
 
 
 def report_episodes(

@@ -18,7 +18,7 @@ from worldmodels.vectors.base import left_by, shown_to
 from worldmodels.vectors.losses import left_over
 from worldmodels.vectors.margins import margins
 from worldmodels.vectors.model import VectorModel
-from worldmodels.vectors.regression import fit_base, logged_rows
+from worldmodels.vectors.regression import fit_base, logged_rows, spaced
 
 LEAST_HIDDEN = 10  # steps by which networks are judged
 
@@ -63,13 +63,13 @@ def measure_share(model: VectorModel, params, every: Iterable[RowChunk]):
     if not model.has_base or model.num_codes > 1:  # codes say what chance leaves over
         return params
 
-    guesses, lefts, weights = [], [], []
-    for rows, count in every:
+    def told(rows, count: int) -> tuple[np.ndarray, ...]:
         real = np.asarray(rows.is_real_step[:count, 0])
         guess, left = (np.asarray(x) for x in _told(model, params, rows))
-        guesses.append(guess[:, :count][:, real])
-        lefts.append(left[:count][real])
-        weights.append(np.asarray(rows.member_weights)[:count][real])
+        weights = np.asarray(rows.member_weights)[:count][real]
+        return guess[:, :count][:, real], left[:count][real], weights
+
+    guesses, lefts, weights = zip(*spaced(every, told)[0], strict=True)
     join = lambda parts, axis=0: np.concatenate(parts, axis=axis)
     share = share_of(join(lefts), join(guesses, 1), join(weights))
     return params | {"scale": params["scale"] | {"share": jnp.asarray(share)}}

@@ -6,7 +6,7 @@ by errors of one step alone, weights win that explode where a dream leaves the d
 
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,7 @@ FEW = 256  # features with which lengths are tried; the ridge is chosen with all
 WINDOWS = 128  # most dreams of each choice
 LEAST_ERROR = 1e-12  # of a dream, squared deviations of the observation
 LEAST_STEPS = 10
+MOST_BYTES = 1 << 30  # of a log's rows that are held at once
 FOLDS = 5  # a fifth of the episodes is held out
 
 
@@ -60,14 +61,32 @@ class LoggedRows(NamedTuple):
 
 
 def logged_rows(every: Iterable[RowChunk]) -> LoggedRows:
-    """The rows of `every`, joined."""
-    parts = []
-    for windows, count in every:
+    """The rows of `every`, joined; of evenly spread parts where there are too many (`spaced`), each
+    of which then ends an episode."""
+
+    def rows(windows, count: int) -> tuple[np.ndarray, ...]:
         first = lambda x: x[:, 0]
         arrays = (first(windows.o), first(windows.a_past), first(windows.valid), first(windows.a))
         arrays += (windows.o[:, 1, -1], first(windows.is_real_step))
-        parts.append(tuple(np.asarray(x)[:count] for x in arrays))
+        return tuple(np.array(x[:count]) for x in arrays)
+
+    parts, stride = spaced(every, rows)
+    if stride > 1:
+        for *_, has_step in parts:
+            has_step[-1] = False
     return LoggedRows(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def spaced(every: Iterable[RowChunk], make: Callable) -> tuple[list[tuple], int]:
+    """(`make(windows, count)`, a tuple of arrays, of every part; 1), or of every second, fourth ...
+    part where all of them would take more than MOST_BYTES."""
+    kept, stride = [], 1
+    for i, rows in enumerate(every):
+        if i % stride == 0:
+            kept.append(make(*rows))
+            if len(kept) > 2 and sum(x.nbytes for part in kept for x in part) > MOST_BYTES:
+                kept, stride = kept[::2], 2 * stride
+    return kept, stride
 
 
 def fit_base(

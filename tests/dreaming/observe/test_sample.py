@@ -27,6 +27,18 @@ def test_long_and_short_episodes_have_the_same_chance():
     assert abs(rows[chosen].mean() / rows.mean() - 1) < 0.05
 
 
+def test_those_of_the_newest_policy_come_first_and_no_single_one_takes_the_room():
+    rows = np.full(1000, 10)
+    rows[500] = 2000  # leaves no room for others
+    newest = np.arange(990, 1000)
+    chosen = chosen_episodes(rows, 2500, newest)
+    assert set(newest) <= set(chosen) and 500 not in chosen and rows[chosen].sum() <= 2500
+    old = chosen[chosen < 990]
+    assert len(old) == 240 and np.diff(old).max() <= 6
+    half = chosen_episodes(np.full(100, 10), 200, np.arange(20, 100))
+    assert len(half) == 20 and (half < 20).sum() == 2  # half the room is theirs, the rest is shared
+
+
 def test_episodes_that_do_not_fit_are_told_with_what_to_do():
     with pytest.raises(ConfigError, match="of 2 episodes with 60 observations .* 40 .* log.most"):
         chosen_episodes(np.array([30, 30]), 40)
