@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command.cli import run_verb
+from experiments.command.process import as_command
 from experiments.command.progress import Progress
 from experiments.command.stopping import Stopped, Stopping
 from experiments.command.unread import atari_rules, refuse
@@ -104,9 +105,18 @@ def summary(result: dict[str, Any], run_dir: Path) -> str:
     return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
 
 
+def grouped(word: str) -> str:
+    """`size=` as the group of Hydra's that it chooses from; a group named `size` would take that
+    word from other verbs."""
+    return f"atari_{word}" if word.startswith("size=") else word
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of this verb; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        with as_command():
+            return main(sys.argv[1:])
+    words = [grouped(word) for word in argv]
     work = share if {"--multirun", "-m"} & set(words) else run
     return run_verb(work, words, config_name="atari100k", schema=AtariConfig, apart=True)
 

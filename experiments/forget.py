@@ -1,4 +1,4 @@
-"""Forget a session: a trace store as if it had never been recorded.
+"""Forget a session: the store as if it had never been recorded.
 
 What is built from the store afterwards is, bit for bit, what would have been
 built without the session. Runs that learned from it are named; with

@@ -39,7 +39,7 @@ KEYS = {
     *("evaluation_steps", "dream_steps", "search_steps", "behaviour_return", "incumbent_return"),
     *("candidate_return", "deployed_return", "dream_return", "verdict", "reasons", "baselines"),
     *("fidelity", "seconds", "versions", "state_sha256", "round", "trial", "real_episodes"),
-    *("gate_episodes", "deployed_sha256", "discount"),
+    *("gate_episodes", "deployed_sha256", "discount", "logged_steps", "left_out"),
 }
 RETURNS = ("behaviour", "incumbent", "candidate", "deployed", "dream")
 STAGES = {"record", "fit", "judge", "clone", "rehearse", "gate", "evaluate", "certify", "life"}
