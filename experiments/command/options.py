@@ -35,6 +35,7 @@ LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of the extra `swee
 def config_yaml(config: Any) -> str:
     """A composed config (a dataclass instance) as YAML, for the run directory."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+GIVEN_AS = {"atari_size": "size"}  # groups by the word that chooses from them
 
 
 class VerbOptions:
@@ -144,6 +145,7 @@ class VerbOptions:
                 return f"hydra/launcher: {choice} is missing; pip install 'dreaming[sweep]'"
             known = self._choices(group)
             if known:
+                group = GIVEN_AS.get(group, group)
                 return f"{group}={choice} does not exist; {group} is one of {', '.join(known)}"
         if found := re.match(r"Could not override '(.+?)'", text):
             return f"unknown option '{found[1]}'{self._suggest(found[1])}"
