@@ -29,13 +29,13 @@ from experiments.command.jobs import UsageError, did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
 COLUMN = 32  # where the comments of --help begin
+GIVEN_AS = {"atari_size": "size"}  # groups by the word that chooses from them
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # of the extra `sweep`
 
 
 def config_yaml(config: Any) -> str:
     """A composed config (a dataclass instance) as YAML, for the run directory."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
-GIVEN_AS = {"atari_size": "size"}  # groups by the word that chooses from them
 
 
 class VerbOptions:
