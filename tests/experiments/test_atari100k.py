@@ -154,6 +154,7 @@ def test_decisions_are_counted_exactly(finished):
     assert decided["False"] == result(finished)["evaluation_steps"]
 
 
+@pytest.mark.slow
 def test_a_game_that_a_dead_process_left_is_taken_over_where_it_was_saved(
     finished, tmp_path, monkeypatch, capsys
 ):

@@ -110,7 +110,7 @@ class Killed(BaseException):
     """Nothing is saved on the way out."""
 
 
-@pytest.mark.parametrize("turns", [2, 8])
+@pytest.mark.parametrize("turns", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_it_had_not_been(turns, finished, tmp_path, monkeypatch):
     def kill():
         raise Killed
@@ -135,6 +135,7 @@ def test_sigterm_saves_at_once_and_the_same_command_goes_on(
     assert_same_end(tmp_path / "run", finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["environments", "learner"])
 def test_a_slow_part_changes_nothing(slow, finished, tmp_path, monkeypatch):
     class Slow(gymnasium.Wrapper):
