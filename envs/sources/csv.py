@@ -77,6 +77,8 @@ class CsvSource(TableSource):
         """The type of a column in all blocks: what a later block holds is not known yet."""
         if name in self._texts():
             return pa.string()
+        if name == self.mapping.order and pa.types.is_integer(first):
+            return first  # floats beyond 2^53 would tie
         return pa.float64() if pa.types.is_integer(first) or pa.types.is_null(first) else first
 
     def _texts(self) -> set[str]:

@@ -41,6 +41,8 @@ class Builder:
         """(the episode in rows start to stop, rows before its first action that are left out)."""
         if "consent" in rows and not rows["consent"][start:stop].all():
             raise Skipped("no consent")
+        if "order" in rows:
+            self._check_order(rows, start, stop)
         left_out = 0
         if "event" in rows and rows["event"][start:stop].any():
             rows, left_out = folded(rows, start, stop)
@@ -67,6 +69,19 @@ class Builder:
         optional["review"] = _review(rows, start, stop)
         trace = Trace(o, a, r, ended, cut, **optional)
         return (trace if self.verify is None else self._verified(trace, optional)), left_out
+
+    def _check_order(self, rows: Rows, start: int, stop: int) -> None:
+        """Raise `TraceError` where two rows have the same order: which is first is not known."""
+        order, good = rows["order"][start:stop], rows["bad"][start:stop] == 0
+        same = (order[1:] == order[:-1]) & good[1:] & good[:-1]
+        if same.any():
+            place = start + int(np.argmax(same))
+            one, other = rows["row"][place : place + 2]
+            files = rows["file"][place : place + 2]
+            where = f"rows {one} and {other}{' (of two files)' if np.ptp(files) else ''}"
+            what = f"{where} have the same {one_line(self.mapping.order)}"
+            advice = "give each row of an episode another order, and each episode another id"
+            raise TraceError(f"{what}; {advice}")
 
     def _check(self, rows: Rows, start: int, end: int, stop: int) -> None:
         """Raise `TraceError` for the first row with something bad in it."""

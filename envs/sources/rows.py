@@ -10,7 +10,7 @@ stands. `bad` holds the number of what is wrong with a row (see `Decoder.problem
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class Decoder:
         self.problems = [""]  # "{t}" stands for the step
         self.names = {key: Numbering() for key in ("session", "policy")}
         self.width: int | None = None  # of the first action mask
+        self.order_type: pa.DataType | None = None  # of the first batch
         self.unknown: dict[str, int] = {}  # cells of no known category, by column
 
     def __call__(self, table: pa.Table, rows: Rows) -> Rows:
@@ -147,9 +148,11 @@ class Decoder:
             self._mark(marks, shown, name)
         return cells.values if cells.empty is None else cells.values & ~cells.empty
 
-    def _numbers(self, table: pa.Table, column: str) -> Cells:
+    def _numbers(
+        self, table: pa.Table, column: str, read: Callable[..., Cells] = columns.numbers
+    ) -> Cells:
         try:
-            cells = columns.numbers(table.column(column))
+            cells = read(table.column(column))
         except TraceError as error:
             raise TraceError(f"column {column} {error}") from error
         if cells.values.ndim > 1:
@@ -162,11 +165,12 @@ class Decoder:
             cells = self._numbers(table, mapping.propensity)
             self._mark(marks["bad_step"], cells, "propensity")
             out["p"] = cells.values.astype(np.float64)
-        for key in ("time", "order"):
-            if (column := getattr(mapping, key)) is not None:
-                cells = self._numbers(table, column)
-                self._mark(marks["bad"], cells, key)
-                out[key] = cells.values.astype(np.float64) if key == "time" else cells.values
+        if mapping.time is not None:
+            cells = self._numbers(table, mapping.time)
+            self._mark(marks["bad"], cells, "time")
+            out["time"] = cells.values.astype(np.float64)
+        if mapping.order is not None:
+            out["order"] = self._order(table, mapping.order, marks["bad"])
         if mapping.review is not None:
             cells = self._numbers(table, mapping.review)
             x = cells.values.astype(np.float64)
@@ -184,6 +188,18 @@ class Decoder:
         if mapping.action_mask is not None:
             out["m"] = self._masks(table, mapping.action_mask, marks["bad_step"])
         return out
+
+    def _order(self, table: pa.Table, column: str, marks: np.ndarray) -> np.ndarray:
+        """What sorts the rows; whole numbers stay such, and times count in one unit."""
+        stored = table.schema.field(column).type
+        self.order_type = self.order_type or stored
+        if stored != self.order_type and "time" in map(columns.sort_of, (stored, self.order_type)):
+            what = f"column {column} holds {stored}, but {self.order_type} before"
+            raise TraceError(f"{what}; give all files the same type")
+        cells = self._numbers(table, column, columns.ordinals)
+        self._mark(marks, cells, "order")
+        self._mark_infinite(marks, cells.values, "order")
+        return cells.values
 
     def _masks(self, table: pa.Table, names: list[str], marks: np.ndarray) -> np.ndarray:
         """bool [rows, A]; all true where the mask is empty."""
