@@ -51,9 +51,7 @@ def test_times_that_sort_keep_their_own_unit(tmp_path):
     (trace,) = open_source("parquet", str(tmp_path), mapping=mapping)
     assert trace.observations.tolist() == [0.5, 1.5]
     write_table(tmp_path / "2.parquet", log | {"t": pa.array([1, 0], pa.timestamp("s"))})
-    with pytest.raises(
-        TraceError, match=r"2.parquet: column t holds .*ms., but .*ns. before"
-    ):
+    with pytest.raises(TraceError, match=r"2.parquet: column t holds .*ms., but .*ns. before"):
         list(open_source("parquet", str(tmp_path), mapping=mapping))
 
 
@@ -68,3 +66,67 @@ def test_nested_ids_beyond_what_floats_tell_apart_are_two_episodes(tmp_path):
     found = list(open_source("jsonl", str(path), mapping=mapping))
     assert [trace.session for trace in found] == [str(BIG), str(BIG + 1)]
     assert [len(trace) for trace in found] == [2, 2]
+
+
+# --- rows without an action
+
+
+def closed(**closing):
+    """Two steps, and a last row without action that holds what is given."""
+    log = {"id": [1] * 3, "x": [0.5, 1.5, 2.5], "a": [0, 1, None], "r": [1.0, 2.0, None]}
+    log |= {"end": [False, False, None], "cut": [False, False, None]}
+    return log | {key: [*log[key][:2], value] for key, value in closing.items()}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_end_in_the_last_row_ends_the_last_step(opened, name):
+    mapping = MAPPING | {"terminated": "end", "truncated": "cut"}
+    for closing, ended, cut in (
+        ({"end": True}, True, False),
+        ({"cut": True}, False, True),
+        ({"end": True, "cut": True}, True, False),
+        ({}, False, False),
+    ):
+        (trace,) = opened(mapping, closed(**closing), name)
+        assert trace.terminated.tolist() == [False, ended]
+        assert trace.truncated.tolist() == [False, cut]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_reward_or_no_flag_in_the_last_row_is_refused(opened, name):
+    for paid in (10.0, -0.5):
+        with pytest.raises(TraceError, match=f"reward {paid:g} in the last row.* mark an event"):
+            list(opened(MAPPING, closed(r=paid), name))
+    (trace,) = opened(MAPPING, closed(r=0.0), name)
+    assert trace.rewards.tolist() == [1, 2]
+    (trace,) = opened(MAPPING | {"reward": "r - x"}, closed(), name)  # x is seen in the last row
+    assert trace.rewards.tolist() == [0.5, 0.5]
+    words = closed(end="closed") | {"end": ["false", "false", "closed"]}
+    with pytest.raises(TraceError, match="terminated at step 2 is no flag"):
+        list(opened(MAPPING | {"terminated": "end"}, words, name))
+
+
+HAPPENED = {
+    "id": [1] * 4,
+    "x": [0.5, 1.5, 2.5, 3.5],
+    "a": [None, 0, None, 1],
+    "r": [None, 1.0, 4.0, 1.0],
+    "end": ["no", "no", "no", "yes"],
+    "event": [True, False, True, False],
+}
+EVENTS = MAPPING | {"event": "event", "terminated": "end", "final": "repeat"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"end": ["no", "no", "closed", "yes"]}, "terminated at step 0 is no flag"),
+        ({"a": [None, 0, 1, 1]}, "row 2 is an event and has an action, expected one"),
+        ({"event": [False, False, True, False]}, "row 0 before the first action is no event"),
+    ],
+)
+def test_what_is_wrong_with_an_event_is_told(opened, change, words):
+    (trace,) = opened(EVENTS, HAPPENED)
+    assert trace.rewards.tolist() == [5, 1] and trace.terminated.tolist() == [False, True]
+    with pytest.raises(TraceError, match=words):
+        list(opened(EVENTS, HAPPENED | change))
