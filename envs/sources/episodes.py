@@ -43,6 +43,8 @@ class Builder:
             raise Skipped("no consent")
         if "order" in rows:
             self._check_order(rows, start, stop)
+        if self.decoder.next and stop - start > 1:
+            self._check_next(rows, start, stop)
         left_out = 0
         if "event" in rows and rows["event"][start:stop].any():
             rows, left_out = folded(rows, start, stop)
@@ -86,6 +88,28 @@ class Builder:
             what = f"{where} have the same {one_line(self.mapping.order)}"
             advice = "give each row of an episode another order, and each episode another id"
             raise TraceError(f"{what}; {advice}")
+
+    def _check_next(self, rows: Rows, start: int, stop: int) -> None:
+        """Raise `TraceError` where a row does not begin with what was seen after the one before.
+
+        Not asked where something else happened in between, or of cells that hold no number.
+        """
+        one, other = slice(start, stop - 1), slice(start + 1, stop)
+        asked = ~rows["a_empty"][one] & (rows["bad_next"][one] == 0) & (rows["bad"][other] == 0)
+        if "event" in rows:
+            asked &= ~rows["event"][one] & ~rows["event"][other]
+        for i, leaf in enumerate(self.leaves):
+            later = rows[f"n{i}"][one]
+            differs = later != rows[f"o{i}"][other]
+            differs = differs.reshape(len(asked), -1).any(axis=1)
+            if leaf.has_unknown:  # or empty
+                differs &= later != leaf.space.n - 1
+            if (differs := differs & asked).any():
+                place = start + int(np.argmax(differs))
+                before, row = rows["row"][place : place + 2]
+                what = f"row {row} does not begin with the next_{leaf.name} of row {before}"
+                advice = "add the rows that are missing, or split the episode there"
+                raise TraceError(f"{what}; {advice}")
 
     def _check(self, rows: Rows, start: int, end: int, stop: int) -> None:
         """Raise `TraceError` for the first row with something bad in it."""

@@ -3,9 +3,9 @@
 `o0`, `o1`, ... are the leaves of the observation, `n0`, `n1`, ... those of the next one; `a` the
 action, `a_empty` where there is none; `r`, `ended`, `cut`, `p`, `m` are reward, terminated,
 truncated, propensity and mask; `pays` says where a reward is given, `run`, `file` and `row` which
-episode a row is of, and where it stands. `bad` holds the number of what is wrong with a row (see `Decoder.problems`), 0 for nothing;
-`bad_step` what is wrong only if the row is a step, `bad_next` only if it is the last step, and
-`bad_other` what is wrong even if it is an event, or closes the episode.
+episode a row is of, and where it stands. `bad` holds the number of what is wrong with a row (see
+`Decoder.problems`), 0 for nothing; `bad_step` what is wrong only if the row is a step, `bad_next`
+only if it is the last step, and `bad_other` even if it is an event, or closes the episode.
 """
 
 from __future__ import annotations
@@ -91,12 +91,9 @@ class Decoder:
     def _action(self, table: pa.Table, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         leaf = self.plan.action
         x, cells = leaf.read(table)
-        first = cells[0]
-        empty = np.zeros(len(x), bool) if first.empty is None else first.empty.copy()
-        if x.dtype.kind == "f":  # NaN stands for an empty cell in columns without such
-            nan = np.isnan(x) if x.ndim == 1 else np.isnan(x.reshape(len(x), -1)).all(axis=1)
-            empty |= nan
-        self._mark(marks, Cells(x, empty if empty.any() else None), "action")
+        each = np.stack([_nothing(cell) for cell in cells])
+        empty, incomplete = np.all(each, axis=0), np.any(each, axis=0)
+        self._mark(marks, Cells(x, incomplete if incomplete.any() else None), "action")
         for cell in cells:
             self._mark(marks, cell, "action")
         x = self._shaped(x, leaf.space.shape, "action", marks)
@@ -244,6 +241,15 @@ class Decoder:
         for word, where in (("nan", np.isnan(flat)), ("inf", np.isinf(flat))):
             what = f"is not finite ({word}); repair or drop the episode"
             self._mark(marks, Cells(x, None, np.asarray(where.any(axis=1)), what), name)
+
+
+def _nothing(cells: Cells) -> np.ndarray:
+    """bool [rows]: where a cell is empty. NaN stands for such in columns without any."""
+    x = cells.values
+    empty = np.zeros(len(x), bool) if cells.empty is None else cells.empty.copy()
+    if x.dtype.kind == "f":
+        empty |= np.isnan(x).all(axis=tuple(range(1, x.ndim)))
+    return empty
 
 
 def _true(cells: Cells) -> np.ndarray:

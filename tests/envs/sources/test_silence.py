@@ -130,3 +130,60 @@ def test_what_is_wrong_with_an_event_is_told(opened, change, words):
     assert trace.rewards.tolist() == [5, 1] and trace.terminated.tolist() == [False, True]
     with pytest.raises(TraceError, match=words):
         list(opened(EVENTS, HAPPENED | change))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_has_no_action_only_if_all_its_columns_are_empty(opened, name):
+    log = {"id": [1] * 3, "x": [0.5, 1.5, 2.5], "a": [0.5, 1.5, None], "b": [1.0, 1.0, None]}
+    log |= {"r": [1.0, 2.0, None]}
+    mapping = MAPPING | {"action": ["a", "b"]}
+    (trace,) = opened(mapping, log, name)
+    assert trace.actions.tolist() == [[0.5, 1], [1.5, 1]]
+    for change in ({"b": [1.0, 1.0, 7.0]}, {"a": [0.5, 1.5, 7.0]}):
+        with pytest.raises(TraceError, match="action at step 2 is empty"):
+            list(opened(mapping, log | change | {"r": [1.0, 2.0, 10.0]}, name))
+    with pytest.raises(TraceError, match="action at step 1 is empty"):
+        list(opened(mapping, log | {"b": [1.0, None, None]}, name))
+
+
+# --- what is seen after an action
+
+PAIRS = MAPPING | {"next_observation": ["y"]}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_next_observation_that_the_next_row_does_not_begin_with_is_refused(opened, name):
+    log = {
+        "id": [1] * 3,
+        "x": [0.5, 1.5, 2.5],
+        "y": [1.5, 2.5, 3.5],
+        "a": [0, 1, 0],
+        "r": [1.0] * 3,
+    }
+    (trace,) = opened(PAIRS, log, name)
+    assert trace.observations.tolist() == [0.5, 1.5, 2.5, 3.5]
+    lacks = {key: [column[0], column[2]] for key, column in log.items()}
+    words = "row 0: .*: row 1 does not begin with the next_observation of row 0; add the rows"
+    with pytest.raises(TraceError, match=words):
+        list(opened(PAIRS, lacks, name))
+    (trace,) = opened(PAIRS, {key: column[2:] for key, column in log.items()}, name)
+    assert trace.observations.tolist() == [2.5, 3.5]
+    (trace,) = opened(PAIRS, log | {"y": [None, None, 3.5]}, name)  # told where it is needed
+    assert trace.observations.tolist() == [0.5, 1.5, 2.5, 3.5]
+
+
+def test_an_event_may_change_what_was_seen_after_an_action(opened):
+    log = {"id": [1] * 3, "x": [0.5, 9.5, 9.5], "y": [1.5, None, 3.5], "a": [0, None, 1]}
+    log |= {"r": [1.0, 4.0, 1.0], "event": [False, True, False]}
+    (trace,) = opened(PAIRS | {"event": "event"}, log)
+    assert trace.observations.tolist() == [0.5, 9.5, 3.5]
+
+
+def test_an_empty_category_of_what_comes_next_is_not_compared(opened):
+    log = {"id": [1] * 3, "x": ["a", "b", "a"], "y": [None, "a", "b"], "a": [0, 1, 0]}
+    mapping = PAIRS | {"types": {"x": "category", "y": "category"}}
+    mapping |= {"categories": {"x": ["a", "b"], "y": ["a", "b"]}}
+    (trace,) = opened(mapping, log | {"r": [1.0] * 3})
+    assert trace.observations.tolist() == [0, 1, 0, 1]
+    with pytest.raises(TraceError, match="row 1 does not begin with the next_observation"):
+        list(opened(mapping, log | {"r": [1.0] * 3, "y": ["a", "a", "b"]}))
