@@ -3,9 +3,11 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from envs.sources import open_source
+from envs.sources.names import Numbering
 from envs.types import TraceError
 
 from .conftest import FORMATS, write_table
@@ -53,6 +55,26 @@ def test_times_that_sort_keep_their_own_unit(tmp_path):
     write_table(tmp_path / "2.parquet", log | {"t": pa.array([1, 0], pa.timestamp("s"))})
     with pytest.raises(TraceError, match=r"2.parquet: column t holds .*ms., but .*ns. before"):
         list(open_source("parquet", str(tmp_path), mapping=mapping))
+
+
+def test_values_of_a_dictionary_that_no_row_has_are_of_no_episode(tmp_path):
+    ids = pa.array(["a", "a", "b", "b"]).dictionary_encode()
+    whole = pa.table({"id": ids, "x": [0.5, 1.5, 2.5, 3.5], "a": [0, 1, 0, 1], "r": [1.0] * 4})
+    for number in range(2):
+        path = write_table(tmp_path / f"{number}.parquet", whole.slice(2 * number, 2))
+    held = pq.ParquetFile(path, read_dictionary=["id"]).read().column("id").chunk(0).dictionary
+    assert held.to_pylist() == ["a", "b"], "the file has values that no row has"
+    mapping = MAPPING | {"final": "repeat", "session": "id"}
+    found = list(open_source("parquet", str(tmp_path), mapping=mapping))
+    assert [trace.session for trace in found] == ["a", "b"]
+
+
+def test_episodes_are_numbered_as_they_come_whatever_the_dictionary_says():
+    codes = pa.array([1, 1, 0, 0, None, 3], pa.int32())
+    column = pa.DictionaryArray.from_arrays(codes, pa.array(["a", "b", "c", "d"]))
+    number = Numbering()
+    assert number(pa.chunked_array([column])).tolist() == [0, 0, 1, 1, -1, 2]
+    assert number.names == ["b", "a", "d"]
 
 
 def test_nested_ids_beyond_what_floats_tell_apart_are_two_episodes(tmp_path):
