@@ -103,6 +103,20 @@ def ordinals(column: pa.ChunkedArray) -> Cells:
     return Cells(_units(array)[0], is_empty(array))
 
 
+def num_rounded(column: pa.ChunkedArray) -> int:
+    """How many floats, those in lists too, are so great that whole numbers between were lost.
+
+    From 2^63 on they are no whole numbers of 64 bits.
+    """
+    array = plain(column)
+    while is_list(array.type):
+        array = array.flatten()
+    if not pt.is_floating(array.type):
+        return 0
+    size = np.abs(array.fill_null(0).to_numpy(zero_copy_only=False))
+    return int(((size >= 2.0**53) & (size < 2.0**63)).sum())
+
+
 def flags(column: pa.ChunkedArray) -> Cells:
     """Booleans: true and false, 1 and 0, or yes and no in words."""
     array = plain(column)

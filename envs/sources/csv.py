@@ -31,6 +31,7 @@ class CsvSource(TableSource):
     """Episodes in CSV files, plain or compressed (.gz, .zst, .bz2); see `TableSource`."""
 
     format = "CSV"
+    is_text = True
     decimal_advice = "if that is a decimal comma, say +source.options.decimal=','"
     endings = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
 

@@ -22,6 +22,7 @@ class JsonlSource(TableSource):
     """Episodes in files of JSON lines, plain or compressed (.gz, .zst); see `TableSource`."""
 
     format = "JSON lines"
+    is_text = True
     endings = tuple(
         f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst")
     )

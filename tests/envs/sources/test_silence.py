@@ -209,3 +209,17 @@ def test_an_empty_category_of_what_comes_next_is_not_compared(opened):
     assert trace.observations.tolist() == [0, 1, 0, 1]
     with pytest.raises(TraceError, match="row 1 does not begin with the next_observation"):
         list(opened(mapping, log | {"r": [1.0] * 3, "y": ["a", "a", "b"]}))
+
+
+# --- numbers that floats do not hold
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_numbers_that_were_rounded_are_told(opened, name):
+    log = {"id": [BIG + 1] * 3, "x": [BIG + 1, 1 - BIG, -BIG - 1], "y": [0.5, 1e300, 2.5]}
+    log |= {"a": [0, 1, None], "r": [1.0, 2.0, None]}
+    assert float(BIG + 1) != BIG + 1, "floats miss it"
+    source = opened(MAPPING | {"observation": ["x", "y"]}, log, name)
+    assert len(list(source)) == 1
+    what = "2 cells of column x are whole numbers of 2^53 or more, rounded to the nearest float64"
+    assert source.accounts.in_words() == ([] if name == "parquet" else [what])
