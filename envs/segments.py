@@ -50,7 +50,8 @@ INDEX = pa.schema(
 def row_bytes(trace: Trace) -> int:
     """About how many bytes one row of the trace takes in memory."""
     arrays = [*jax.tree.leaves(trace.observations), trace.actions]
-    return sum(x.nbytes for x in arrays) // len(trace) + 64
+    arrays += [trace.action_masks, trace.times, trace.propensities]
+    return sum(x.nbytes for x in arrays if x is not None) // len(trace) + 64
 
 
 def to_parquet(table: pa.Table, row_group_rows: int) -> bytes:

@@ -249,14 +249,21 @@ class TraceStore:
         self._manifest["segments"].append(entry)
 
     def _check_masked(self, trace: Trace) -> None:
-        """Raise `TraceError` unless all episodes have action masks, or none has, as the first."""
-        if "masked" not in self._manifest:  # a new store, or one of schema version 1
-            first = next(self.traces(), trace)
-            self._manifest["masked"] = first.action_masks is not None
+        """Raise `TraceError` unless all episodes have action masks of one width, or none has any.
+
+        The first episode says which.
+        """
+        width = _mask_width(trace)
+        if not {"masked", "mask_width"} <= self._manifest.keys():  # a new store, or one of before
+            first = _mask_width(next(self.traces(), trace))
+            self._manifest |= {"masked": first is not None, "mask_width": first}
         masked = trace.action_masks is not None
         if masked != self._manifest["masked"]:
             what = "has action masks, episode 0 has none" if masked else "has no action masks"
             raise TraceError(f"{what}; give masks for all episodes or none")
+        if width != (known := self._manifest["mask_width"]):
+            what = f"has action masks of {width} entries, episode 0 of {known}"
+            raise TraceError(f"{what}; give each action an entry in every mask")
 
     def _widen(self, trace: Trace) -> dict[str, gymnasium.Space]:
         """The spaces, the inferred ones widened so that they contain this trace."""
@@ -316,6 +323,11 @@ class TraceStore:
             return from_parquet(data)
         except (pa.ArrowException, OSError) as error:
             raise TraceError(f"{file}: is not readable as Parquet: {error}") from error
+
+
+def _mask_width(trace: Trace) -> int | None:
+    """Entries of an action mask, None without such."""
+    return None if trace.action_masks is None else trace.action_masks.shape[1]
 
 
 def _chunks(traces: Iterable[Trace]) -> Iterator[list[Trace]]:

@@ -18,6 +18,7 @@ class Accounts:
     episodes: int = 0  # given out
     skipped: dict[str, tuple[int, str]] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)  # cells of no known category, by column
+    rounded: dict[str, int] = field(default_factory=dict)  # cells that floats may miss, by column
 
     def skip(self, rows: int, reason: str, example: str) -> None:
         """Note rows that are left out. Reasons that differ in their numbers alone count as one."""
@@ -36,15 +37,19 @@ class Accounts:
             {"reason": reason, "rows": rows, "first": first}
             for reason, (rows, first) in sorted(self.skipped.items())
         ]
-        counts = {"read": self.read, "used": self.used, "episodes": self.episodes}
-        return counts | {"skipped": skipped, "unknown_categories": dict(self.unknown)}
+        counts: dict[str, Any] = {"read": self.read, "used": self.used, "episodes": self.episodes}
+        counts |= {"skipped": skipped, "unknown_categories": dict(self.unknown)}
+        return counts | ({"rounded": dict(self.rounded)} if self.rounded else {})
 
     def in_words(self) -> list[str]:
-        """A sentence for each reason that rows were left out, and for unknown categories."""
+        """A sentence for each reason that rows were left out, and for what cells lost."""
         found = [
             f"{rows:,} of {self.read:,} rows were left out: {reason} (first: {first})"
             for reason, (rows, first) in sorted(self.skipped.items())
         ]
         for column, count in sorted(self.unknown.items()):
             found.append(f"{count:,} cells of column {column} are of no known category, or empty")
+        for column, count in sorted(self.rounded.items()):
+            what = "are whole numbers of 2^53 or more, rounded to the nearest float64"
+            found.append(f"{count:,} cells of column {column} {what}")
         return found

@@ -23,6 +23,7 @@ class Tables(ABC):
 
     format = ""  # what files must be, in words
     endings: tuple[str, ...] = ()
+    is_text = False  # numbers are parsed: what was written may lie between two floats
     decimal_advice = ""  # what to do about decimal commas
 
     def __init__(self, uri: str):

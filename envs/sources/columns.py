@@ -95,6 +95,28 @@ def numbers(column: pa.ChunkedArray) -> Cells:
     return Cells(array.to_numpy(zero_copy_only=False), empty)
 
 
+def ordinals(column: pa.ChunkedArray) -> Cells:
+    """Numbers that sort rows: as they were stored, dates and times in their own unit."""
+    array = plain(column)
+    if sort_of(array.type) != "time":
+        return numbers(column)
+    return Cells(_units(array)[0], is_empty(array))
+
+
+def num_rounded(column: pa.ChunkedArray) -> int:
+    """How many floats, those in lists too, are so great that whole numbers between were lost.
+
+    From 2^63 on they are no whole numbers of 64 bits.
+    """
+    array = plain(column)
+    while is_list(array.type):
+        array = array.flatten()
+    if not pt.is_floating(array.type):
+        return 0
+    size = np.abs(array.fill_null(0).to_numpy(zero_copy_only=False))
+    return int(((size >= 2.0**53) & (size < 2.0**63)).sum())
+
+
 def flags(column: pa.ChunkedArray) -> Cells:
     """Booleans: true and false, 1 and 0, or yes and no in words."""
     array = plain(column)
@@ -137,6 +159,13 @@ def is_empty(array: pa.Array) -> np.ndarray | None:
 
 
 def _seconds(array: pa.Array) -> np.ndarray:
+    whole, unit = _units(array)
+    scale = {"D": 86400.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[unit]
+    return whole.astype(np.float64) * scale
+
+
+def _units(array: pa.Array) -> tuple[np.ndarray, str]:
+    """(whole numbers [rows] of a unit, the unit) of dates and times; 0 where a cell is empty."""
     unit = (
         array.type.unit
         if pt.is_timestamp(array.type)
@@ -145,8 +174,7 @@ def _seconds(array: pa.Array) -> np.ndarray:
         else "D"
     )
     whole = array.cast(pa.int32() if pt.is_date32(array.type) else pa.int64()).fill_null(0)
-    scale = {"D": 86400.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[unit]
-    return whole.to_numpy(zero_copy_only=False).astype(np.float64) * scale
+    return whole.to_numpy(zero_copy_only=False), unit
 
 
 def _lists(array: pa.Array) -> Cells:

@@ -31,6 +31,7 @@ class CsvSource(TableSource):
     """Episodes in CSV files, plain or compressed (.gz, .zst, .bz2); see `TableSource`."""
 
     format = "CSV"
+    is_text = True
     decimal_advice = "if that is a decimal comma, say +source.options.decimal=','"
     endings = tuple(f".{kind}{packed}" for kind in ("csv", "tsv") for packed in ("", ".gz", ".zst"))
 
@@ -77,6 +78,8 @@ class CsvSource(TableSource):
         """The type of a column in all blocks: what a later block holds is not known yet."""
         if name in self._texts():
             return pa.string()
+        if name == self.mapping.order and pa.types.is_integer(first):
+            return first  # floats beyond 2^53 would tie
         return pa.float64() if pa.types.is_integer(first) or pa.types.is_null(first) else first
 
     def _texts(self) -> set[str]:

@@ -41,6 +41,10 @@ class Builder:
         """(the episode in rows start to stop, rows before its first action that are left out)."""
         if "consent" in rows and not rows["consent"][start:stop].all():
             raise Skipped("no consent")
+        if "order" in rows:
+            self._check_order(rows, start, stop)
+        if self.decoder.next and stop - start > 1:
+            self._check_next(rows, start, stop)
         left_out = 0
         if "event" in rows and rows["event"][start:stop].any():
             rows, left_out = folded(rows, start, stop)
@@ -57,8 +61,12 @@ class Builder:
         o = conform(o, spaces["observation_space"], "observation", bounded=False)
         a = conform(a, spaces["action_space"], "action", bounded=True)
         r, ended, cut, p = (rows[key][steps] if key in rows else None for key in ENTRIES)
-        ended = np.zeros(end - start, bool) if ended is None else ended
-        cut = np.zeros(end - start, bool) if cut is None else cut & ~ended  # both: terminated
+        ended = np.zeros(end - start, bool) if ended is None else ended.copy()
+        cut = np.zeros(end - start, bool) if cut is None else cut.copy()
+        if end < stop:  # a last row without action may bring the end
+            for flags, key in ((ended, "ended"), (cut, "cut")):
+                flags[-1] |= bool(rows[key][end]) if key in rows else False
+        cut &= ~ended  # both: terminated
         assert r is not None
         masks = self._next_to(rows, "m", start, end, stop) if "m" in rows else None
         times = self._next_to(rows, "time", start, end, stop) if "time" in rows else None
@@ -68,9 +76,44 @@ class Builder:
         trace = Trace(o, a, r, ended, cut, **optional)
         return (trace if self.verify is None else self._verified(trace, optional)), left_out
 
+    def _check_order(self, rows: Rows, start: int, stop: int) -> None:
+        """Raise `TraceError` where two rows have the same order: which is first is not known."""
+        order, good = rows["order"][start:stop], rows["bad_other"][start:stop] == 0
+        same = (order[1:] == order[:-1]) & good[1:] & good[:-1]
+        if same.any():
+            place = start + int(np.argmax(same))
+            one, other = rows["row"][place : place + 2]
+            files = rows["file"][place : place + 2]
+            where = f"rows {one} and {other}{' (of two files)' if np.ptp(files) else ''}"
+            what = f"{where} have the same {one_line(self.mapping.order)}"
+            advice = "give each row of an episode another order, and each episode another id"
+            raise TraceError(f"{what}; {advice}")
+
+    def _check_next(self, rows: Rows, start: int, stop: int) -> None:
+        """Raise `TraceError` where a row does not begin with what was seen after the one before.
+
+        Not asked where something else happened in between, or of cells that hold no number.
+        """
+        one, other = slice(start, stop - 1), slice(start + 1, stop)
+        asked = ~rows["a_empty"][one] & (rows["bad_next"][one] == 0) & (rows["bad"][other] == 0)
+        if "event" in rows:
+            asked &= ~rows["event"][one] & ~rows["event"][other]
+        for i, leaf in enumerate(self.leaves):
+            later = rows[f"n{i}"][one]
+            differs = later != rows[f"o{i}"][other]
+            differs = differs.reshape(len(asked), -1).any(axis=1)
+            if leaf.has_unknown:  # or empty
+                differs &= later != leaf.space.n - 1
+            if (differs := differs & asked).any():
+                place = start + int(np.argmax(differs))
+                before, row = rows["row"][place : place + 2]
+                what = f"row {row} does not begin with the next_{leaf.name} of row {before}"
+                advice = "add the rows that are missing, or split the episode there"
+                raise TraceError(f"{what}; {advice}")
+
     def _check(self, rows: Rows, start: int, end: int, stop: int) -> None:
         """Raise `TraceError` for the first row with something bad in it."""
-        asked = [("bad", start, stop), ("bad_step", start, end)]
+        asked = [("bad", start, stop), ("bad_step", start, end), ("bad_other", start, stop)]
         if self.decoder.next and end == stop:
             asked.append(("bad_next", end - 1, end))
         found = []
@@ -82,6 +125,10 @@ class Builder:
         if found:
             t, number = min(found)
             raise TraceError(self.decoder.problems[number].replace("{t}", str(t)))
+        if end < stop and rows["pays"][end]:
+            what = f"reward {rows['r'][end]:g} in the last row, which has no action"
+            advice = "a reward stands in the row of its action; empty it, or mark an event there"
+            raise TraceError(f"{what}: {advice}")
 
     def _observation(self, rows: Rows, start: int, end: int, stop: int) -> Any:
         """o[0..T] in the structure of the space."""
@@ -139,26 +186,34 @@ class Builder:
 def folded(rows: Rows, start: int, stop: int) -> tuple[Rows, int]:
     """(rows of an episode without its events, rows before the first action).
 
-    What an event paid, and an end that it brought, belong to the action before it; what was seen
-    after the last event is the last observation.
+    What an event paid, and an end that it brought, belong to the action before it, and what is
+    wrong with it, too; what was seen after the last event is the last observation.
     """
     rows = {key: x[start:stop] for key, x in rows.items()}
-    ours = np.flatnonzero(~rows["event"] & ~rows["a_empty"])
-    if not len(ours):
+    if (both := rows["event"] & ~rows["a_empty"]).any():
+        place = int(np.argmax(both))
+        what = f"row {rows['row'][place]} is an event and has an action, expected one of them"
+        raise TraceError(f"{what}; empty its action, or say that it is no event")
+    if rows["a_empty"].all():
         raise Skipped("no action")
-    first = int(ours[0])
+    first = int(np.argmin(rows["a_empty"]))
+    if not (before := rows["event"][:first]).all():
+        place = int(np.argmin(before))
+        what = f"row {rows['row'][place]} before the first action is no event, and"
+        raise TraceError(f"{what} has no action; mark it as an event, or drop it")
     rows = {key: x[first:] for key, x in rows.items()}
-    event, ours = rows["event"], ours - first
+    event = rows["event"]
     kept = np.flatnonzero(~event)
     last = len(event) - 1
     out = {key: x[kept] for key, x in rows.items()}
     out["r"] = np.add.reduceat(rows["r"], kept)
+    out["bad_other"] = np.maximum.reduceat(rows["bad_other"], kept)
     for key in ("ended", "cut"):
         if key in rows:
             out[key] = np.logical_or.reduceat(rows[key], kept)
     if event[last]:  # closes the episode, as a row without an action does
         closing = {key: x[last:] for key, x in rows.items()}
-        closing["a_empty"] = np.ones(1, bool)
+        closing |= {"a_empty": np.ones(1, bool), "pays": np.zeros(1, bool)}  # to the action before
         out = {key: np.concatenate([out[key], closing[key]]) for key in out}
     return out, first
 

@@ -22,6 +22,7 @@ class JsonlSource(TableSource):
     """Episodes in files of JSON lines, plain or compressed (.gz, .zst); see `TableSource`."""
 
     format = "JSON lines"
+    is_text = True
     endings = tuple(
         f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".zst")
     )
@@ -33,10 +34,11 @@ class JsonlSource(TableSource):
     def _tables(self, path: str, stored: pa.Schema, names: list[str]) -> Iterator[pa.Table]:
         with _opened(path) as stream:
             outer = _reader(stream).schema
-        ids = {self.mapping.episode, self.mapping.session, self.mapping.policy}
+        mapping = self.mapping
+        exact = {mapping.episode, mapping.session, mapping.policy, mapping.order}
         roots = {name.split(".")[0] for name in names} | {name for name in names}
         fields = [
-            field if field.name in ids else field.with_type(_widened(field.type))
+            field.with_type(_widened(field.type, field.name, exact))
             for field in outer
             if field.name in roots
         ]
@@ -63,14 +65,20 @@ def _reader(stream: Any, schema: pa.Schema | None = None) -> Any:
     )
 
 
-def _widened(dtype: pa.DataType) -> pa.DataType:
-    """The type of a key in all blocks: what a later block holds is not known yet."""
+def _widened(dtype: pa.DataType, name: str, exact: set[str | None]) -> pa.DataType:
+    """The type of a key in all blocks: what a later block holds is not known yet.
+
+    `name` is `outer.inner`; those that are `exact` stay as they are: floats beyond 2^53 would tie.
+    """
+    if name in exact:
+        return dtype
     if pa.types.is_integer(dtype) or pa.types.is_null(dtype):
         return pa.float64()
     if pa.types.is_list(dtype):
-        return pa.list_(_widened(dtype.value_type))
+        return pa.list_(_widened(dtype.value_type, name, set()))
     if pa.types.is_struct(dtype):
-        return pa.struct([field.with_type(_widened(field.type)) for field in dtype])
+        inner = lambda field: _widened(field.type, f"{name}.{field.name}", exact)
+        return pa.struct([field.with_type(inner(field)) for field in dtype])
     return dtype
 
 

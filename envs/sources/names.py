@@ -39,14 +39,15 @@ class Numbering:
         self._numbers: dict[Any, int] = {}
 
     def __call__(self, column: pa.ChunkedArray) -> np.ndarray:
-        """int64 [rows]; -1 where a cell is empty or NaN."""
+        """int64 [rows], rising where a value is first seen; -1 where a cell is empty or NaN."""
         array = plain(column)
         if sort_of(array.type) in ("lists", "other"):
             raise TraceError(f"holds {array.type}, expected text or numbers")
         values, codes, _ = _dictionary(array)
         numbers = np.full(len(values) + 1, -1, np.int64)
-        for i, value in enumerate(values):
-            if not is_nothing(value):
+        used, first = np.unique(codes, return_index=True)
+        for i in used[np.argsort(first)]:  # a dictionary may hold values that no row has
+            if i < len(values) and not is_nothing(value := values[i]):
                 numbers[i] = self._numbers.setdefault(value, len(self.names))
                 if numbers[i] == len(self.names):
                     self.names.append(value)

@@ -2,15 +2,16 @@
 
 `o0`, `o1`, ... are the leaves of the observation, `n0`, `n1`, ... those of the next one; `a` the
 action, `a_empty` where there is none; `r`, `ended`, `cut`, `p`, `m` are reward, terminated,
-truncated, propensity and mask; `run`, `file` and `row` say which episode a row is of, and where it
-stands. `bad` holds the number of what is wrong with a row (see `Decoder.problems`), 0 for nothing;
-`bad_step` what is wrong only if the row is a step, and `bad_next` only if it is the last step.
+truncated, propensity and mask; `pays` says where a reward is given, `run`, `file` and `row` which
+episode a row is of, and where it stands. `bad` holds the number of what is wrong with a row (see
+`Decoder.problems`), 0 for nothing; `bad_step` what is wrong only if the row is a step, `bad_next`
+only if it is the last step, and `bad_other` even if it is an event, or closes the episode.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ import pyarrow as pa
 from envs.sources import columns
 from envs.sources.columns import Cells
 from envs.sources.expressions import Expression
-from envs.sources.mapping import Mapping
+from envs.sources.mapping import Mapping, flat
 from envs.sources.names import Numbering
 from envs.sources.plan import Leaf, Plan, grouped
 from envs.types import TraceError
+
+MARKS = ("bad", "bad_step", "bad_next", "bad_other")
 
 Rows = dict[str, np.ndarray]
 
@@ -55,21 +58,22 @@ class Decoder:
         self.problems = [""]  # "{t}" stands for the step
         self.names = {key: Numbering() for key in ("session", "policy")}
         self.width: int | None = None  # of the first action mask
+        self.order_type: pa.DataType | None = None  # of the first batch
         self.unknown: dict[str, int] = {}  # cells of no known category, by column
 
     def __call__(self, table: pa.Table, rows: Rows) -> Rows:
         """The arrays of a table; `rows` holds those that say where its rows are."""
-        marks = {key: np.zeros(len(table), np.int32) for key in ("bad", "bad_step", "bad_next")}
+        marks = {key: np.zeros(len(table), np.int32) for key in MARKS}
         out = dict(rows)
         for i, leaf in enumerate(self.plan.leaves()):
             out[f"o{i}"] = self._leaf(leaf, table, marks["bad"])
         for i, leaf in enumerate(self.next):
             out[f"n{i}"] = self._leaf(leaf, table, marks["bad_next"])
         out["a"], out["a_empty"] = self._action(table, marks["bad_step"])
-        out["r"] = self._reward(table, marks["bad_step"])
+        out["r"], out["pays"] = self._reward(table, marks["bad_step"])
         for key, name in (("ended", "terminated"), ("cut", "truncated")):
             if getattr(self.mapping, name) is not None:
-                out[key] = self._flags(table, name, marks["bad_step"])
+                out[key] = self._flags(table, name, marks)
         out |= self._optional(table, marks)
         return out | marks
 
@@ -87,12 +91,9 @@ class Decoder:
     def _action(self, table: pa.Table, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         leaf = self.plan.action
         x, cells = leaf.read(table)
-        first = cells[0]
-        empty = np.zeros(len(x), bool) if first.empty is None else first.empty.copy()
-        if x.dtype.kind == "f":  # NaN stands for an empty cell in columns without such
-            nan = np.isnan(x) if x.ndim == 1 else np.isnan(x.reshape(len(x), -1)).all(axis=1)
-            empty |= nan
-        self._mark(marks, Cells(x, empty if empty.any() else None), "action")
+        each = np.stack([_nothing(cell) for cell in cells])
+        empty, incomplete = np.all(each, axis=0), np.any(each, axis=0)
+        self._mark(marks, Cells(x, incomplete if incomplete.any() else None), "action")
         for cell in cells:
             self._mark(marks, cell, "action")
         x = self._shaped(x, leaf.space.shape, "action", marks)
@@ -116,10 +117,13 @@ class Decoder:
         self._mark(marks, Cells(x, None, here, what), name)
         return np.zeros((len(x), *shape), x.dtype)
 
-    def _reward(self, table: pa.Table, marks: np.ndarray) -> np.ndarray:
+    def _reward(self, table: pa.Table, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rewards [rows], bool [rows]: where one is given, by more than the observation)."""
+        pays = np.zeros(len(table), bool)
         if self.reward is None:
-            return np.zeros(len(table))
+            return np.zeros(len(table)), pays
         values, nowhere = {}, np.zeros(len(table), bool)
+        observed = {*flat(self.mapping.observation)}
         for name in self.reward.columns:
             cells = self._numbers(table, name)
             self._mark(
@@ -127,29 +131,34 @@ class Decoder:
             )
             values[name] = cells.values
             nowhere |= False if cells.bad is None else cells.bad
+            if name not in observed:
+                pays |= (cells.values != 0) & (True if cells.empty is None else ~cells.empty)
         r, by_zero = self.reward(values)
         if by_zero.any():
             self._mark(marks, Cells(r, None, by_zero, "divides by zero"), "reward")
         r = np.where(nowhere | by_zero, np.nan, r)  # refused in rows that no mark is read of, too
         self._mark_infinite(marks, r, "reward")
-        return r
+        return r, pays & ((r < 0) | (r > 0))
 
-    def _flags(
-        self, table: pa.Table, name: str, marks: np.ndarray | None, *, may_be_empty: bool = False
-    ) -> np.ndarray:
+    def _flags(self, table: pa.Table, name: str, marks: dict[str, np.ndarray]) -> np.ndarray:
+        """bool [rows], false where empty. Empty is wrong in steps; what is no flag, in any row."""
+        cells = self._flag_cells(table, name)
+        self._mark(marks["bad_step"], cells, name)
+        self._mark(marks["bad_other"], dataclasses.replace(cells, empty=None), name)
+        return _true(cells)
+
+    def _flag_cells(self, table: pa.Table, name: str) -> Cells:
         column = getattr(self.mapping, name)
         try:
-            cells = columns.flags(table.column(column))
+            return columns.flags(table.column(column))
         except TraceError as error:
             raise TraceError(f"column {column} {error}") from error
-        if marks is not None:
-            shown = dataclasses.replace(cells, empty=None) if may_be_empty else cells
-            self._mark(marks, shown, name)
-        return cells.values if cells.empty is None else cells.values & ~cells.empty
 
-    def _numbers(self, table: pa.Table, column: str) -> Cells:
+    def _numbers(
+        self, table: pa.Table, column: str, read: Callable[..., Cells] = columns.numbers
+    ) -> Cells:
         try:
-            cells = columns.numbers(table.column(column))
+            cells = read(table.column(column))
         except TraceError as error:
             raise TraceError(f"column {column} {error}") from error
         if cells.values.ndim > 1:
@@ -162,19 +171,22 @@ class Decoder:
             cells = self._numbers(table, mapping.propensity)
             self._mark(marks["bad_step"], cells, "propensity")
             out["p"] = cells.values.astype(np.float64)
-        for key in ("time", "order"):
-            if (column := getattr(mapping, key)) is not None:
-                cells = self._numbers(table, column)
-                self._mark(marks["bad"], cells, key)
-                out[key] = cells.values.astype(np.float64) if key == "time" else cells.values
+        if mapping.time is not None:
+            cells = self._numbers(table, mapping.time)
+            self._mark(marks["bad"], cells, "time")
+            out["time"] = cells.values.astype(np.float64)
+        if mapping.order is not None:
+            out["order"] = self._order(table, mapping.order, marks["bad_other"])
         if mapping.review is not None:
             cells = self._numbers(table, mapping.review)
             x = cells.values.astype(np.float64)
             out["review"] = x if cells.empty is None else np.where(cells.empty, np.nan, x)
         if mapping.consent is not None:
-            out["consent"] = self._flags(table, "consent", None)  # what is no "true" is no consent
+            out["consent"] = _true(self._flag_cells(table, "consent"))  # all else is no consent
         if mapping.event is not None:
-            out["event"] = self._flags(table, "event", marks["bad"], may_be_empty=True)
+            cells = self._flag_cells(table, "event")
+            self._mark(marks["bad"], dataclasses.replace(cells, empty=None), "event")
+            out["event"] = _true(cells)
         for key, number in self.names.items():
             if (column := getattr(mapping, key)) is not None:
                 try:
@@ -184,6 +196,18 @@ class Decoder:
         if mapping.action_mask is not None:
             out["m"] = self._masks(table, mapping.action_mask, marks["bad_step"])
         return out
+
+    def _order(self, table: pa.Table, column: str, marks: np.ndarray) -> np.ndarray:
+        """What sorts the rows; whole numbers stay such, and times count in one unit."""
+        stored = table.schema.field(column).type
+        self.order_type = self.order_type or stored
+        if stored != self.order_type and "time" in map(columns.sort_of, (stored, self.order_type)):
+            what = f"column {column} holds {stored}, but {self.order_type} before"
+            raise TraceError(f"{what}; give all files the same type")
+        cells = self._numbers(table, column, columns.ordinals)
+        self._mark(marks, cells, "order")
+        self._mark_infinite(marks, cells.values, "order")
+        return cells.values
 
     def _masks(self, table: pa.Table, names: list[str], marks: np.ndarray) -> np.ndarray:
         """bool [rows, A]; all true where the mask is empty."""
@@ -217,6 +241,20 @@ class Decoder:
         for word, where in (("nan", np.isnan(flat)), ("inf", np.isinf(flat))):
             what = f"is not finite ({word}); repair or drop the episode"
             self._mark(marks, Cells(x, None, np.asarray(where.any(axis=1)), what), name)
+
+
+def _nothing(cells: Cells) -> np.ndarray:
+    """bool [rows]: where a cell is empty. NaN stands for such in columns without any."""
+    x = cells.values
+    empty = np.zeros(len(x), bool) if cells.empty is None else cells.empty.copy()
+    if x.dtype.kind == "f":
+        empty |= np.isnan(x).all(axis=tuple(range(1, x.ndim)))
+    return empty
+
+
+def _true(cells: Cells) -> np.ndarray:
+    """Where a flag is true, neither empty nor bad."""
+    return cells.values if cells.empty is None else cells.values & ~cells.empty
 
 
 def next_leaves(mapping: Mapping, plan: Plan) -> list[Leaf]:

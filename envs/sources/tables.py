@@ -16,6 +16,7 @@ import numpy as np
 
 from envs.sources.accounts import Accounts
 from envs.sources.batches import Tables, after
+from envs.sources.columns import num_rounded
 from envs.sources.episodes import Builder, Skipped
 from envs.sources.expressions import Expression, parse
 from envs.sources.files import File
@@ -77,6 +78,9 @@ class TableSource(Tables):
             ids.enter(number)
             for first, table in self.read(number, self._names()):
                 accounts.read += len(table)
+                for name in table.column_names if self.is_text else ():
+                    if count := num_rounded(table.column(name)):
+                        accounts.rounded[name] = accounts.rounded.get(name, 0) + count
                 try:
                     place: Rows = {"row": np.arange(first, first + len(table))}
                     place["file"] = np.full(len(table), number, np.int32)

@@ -75,4 +75,6 @@ class Intake:
             text.append(f"  lines: {tally.lines}, used {tally.used}, waiting {tally.waiting}")
             for reason, (count, where) in tally.skipped.items():
                 text.append(f"  skipped {count}: {reason} (first in {where})")
+        if (accounts := getattr(self.source, "accounts", None)) is not None:
+            text += [f"  {line}" for line in accounts.in_words()]
         return "\n".join(text)

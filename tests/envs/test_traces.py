@@ -206,7 +206,8 @@ def as_version_1(path):
     """Rewrite a manifest as the first version of the schema had it."""
     file = path / "manifest.json"
     data = manifest.parse_manifest(file.read_bytes(), file)
-    assert data.pop("masked") in (True, False) and data["schema_version"] == 3
+    assert data.pop("masked") == (data.pop("mask_width") is not None)
+    assert data["schema_version"] == 3
     file.write_bytes(manifest.dump_manifest(data | {"schema_version": 1}))
 
 
@@ -425,6 +426,36 @@ def test_masks_are_given_for_all_episodes_or_none(tmp_path, first):
         with pytest.raises(TraceError, match=words):
             TraceStore(tmp_path).extend(episodes[stored:])
         assert len(TraceStore(tmp_path)) == stored
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_masks_have_one_width(tmp_path, together):
+    """An inferred action space may grow, but a mask says how many actions there are."""
+    one, other = (an_episode(i, action_masks=np.ones((6, 3 + i), bool)) for i in range(2))
+    words = "episode 1: has action masks of 4 entries, episode 0 of 3; give each action"
+    if together:
+        with pytest.raises(TraceError, match=words):
+            TraceStore(tmp_path).extend([one, other])
+    TraceStore(tmp_path).append(one)
+    file = tmp_path / "manifest.json"
+    data = manifest.parse_manifest(file.read_bytes(), file)
+    assert data.pop("mask_width") == 3
+    for _ in range(2):
+        with pytest.raises(TraceError, match=words):
+            TraceStore(tmp_path).append(other)
+        file.write_bytes(manifest.dump_manifest(data))  # a store of before, which did not say it
+    TraceStore(tmp_path).verify()
+
+
+def test_masks_count_for_the_size_of_a_segment(tmp_path, monkeypatch):
+    monkeypatch.setattr(traces, "SEGMENT_BYTES", 50_000)
+    store = TraceStore(tmp_path, action_space=Discrete(5000))
+    masks = np.ones((6, 5000), bool)  # 30 kB each
+    store.extend(an_episode(i, action_masks=masks) for i in range(4))
+    assert len(list(tmp_path.glob("segment-*"))) == 2
+    plain = segments.row_bytes(an_episode(0, propensities=None))
+    fields = {"times": np.arange(6.0), "action_masks": masks}
+    assert segments.row_bytes(an_episode(0, **fields)) - plain >= 5000 + 8 + 8
 
 
 def test_other_spaces_than_stored_are_refused(store):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dreaming.observe.collect import record
+from envs.sources.csv import CsvSource
 from envs.sources.steps import StepsSource
 from envs.traces import TraceStore
 from envs.types import TraceError
@@ -53,6 +54,19 @@ def test_only_what_is_new_is_added(logs, tmp_path):
     assert told[0] == f"added 2 episodes: {tmp_path / 'store'} holds 7, 19 steps"
     assert told[1] == "  lines: 27, used 26, waiting 0"
     assert told[2] == f"  skipped 1: a line is not JSON (first in {logs}/b.jsonl: line 5)"
+
+
+def test_rows_of_a_table_that_are_left_out_are_told(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("id,x,a,r\n1,0.5,0,1\n1,1.5,1,1\n2,0.5,0,1\n2,1.5,1,\n", "utf-8")
+    mapping = {"episode": "id", "observation": "x", "action": "a", "reward": "r"}
+    source = CsvSource(str(log), mapping | {"final": "repeat", "broken": "skip"})
+    intake = Intake(source, SourceConfig(name="csv", uri=str(log)), tmp_path / "store")
+    told = intake.told(intake.once()).splitlines()
+    assert told[1] == (
+        "  2 of 4 rows were left out: reward at step # is empty "
+        f"(first: {log}: row 2: the episode that starts here)"
+    )
 
 
 def test_a_kill_at_any_instant_neither_loses_nor_doubles(logs, tmp_path, monkeypatch):

@@ -31,7 +31,9 @@ def rows(count: int) -> pa.Table:
     columns: dict[str, Any] = {"id": np.arange(count) // LENGTH}
     columns |= {name: draw.normal(size=count) for name in COLUMNS}
     columns["a"] = pa.array(draw.integers(0, 4, count), mask=last)
-    return pa.table(columns | {"r": draw.normal(size=count), "d": np.zeros(count, bool)})
+    return pa.table(
+        columns | {"r": pa.array(draw.normal(size=count), mask=last), "d": np.zeros(count, bool)}
+    )
 
 
 def ingest(name: str, path: str, folder: str) -> None:

@@ -43,7 +43,7 @@ def table() -> pa.Table:
             "kind": [("red", "green", "blue")[i % 3] for i in range(rows)],
             "cells": draw.normal(size=(rows, 2)).astype(np.float32).tolist(),
             "a": pa.array([int(t) % 3 if t < 5 else None for t in steps]),
-            "r": draw.normal(size=rows),
+            "r": pa.array(draw.normal(size=rows), mask=steps == 5),
             "end": [bool(t == 4) for t in steps],
             "at": np.arange(rows, dtype=float),
         }
