@@ -193,6 +193,16 @@ def spread_episodes(log: Log, window: int, newest: Sequence[int]) -> Int[np.ndar
     return chosen_episodes(rows, max(most, 4 * LEAST_EPISODES * int(rows.max())), newest)
 
 
+def counted(evidence: Evidence, update: Callable) -> Callable[[Any, float], dict]:
+    """`evidence.of`, each call of which is told to `update`."""
+
+    def tried(policy: Any, error: float) -> dict[str, Any]:
+        update(1)
+        return evidence.of(policy, error)
+
+    return tried
+
+
 def offline_gate(
     candidate: Any,
     incumbent: Incumbent,
@@ -226,12 +236,9 @@ def offline_gate(
             config=config,
             key=key,
         )
-
-        def tried(policy: Any, error: float) -> dict[str, Any]:
-            update(1)
-            return evidence.of(policy, error)
-
-        found = weigh(tried, candidate, incumbent.params, config, trial, evidence.counts)
+        found = weigh(
+            counted(evidence, update), candidate, incumbent.params, config, trial, evidence.counts
+        )
         return found | {"clone": evidence.of_clone()}
 
     found = once("gate", len(SHARES), unknown(), work)
