@@ -95,6 +95,18 @@ class TraceStore:
                     self._sweep()
                 raise
 
+    def judge(self) -> Callable[[Trace], None]:
+        """A function that raises `TraceError` for an episode that `extend` would refuse after all
+        that are stored, and after those that were judged before."""
+        apart = copy.copy(self)
+        apart._manifest = dict(self._manifest)
+
+        def check(trace: Trace) -> None:
+            apart._check_masked(trace)
+            check_trace(trace, apart._widen(trace))
+
+        return check
+
     def traces(self, chosen: np.ndarray | None = None) -> Iterator[Trace]:
         """The episodes in order of recording, one segment in memory at a time; only those whose
         numbers are `chosen`, if given."""

@@ -159,7 +159,7 @@ class Bad(gymnasium.Env):
     ("wrong", "action", "words"),
     [
         ({"r": np.nan}, 0, "reward at step 0 is not finite"),
-        ({"r": np.array([1.0, 101.0])}, 0, "rewards"),
+        ({"o": single(0, 1), "r": np.array([1.0, 101.0])}, 0, "rewards"),
         ({"o": single(0, np.inf)}, 0, "observation at step 1 is not finite"),
         ({"o": np.array([0, 0.1])}, 0, r"observation at row 1 is \[0. 0.1\] \(float64\)"),
         ({"o": np.zeros(3, np.float32)}, 0, r"observation: rows of the shapes \[\(2,\), \(3,\)\]"),
