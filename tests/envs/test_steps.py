@@ -204,7 +204,8 @@ def test_reading_all_counts_its_lines(tmp_path):
 @pytest.mark.parametrize("restart", [True, False])
 def test_an_abandoned_episode_does_not_make_the_token_grow(tmp_path, monkeypatch, restart):
     monkeypatch.setattr("envs.sources.steps.KNOWN_EPISODES", 5)
-    file, source, token, found = tmp_path / "a.jsonl", StepsSource(str(tmp_path)), None, []
+    file, source, found = tmp_path / "a.jsonl", StepsSource(str(tmp_path)), []
+    token: Any = None
     file.write_text(step(90, 0) + step(91, 0))
     for number in range(30):
         with open(file, "a") as log:
