@@ -55,23 +55,42 @@ class Journal:
         self.size = 0  # bytes of episodes
 
     def write(self, body: Sequence[Any]) -> None:
-        """Add the parts of an episode's body (see `pack`). The first one makes the file."""
-        file = self._file or self._begin()
-        self.size += _write_record(file.fileno(), body)
+        """Add the parts of an episode's body (see `pack`). The first one makes the file.
+
+        Raises `TraceError` if that fails; the file is then as it was before.
+        """
+        try:
+            self._file = self._file or self._begin()
+            self.size += _write_record(self._file.fileno(), body)
+        except OSError as error:
+            what = f"cannot be written ({error.strerror}); this episode is lost, those before stand"
+            raise TraceError(f"{self.path}: {what}") from error
 
     def close(self) -> None:
-        """Release the file; it is folded by `fold`."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Release the file; it is folded by `fold`. `TraceError` if it is no longer at its path."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with file:
+            if not _is_at(self.path, file):
+                what = "is gone, with the episodes in it; was the store moved while it was used?"
+                raise TraceError(f"{self.path}: {what}")
 
     def _begin(self) -> BinaryIO:
+        """The file with its header; it has its name, by which others find it, once it is locked."""
         spaces = {name: space_to_json(space) for name, space in self._spaces.items()}
         header = json.dumps({"journal": VERSION, "spaces": spaces, "fields": self._fields})
-        self._file = open(self.path, "xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _write_record(self._file.fileno(), [header.encode()])
-        return self._file
+        draft = self.path.with_name(f"{self.path.name}.tmp")
+        file = open(draft, "xb", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_record(file.fileno(), [header.encode()])
+            os.rename(draft, self.path)
+        except BaseException:
+            file.close()
+            draft.unlink(missing_ok=True)
+            raise
+        return file
 
 
 def pack(
@@ -111,7 +130,9 @@ def fold(path: Path) -> int:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return 0
-        added = _move(path, file) if path.exists() else 0  # or another process was faster
+        if not _is_at(path, file):  # another process was faster
+            return 0
+        added = _move(path, file)
         path.unlink(missing_ok=True)
     return added
 
@@ -123,14 +144,26 @@ def _move(path: Path, file: BinaryIO) -> int:
     spaces, fields = _header(path, first)
     given: Any = {f"{name}_space": space for name, space in spaces.items()}
     store = TraceStore(path.parent, **given)
-    stored = store.resume.get(RESUME, {})
-    done, total, before = stored.get(path.name, 0), sum(1 for _ in bodies), len(store)
+    done, total = store.resume.get(RESUME, {}).get(path.name, 0), sum(1 for _ in bodies)
     file.seek(0)
     rest = itertools.islice(_bodies(path, file), 1 + done, None)
-    kept = {name: count for name, count in stored.items() if (path.parent / name).exists()}
     traces = (unpack(body, spaces, fields) for body in rest)
-    store.extend(traces, resume={RESUME: kept | {path.name: total}})
-    return len(store) - before
+
+    def moved(resume: dict[str, Any]) -> dict[str, Any]:
+        stored = resume.get(RESUME, {}).items()
+        kept = {name: count for name, count in stored if (path.parent / name).exists()}
+        return {RESUME: kept | {path.name: total}}
+
+    store.extend(traces, resume=moved)
+    return total - done
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    """Whether the open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def _header(path: Path, body: bytes) -> tuple[dict[str, gymnasium.Space], dict[str, Any]]:
@@ -182,17 +215,25 @@ def unpack(body: bytes, spaces: dict[str, gymnasium.Space], fields: dict[str, An
     propensities = take(steps, float) if flags & PROPENSITIES else None
     times = take(steps + 1, float) if flags & TIMES else None
     ends = bool(flags & TERMINATED), bool(flags & TRUNCATED)
+    if at != len(body):
+        raise TraceError(f"an episode of a journal has {len(body)} bytes, expected {at}")
     optional = {"propensities": propensities, "action_masks": masks, "times": times}
     return Trace(o, a, r, *ends, **optional, **fields)
 
 
 def _write_record(descriptor: int, body: Sequence[Any]) -> int:
-    """Write the parts of a body as one record; returns its bytes."""
+    """Write the parts of a body as one record, or nothing; returns its bytes."""
     crc = size = 0
     for part in body:
         crc, size = zlib.crc32(part, crc), size + len(part)
     head = HEAD.pack(MAGIC, size, crc)
     rest = memoryview(b"".join((head, CRC.pack(zlib.crc32(head)), *body)))
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    begin = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BaseException:  # what follows a torn record could not be read
+        os.ftruncate(descriptor, begin)
+        os.lseek(descriptor, begin, os.SEEK_SET)
+        raise
     return size

@@ -14,7 +14,7 @@ import copy
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from envs.types import Trace, TraceError, space_from_json, space_to_json
 
 SEGMENT_BYTES = 32 << 20  # of rows in memory: of a segment, and so while reading
 MANIFEST = "manifest.json"
+Resume = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 OURS = re.compile(r"(segment|episodes)-\d{6}\.parquet(\.tmp)?|manifest\.json\.tmp")
 
 
@@ -66,10 +67,11 @@ class TraceStore:
         """Add one episode durably, for about five fsyncs; use `extend` for many episodes."""
         self.extend([trace])
 
-    def extend(self, traces: Iterable[Trace], *, resume: dict[str, Any] | None = None) -> None:
+    def extend(self, traces: Iterable[Trace], *, resume: Resume | None = None) -> None:
         """Add all episodes or, if anything fails, none.
 
         `resume` (name -> JSON) is kept by the same commit: how far those came who bring episodes.
+        A function makes it of the one that is stored, while no other process can change that.
         """
         with self.locked():
             self._load()
@@ -82,7 +84,8 @@ class TraceStore:
                 for chunk in _chunks(traces):
                     self._write_segment(chunk)
                 if resume is not None:
-                    self._manifest["resume"] = self.resume | resume
+                    new = resume(self.resume) if callable(resume) else resume
+                    self._manifest["resume"] = self.resume | new
                 if self._manifest != before[0]:
                     self._commit()
             except BaseException:
@@ -91,6 +94,18 @@ class TraceStore:
                     self._load()  # the commit itself may have succeeded
                     self._sweep()
                 raise
+
+    def judge(self) -> Callable[[Trace], None]:
+        """A function that raises `TraceError` for an episode that `extend` would refuse after all
+        that are stored, and after those that were judged before."""
+        apart = copy.copy(self)
+        apart._manifest = dict(self._manifest)
+
+        def check(trace: Trace) -> None:
+            apart._check_masked(trace)
+            check_trace(trace, apart._widen(trace))
+
+        return check
 
     def traces(self, chosen: np.ndarray | None = None) -> Iterator[Trace]:
         """The episodes in order of recording, one segment in memory at a time; only those whose

@@ -39,11 +39,13 @@ def run(config: ForgetConfig, run_dir: Path) -> int:
 def learned_from(config: ForgetConfig) -> Iterator[Path]:
     """The run directories below `config.runs` whose logs hold the session."""
     from envs.forget import holds
+    from experiments.runs.directory import CONFIG
 
     if config.runs is None:
         return
     for traces in sorted(Path(config.runs).glob("**/traces")):
-        if holds(traces, config.session):
+        is_run = (traces.parent / CONFIG).is_file()  # or a store that happens to have this name
+        if is_run and holds(traces, config.session):
             yield traces.parent
 
 

@@ -15,8 +15,9 @@ import glob
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ class AtifSource:
     """
 
     def __init__(self, uri: str, templates: list[str] | None = None, reward: str | None = None):
-        self.uri = str(Path(uri) / "**" / "*.json") if Path(uri).is_dir() else uri
+        self.uri = uri
         if not self._files():
             raise TraceError(f"{self.uri}: no such file; expected trajectories in JSON (ATIF)")
         self.reward = reward
         self._templates: list[Template] | None = None
         if templates is not None:
+            if isinstance(templates, str) or not isinstance(templates, Sequence):
+                raise TraceError(f"templates is {templates!r}, expected a list of texts")
             self._templates = [_template(text) for text in templates]
         self.given = {} if templates is None else self.schema()
 
@@ -75,16 +78,20 @@ class AtifSource:
         """The files that arrived since the token `after`, one at a time; a file must be whole."""
         if not self.given:
             raise TraceError(f"{self.uri}: files that arrive may have other tools; give templates")
-        seen = dict(after or {})
+        seen = {os.path.realpath(name): digest for name, digest in (after or {}).items()}
         for file in self._files():
             digest = hashlib.sha256(_read(file)).hexdigest()
-            if seen.setdefault(file, digest) != digest:
+            if seen.get(file, digest) != digest:
                 raise TraceError(f"{file}: was changed after it was read; give it a new name")
-            if file not in (after or {}):
+            if file not in seen:
+                seen[file] = digest
                 yield [self._trace(file)], dict(seen)
 
     def _files(self) -> list[str]:
-        return sorted(glob.glob(self.uri, recursive=True))
+        pattern = glob.escape(self.uri) if Path(self.uri).exists() else self.uri
+        if Path(self.uri).is_dir():
+            pattern = str(Path(pattern) / "**" / "*.json")
+        return sorted({os.path.realpath(name) for name in glob.glob(pattern, recursive=True)})
 
     def _known(self) -> list[Template]:
         if self._templates is None:
@@ -101,12 +108,14 @@ class AtifSource:
             if step["source"] != "agent":
                 seen.tell(USER if step["source"] == "user" else SYSTEM, step["message"])
                 continue
-            results = dict(step["results"])
+            results, is_lone = dict(step["results"]), len(step["calls"]) == 1
             for call in step["calls"] or [None]:
                 rows.append(seen.row())
                 actions.append(self._action(call))
                 rewards.append(0.0)
                 result = results.get(call["tool_call_id"]) if call else None
+                if is_lone and len(step["results"]) == 1:  # it need not say what it answers
+                    result = result or results.get(None)
                 seen.answer(actions[-1], result)
             rewards[-1] += step["reward"] or 0.0
         if not actions:

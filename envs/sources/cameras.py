@@ -15,6 +15,9 @@ from envs.types import TraceError
 
 OFF = "leave the cameras out with +source.options.frames=false"
 
+# what decoders raise for damaged files and places; PyAV's own errors are of these
+DAMAGE = (OSError, ValueError, LookupError, ArithmeticError, TypeError, MemoryError)
+
 
 class Cameras:
     """Decoder of the `names` of cameras in the data set at `root`; `images` of them lie in its
@@ -39,13 +42,15 @@ class Cameras:
             try:
                 with self._pillow.open(io.BytesIO(cell["bytes"])) as image:
                     found.append(np.asarray(image.convert("RGB")))
-            except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
+            except (*DAMAGE, SyntaxError) as error:
                 raise TraceError(f"{name}: the image of frame {row} is not readable") from error
         return _stacked(found, name)
 
     def _video(self, episode: int, rows: int, name: str) -> np.ndarray:
         """The frames from the episode's first moment on."""
-        chunk, file, start = self._places[name][episode]
+        if (place := self._places[name].get(episode)) is None:
+            raise TraceError(f"{self.root}: does not say where {name} of episode {episode} lies")
+        chunk, file, start = place
         path = self.root / "videos" / name / f"chunk-{chunk:03d}" / f"file-{file:03d}.mp4"
         found = []
         try:
@@ -58,7 +63,7 @@ class Cameras:
                     found.append(frame.to_ndarray(format="rgb24"))
                     if len(found) == rows:
                         break
-        except (OSError, ValueError, IndexError, MemoryError) as error:  # PyAV's own are of these
+        except DAMAGE as error:
             line = " ".join(str(error).split())
             raise TraceError(f"{path}: is not readable as a video: {line}; or {OFF}") from error
         if len(found) < rows:
@@ -79,7 +84,7 @@ class Cameras:
                     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
                     for number, chunk, index, start in rows:
                         places[name][number] = int(chunk), int(index), float(start)
-                except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+                except (pa.ArrowException, *DAMAGE) as error:
                     line = " ".join(str(error).split())
                     raise TraceError(f"{file}: does not say where {name} lies: {line}") from error
         return places

@@ -115,9 +115,13 @@ class Recorder(gymnasium.Wrapper):
 
     def close(self) -> None:
         """Keep the running episode as open, and move everything into the store."""
-        self._finish(False, False)
-        self._fold()
-        super().close()
+        try:
+            self._finish(False, False)
+        finally:
+            try:
+                self._fold()
+            finally:
+                super().close()
 
     def _observe(self, o: Any, info: dict[str, Any]) -> None:
         for rows, path in self._leaves:
@@ -160,6 +164,7 @@ class Recorder(gymnasium.Wrapper):
         o: Any = self._spaces["observation"]
         a: Any = self._spaces["action"]
         is_plain = isinstance(o, Box) and isinstance(a, Discrete) and len(rest) == 2
+        is_plain = is_plain and rewards.ndim == 1
         if not is_plain or actions.dtype != a.dtype or leaves[0].dtype != o.dtype:
             return False
         same = leaves[0].shape[1:] == o.shape and actions.ndim == 1
@@ -194,9 +199,9 @@ class Recorder(gymnasium.Wrapper):
         return Journal(self.path, self._spaces, self._fields)
 
     def _fold(self) -> None:
-        self._journal.close()
-        fold(self._journal.path)
-        self._journal = self._new_journal()
+        journal, self._journal = self._journal, self._new_journal()
+        journal.close()
+        fold(journal.path)  # if it fails, the next one to open the store folds what is left
 
 
 def _paths(space: gymnasium.Space) -> list[tuple]:

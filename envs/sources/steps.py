@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ WORDS = (
 KEYS = {"episode", "t", "next_observation", *STEP, *ROW, *FLAGS, *WORDS}
 BATCH_LINES = 20_000  # about, of the episodes that are given at once
 EPISODE_LINES = 1_000_000  # of one episode, which is held in memory
+KNOWN_EPISODES = 10_000  # of one file: unfinished ones, and those that ended after they began
+
+GIVEN_UP = f"its episode is not used: it did not end while {KNOWN_EPISODES:,} others came"
 
 Line = dict[str, Any]
 
@@ -45,8 +49,10 @@ class StepsSource:
 
     A folder holds files `*.jsonl`; a pattern works, too. `observation_space` and `action_space`
     (as a store's manifest has them) replace the inferred ones. Whatever a line cannot be used for
-    is counted with its reason in `tally`.
+    is counted with its reason in `tally`; so are episodes for which `judge` raises `TraceError`.
     """
+
+    judge: Callable[[Trace], None] | None = None  # of who takes the episodes
 
     def __init__(
         self,
@@ -54,7 +60,7 @@ class StepsSource:
         observation_space: dict | None = None,
         action_space: dict | None = None,
     ):
-        self.uri = str(Path(uri) / "*.jsonl") if Path(uri).is_dir() else uri
+        self.uri = uri
         given = {"observation_space": observation_space, "action_space": action_space}
         self.given = {name: space_from_json(x) for name, x in given.items() if x is not None}
         self._logs: dict[str, GrowingLog] = {}
@@ -80,27 +86,42 @@ class StepsSource:
 
     def __iter__(self) -> Iterator[Trace]:
         """All episodes; those that no line ends are open."""
-        source = type(self)(self.uri)
-        for traces, _ in source.batches():
+        self._restore(None)
+        for traces, _ in self._batches():
             yield from traces
-        for log in source._logs.values():
+        for log in list(self._logs.values()):
             yield from log.unfinished()
 
     def batches(self, after: Any = None) -> Iterator[tuple[list[Trace], Any]]:
         """The episodes that were finished since the token `after`, in lists of bounded size."""
         if after is None or after != self._token:
             self._restore(after)
-        for name in sorted(glob.glob(self.uri)):
+        yield from self._batches()
+
+    def files(self) -> list[str]:
+        """The files that are there now, each by one name, whatever links lead to it."""
+        pattern = os.path.realpath(self.uri)
+        if os.path.exists(pattern):
+            pattern = glob.escape(pattern)
+        if os.path.isdir(self.uri):
+            pattern = os.path.join(pattern, "*.jsonl")
+        return sorted({os.path.realpath(name) for name in glob.glob(pattern)})
+
+    def _batches(self) -> Iterator[tuple[list[Trace], Any]]:
+        names = self.files()
+        self._logs = moved(self._logs, names)
+        for name in names:
             log = self._logs.setdefault(name, GrowingLog(Tail(Path(name)), self.tally))
-            for traces in log.finished():
+            for traces in log.finished(self.judge):
                 self._token = self._save()
                 yield traces, self._token
 
     def _restore(self, token: Any) -> None:
         token = token or {"files": {}, "tally": {}}
-        self.tally = Tally(**token["tally"])
-        restore = lambda name, saved: GrowingLog.restore(Path(name), self.tally, saved)
-        self._logs = {name: restore(name, saved) for name, saved in token["files"].items()}
+        self.tally, self._token = Tally(**token["tally"]), None
+        saved = {os.path.realpath(name): log for name, log in token["files"].items()}
+        restore = lambda name, log: GrowingLog.restore(Path(name), self.tally, log)
+        self._logs = {name: restore(name, log) for name, log in saved.items()}
 
     def _save(self) -> Any:
         files = {name: log.save() for name, log in self._logs.items()}
@@ -127,29 +148,52 @@ class Tally:
 class GrowingLog:
     """The episodes of one file. What it holds of unfinished ones is read again after a stop."""
 
-    def __init__(self, tail: Tail, tally: Tally, seen: int = 0, done: dict | None = None):
+    def __init__(
+        self,
+        tail: Tail,
+        tally: Tally,
+        seen: int = 0,
+        done: dict[str, int] | None = None,
+        given_up: list[str] | None = None,
+    ):
         self._tail, self._tally = tail, tally
         self._seen = seen  # bytes whose lines were counted
-        self._done: dict[str, int] = done or {}  # episode -> byte behind its last line
+        self._done = done or {}  # episode -> byte behind its last line
+        self._given_up = dict.fromkeys(given_up or [])  # the newest such episodes
         self._running: dict[str, Running] = {}
+        self._judge: Callable[[Trace], None] | None = None
 
     @classmethod
     def restore(cls, path: Path, tally: Tally, saved: dict[str, Any]) -> GrowingLog:
         """The log as `save` left it."""
-        return cls(Tail(path, **saved["tail"]), tally, saved["seen"], saved["done"])
+        given_up = saved.get("given_up")
+        return cls(Tail(path, **saved["tail"]), tally, saved["seen"], saved["done"], given_up)
 
     def save(self) -> dict[str, Any]:
         """All that is needed to go on: reading begins where the first unfinished episode does."""
         tail = self._tail
-        begins = [(each.byte, each.line) for each in self._running.values()]
-        offset, line = min(begins, default=(tail.offset, tail.line))
+        offset, line = self._begin()
         at = {"offset": offset, "line": line, "head": tail.head, "head_bytes": tail.head_bytes}
         self._done = {id: end for id, end in self._done.items() if end > offset}
-        return {"tail": at, "seen": max(self._seen, tail.offset), "done": self._done}
+        seen, given_up = max(self._seen, tail.offset), list(self._given_up)
+        return {"tail": at, "seen": seen, "done": self._done, "given_up": given_up}
 
-    def finished(self) -> Iterator[list[Trace]]:
+    def is_at(self, name: str) -> bool:
+        """Whether a file begins as this one."""
+        return self._tail.is_at(Path(name))
+
+    def is_read_at(self, name: str) -> bool:
+        """The same, of a file of which something was read."""
+        return self._tail.head_bytes > 0 and self.is_at(name)
+
+    def move(self, name: str) -> None:
+        """Go on with this file under a new name."""
+        self._tail.path = Path(name)
+
+    def finished(self, judge: Callable[[Trace], None] | None = None) -> Iterator[list[Trace]]:
         """What is new: finished episodes, in lists of about `BATCH_LINES` lines; the last is empty
-        if nothing but lines came."""
+        if nothing but lines came. Those for which `judge` raises `TraceError` are skipped."""
+        self._judge = judge
         traces: list[Trace] = []
         lines = read = 0
         for byte, number, line in self._tail.lines():
@@ -186,10 +230,20 @@ class GrowingLog:
             return None
         if byte < self._done.get(id, 0):
             return None  # of an episode that was finished before
+        if id in self._given_up:
+            if is_new:
+                self._tally.skip(1, GIVEN_UP, where)
+            if ends(line) and is_new:
+                self._done[id] = self._tail.offset
+                del self._given_up[id]
+            return None
         running = self._running.setdefault(id, Running(byte, number))
+        self._bound(where, is_new)
         try:
             is_last = running.add(line)
             trace = running.trace() if is_last and running.broken is None else None
+            if trace is not None and self._judge is not None:
+                self._judge(trace)
         except UserError as error:
             is_last = ends(line)
             self._break(running, " ".join(str(error).split()), where, is_new)
@@ -204,6 +258,27 @@ class GrowingLog:
             self._tally.used += running.lines
         return trace
 
+    def _begin(self) -> tuple[int, int]:
+        """(byte, line number) where the first unfinished episode begins, or reading stands."""
+        if (first := next(iter(self._running.values()), None)) is not None:
+            return first.byte, first.line
+        return self._tail.offset, self._tail.line
+
+    def _bound(self, where: str, is_new: bool) -> None:
+        """Give up the oldest unfinished episodes if too many episodes have to be known."""
+        while len(self._running) > 1 and len(self._running) + len(self._done) > KNOWN_EPISODES:
+            begin, _ = self._begin()
+            self._done = {id: end for id, end in self._done.items() if end > begin}
+            if len(self._running) + len(self._done) <= KNOWN_EPISODES:
+                return
+            id = next(iter(self._running))
+            running = self._running.pop(id)
+            if running.broken is None and is_new:
+                self._tally.skip(running.lines, GIVEN_UP, where)
+            self._given_up[id] = None
+            if len(self._given_up) > KNOWN_EPISODES:
+                del self._given_up[next(iter(self._given_up))]
+
     def _break(self, running: Running, why: str, where: str, is_new: bool) -> None:
         """Give up an episode: all of its lines are skipped."""
         if running.broken is None:
@@ -211,6 +286,22 @@ class GrowingLog:
             if is_new:
                 self._tally.skip(running.lines, running.broken, where)
             running.rows = []
+
+
+def moved(logs: dict[str, GrowingLog], names: list[str]) -> dict[str, GrowingLog]:
+    """The logs by the names that their files have now. Raises `TraceError` for a copy of one."""
+    if all(name in logs for name in names):
+        return logs
+    stay = {name: log for name, log in logs.items() if log.is_at(name)}
+    away, found = {name: log for name, log in logs.items() if name not in stay}, {}
+    for name in (name for name in names if name not in stay):
+        if copied := next((each for each, log in stay.items() if log.is_read_at(name)), None):
+            what = f"begins as {copied} does, which was read before"
+            raise TraceError(f"{name}: {what}; keep copies of a log elsewhere")
+        if old := next((each for each, log in away.items() if log.is_read_at(name)), None):
+            found[name] = away.pop(old)
+            found[name].move(name)
+    return stay | away | found
 
 
 class Running:
@@ -261,7 +352,7 @@ def parse(text: bytes | None) -> tuple[str, Line]:
 
 def ends(line: Line) -> bool:
     """Whether a line is the last one of its episode."""
-    is_end = bool(line.get("terminated") or line.get("truncated"))
+    is_end = any(line.get(flag) in (True, 1) for flag in FLAGS)
     return line.get("action") is None or (is_end and "next_observation" in line)
 
 
@@ -272,6 +363,10 @@ def check(line: Line, number: int) -> None:
     needed = ("observation",) if line.get("action") is None else ("observation", "reward")
     if missing := [key for key in needed if line.get(key) is None]:
         raise TraceError(f"a line has no {missing[0]}")
+    for flag in FLAGS:
+        x = line.get(flag)
+        if x is not None and not (isinstance(x, bool | int) and x in (0, 1)):
+            raise TraceError(f"{flag} is {str(x)[:40]!r}, expected true or false")
     if line.get("t", number) != number:
         raise TraceError(f"step {number} is missing, or comes twice")
     if number >= EPISODE_LINES:

@@ -26,6 +26,14 @@ class Tail:
         self.path, self.offset, self.line = path, offset, line
         self.head, self.head_bytes = head, head_bytes
 
+    def is_at(self, path: Path) -> bool:
+        """Whether a file at `path` begins as the one that was read."""
+        try:
+            with open(path, "rb") as file:
+                return not self.head_bytes or _hash(file.read(self.head_bytes)) == self.head
+        except OSError:
+            return False
+
     def lines(self) -> Iterator[tuple[int, int, bytes | None]]:
         """(byte, line number, line) of each whole line; None for one that is too long to be read.
 

@@ -4,6 +4,8 @@ How far the store has come stands in the manifest that names the episodes, under
 place of the source: a kill at any instant leaves both as they were, or both as they are to be.
 """
 
+import glob
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +23,8 @@ class Intake:
 
     def __init__(self, source: Any, config: SourceConfig, path: Path):
         self.source, self.path = source, path
-        self.name = f"{config.name}:{config.uri}"
+        self._before = f"{config.name}:{config.uri}"  # the name in stores of former versions
+        self.name = f"{config.name}:{place(config.uri)}"
         self.has_batches = hasattr(source, "batches")
         given = getattr(source, "given", {}) if self.has_batches else source.schema()
         self.store = TraceStore(path, **given, provenance={"source": self.name})
@@ -30,7 +33,9 @@ class Intake:
         """Add what is new; returns the number of episodes that were added."""
         before = len(self.store)
         if self.has_batches:
-            for traces, token in self.source.batches(after=self.store.resume.get(self.name)):
+            if hasattr(self.source, "judge"):
+                self.source.judge = self.store.judge()
+            for traces, token in self.source.batches(after=self._known()):
                 self.store.extend(traces, resume={self.name: token})
         else:
             self._whole()
@@ -53,11 +58,15 @@ class Intake:
             else:
                 time.sleep(poll)
 
+    def _known(self) -> Any:
+        """How far the store has come with the source; None if it is new."""
+        return self.store.resume.get(self.name, self.store.resume.get(self._before))
+
     def _whole(self) -> None:
         """Add the whole source, unless the store holds it already."""
         look = getattr(self.source, "fingerprint", None)
         token = {FINGERPRINT: look() if look is not None else None}
-        known = self.store.resume.get(self.name)
+        known = self._known()
         if known is None:
             self.store.extend(self.source, resume={self.name: token})
         elif known != token or look is None:
@@ -77,4 +86,12 @@ class Intake:
                 text.append(f"  skipped {count}: {reason} (first in {where})")
         if (accounts := getattr(self.source, "accounts", None)) is not None:
             text += [f"  {line}" for line in accounts.in_words()]
+        if callable(files := getattr(self.source, "files", None)) and not files():
+            text.append(f"  no file is at {self.source.uri} yet")
         return "\n".join(text)
+
+
+def place(uri: str | None) -> str | None:
+    """A uri that does not depend on how it was written, if it is the path or pattern of files."""
+    is_local = uri is not None and bool(os.path.exists(uri) or glob.glob(uri, recursive=True))
+    return os.path.realpath(uri) if uri is not None and is_local else uri

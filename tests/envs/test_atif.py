@@ -142,6 +142,23 @@ def test_bad_files_are_told(tmp_path):
             list(open_source("atif", str(tmp_path)))
 
 
+def test_the_lone_result_of_a_lone_call_need_not_say_what_it_answers(tmp_path):
+    answer = {"results": [{"content": "no such file", "is_error": True}]}
+    step = {"step_id": 1, "source": "agent", "message": "", "observation": answer}
+    for calls, event in (["a"], ERROR), (["a", "b"], NOTHING):
+        steps = [step | {"tool_calls": [call(id, "list") for id in calls]}]
+        (trace,) = open_source("atif", str(write(tmp_path / "a.json", steps=steps)))
+        assert trace.observations["event"][-1] == event
+
+
+def test_templates_are_a_list_and_folders_may_have_brackets(tmp_path):
+    write(tmp_path / "run[1]" / "a.json")
+    assert len(list(open_source("atif", str(tmp_path / "run[1]")))) == 1
+    for wrong in ("list", 3):
+        with pytest.raises(TraceError, match=f"templates is {wrong!r}, expected a list of texts"):
+            open_source("atif", str(tmp_path), templates=wrong)
+
+
 def test_files_that_arrive_are_taken_in_once(tmp_path):
     write(tmp_path / "logs" / "a.json")
     options: Any = {"templates": ["move", "list"]}

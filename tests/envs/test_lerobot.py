@@ -1,9 +1,11 @@
 """LeRobot v3: what a writer of the format leaves is read; what is missing is asked for."""
 
+import contextlib
 import io
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -14,6 +16,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from envs.sources import open_source, record
+from envs.sources.cameras import Cameras
 from envs.traces import TraceStore
 from envs.types import Trace, TraceError, UserError, space_to_json
 from tests.envs.test_recorder import live
@@ -229,6 +232,30 @@ def test_images_in_the_tables_are_frames(tmp_path):
     first, second = open_source("lerobot", str(root), final="drop")
     assert np.array_equal(first.observations["images.top"], pixels[:3])
     assert np.array_equal(second.observations["images.top"], pixels[3:])
+
+
+@pytest.mark.parametrize(
+    ("episode", "start", "words"),
+    [(1, 0.0, "does not say where top of episode 1 lies"), (0, 1e400, "is not readable as a vid")],
+)
+def test_places_of_videos_that_cannot_be_are_told(tmp_path, episode, start, words):
+    class Decoder:
+        """One video, whose clock ticks in seconds."""
+
+        def open(self, path):
+            return contextlib.nullcontext(self)
+
+        def seek(self, at, stream):
+            raise AssertionError(at)
+
+        @property
+        def streams(self):
+            return SimpleNamespace(video=[SimpleNamespace(time_base=1)])
+
+    cameras = Cameras(tmp_path, [], [], 10)
+    cameras._av, cameras._places = Decoder(), {"top": {0: (0, 0, start)}}
+    with pytest.raises(TraceError, match=words):
+        cameras._video(episode, 1, "top")
 
 
 def test_videos_are_frames_where_a_decoder_is_installed(tmp_path):

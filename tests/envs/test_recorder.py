@@ -1,5 +1,6 @@
 """The recorder keeps every finished episode exactly once, whatever happens to its process."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -158,6 +159,7 @@ class Bad(gymnasium.Env):
     ("wrong", "action", "words"),
     [
         ({"r": np.nan}, 0, "reward at step 0 is not finite"),
+        ({"o": single(0, 1), "r": np.array([1.0, 101.0])}, 0, "rewards"),
         ({"o": single(0, np.inf)}, 0, "observation at step 1 is not finite"),
         ({"o": np.array([0, 0.1])}, 0, r"observation at row 1 is \[0. 0.1\] \(float64\)"),
         ({"o": np.zeros(3, np.float32)}, 0, r"observation: rows of the shapes \[\(2,\), \(3,\)\]"),
@@ -222,6 +224,101 @@ def test_a_long_recording_moves_into_the_store_as_it_goes(tmp_path, monkeypatch)
     env.close()
     store = TraceStore(tmp_path / "log")
     assert all_same(store, seen) and len(store.resume["recordings"]) <= 2
+
+
+def test_a_failed_fold_is_told_and_the_recorder_goes_on(tmp_path, monkeypatch):
+    env = record(gymnasium.make("CartPole-v1"), tmp_path / "log")
+    seen = live(env, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "JOURNAL_BYTES", 1)
+        patch.setattr(recorder, "fold", full)
+        with pytest.raises(OSError, match="No space"):
+            live(env, 1)
+    more = live(env, 2)
+    env.close()
+    assert recover(tmp_path / "log") == 1, "what the failed fold left"
+    assert all_same(TraceStore(tmp_path / "log"), [*more, *seen])
+
+
+def full(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("episodes", [0, 2])
+def test_a_full_disk_costs_one_episode(tmp_path, monkeypatch, episodes):
+    env = record(gymnasium.make("CartPole-v1"), tmp_path / "log")
+    seen, real, calls = live(env, episodes), os.write, list[int]()
+
+    def torn(descriptor, data):
+        calls.append(len(data))
+        return real(descriptor, bytes(data)[:40]) if len(calls) == 1 else full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", torn)
+        with pytest.raises(TraceError, match="No space left on device.*this episode is lost"):
+            live(env, 1)
+    assert len(calls) == 2 and len(journals(tmp_path / "log")) == (episodes > 0)
+    seen += live(env, 2)
+    env.close()
+    assert all_same(TraceStore(tmp_path / "log"), seen)
+
+
+def test_a_journal_that_went_away_is_told(tmp_path):
+    env = record(gymnasium.make("CartPole-v1"), tmp_path / "log")
+    live(env, 1)
+    os.rename(tmp_path / "log", tmp_path / "elsewhere")
+    with pytest.raises(TraceError, match="is gone, with the episodes in it; was the store moved"):
+        env.close()
+    assert recover(tmp_path / "elsewhere") == 1
+
+
+def test_folds_at_once_keep_each_other_s_counts(tmp_path, monkeypatch):
+    """The second journal is folded by another process just before the first one's commit."""
+    left_behind(tmp_path / "log", 2)
+    (first,) = journals(tmp_path / "log")
+    other = Journal(tmp_path / "log", SPACES, {"session": None, "policy": None})
+    leaves, ends = [np.zeros((2, 4), np.float32)], {"terminated": True, "truncated": False}
+    other.write(pack(leaves, np.zeros(1, int), np.zeros(1), **ends))
+    other.close()
+    real = TraceStore.extend
+
+    def late(store, traces, *, resume=None):
+        with monkeypatch.context() as patch:
+            patch.setattr(TraceStore, "extend", real)
+            patch.setattr(Path, "unlink", lambda *args, **kwargs: None)  # and is stopped there
+            if other.path.exists():
+                journal.fold(other.path)
+        real(store, traces, resume=resume)
+
+    monkeypatch.setattr(TraceStore, "extend", late)
+    monkeypatch.setattr(Path, "unlink", lambda *args, **kwargs: None)
+    assert journal.fold(first) == 2
+    monkeypatch.undo()
+    stored = TraceStore(tmp_path / "log").resume["recordings"]
+    assert stored == {first.name: 2, other.path.name: 1}
+    assert recover(tmp_path / "log") == 0 and len(TraceStore(tmp_path / "log")) == 3
+
+
+def test_no_journal_is_seen_before_it_is_locked(tmp_path, monkeypatch):
+    env = record(gymnasium.make("CartPole-v1"), tmp_path / "log")
+    real, looks = journal.fcntl.flock, list[int]()
+
+    def slowly(file, how):
+        looks.append(recover(tmp_path / "log") if not looks else 0)
+        real(file, how)
+
+    monkeypatch.setattr(journal.fcntl, "flock", slowly)
+    seen = live(env, 1)
+    monkeypatch.undo()
+    env.close()
+    assert looks and all_same(TraceStore(tmp_path / "log"), seen)
+
+
+def test_an_episode_of_more_bytes_than_it_says_is_told():
+    leaves, ends = [np.zeros((3, 4), np.float32)], {"terminated": True, "truncated": False}
+    body = b"".join(pack(leaves, np.zeros(2, int), np.zeros((2, 2)), **ends))
+    with pytest.raises(TraceError, match=r"has 105 bytes, expected 89"):
+        journal.unpack(body, SPACES, {})
 
 
 # --- a kill

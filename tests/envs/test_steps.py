@@ -139,6 +139,8 @@ def test_growing_files_give_each_episode_once_wherever_it_was_cut(tmp_path, rest
         ([step(1, 0, reward=None), last(1, 1)], "a line has no reward"),
         ([step(1, 0, terminated=True), step(1, 1), last(1, 2)], "it goes on after its end"),
         ([last(1, 0)], "it has no step"),
+        ([step(1, 0, terminated="false"), last(1, 1)], "terminated is 'false', expected true or"),
+        ([step(1, 0), last(1, 1, truncated=2)], "truncated is '2', expected true or false"),
         ([step(1, 0, reward=float("nan")), last(1, 1)], "reward at step 0 is not finite"),
         ([step(1, 0, observation=[1]), last(1, 1)], "its values are no numbers of one shape"),
         ([step(1, 0, action="left"), last(1, 1)], "actions: rows of"),
@@ -188,6 +190,36 @@ def test_lists_of_episodes_are_bounded(tmp_path, monkeypatch):
     first, _ = batches[0]
     rest, _ = drain(StepsSource(str(tmp_path)), batches[0][1])
     assert starts(first + rest) == list(range(10))
+
+
+def test_reading_all_counts_its_lines(tmp_path):
+    (tmp_path / "a.jsonl").write_text(episode(1) + "nonsense\n" + episode(2))
+    source = StepsSource(str(tmp_path))
+    for _ in range(2):
+        assert starts(source) == [1, 2]
+        assert (source.tally.lines, source.tally.used, source.tally.waiting) == (9, 8, 0)
+    assert starts(drain(source)[0]) == [1, 2] and source.tally.lines == 9
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_an_abandoned_episode_does_not_make_the_token_grow(tmp_path, monkeypatch, restart):
+    monkeypatch.setattr("envs.sources.steps.KNOWN_EPISODES", 5)
+    file, source, found = tmp_path / "a.jsonl", StepsSource(str(tmp_path)), []
+    token: Any = None
+    file.write_text(step(90, 0) + step(91, 0))
+    for number in range(30):
+        with open(file, "a") as log:
+            log.write(episode(number) + (step(90, 1) if number == 20 else ""))
+        source = StepsSource(str(tmp_path)) if restart else source
+        new, token = drain(source, token)
+        found += new
+        (saved,) = token["files"].values()
+        assert len(saved["done"]) <= 5
+    with open(file, "a") as log:
+        log.write(last(90, 2))
+    assert drain(source, token)[0] == [] and starts(found) == list(range(30))
+    ((reason, (count, _)),) = source.tally.skipped.items()
+    assert "it did not end while" in reason and count == 4 and source.tally.waiting == 0
 
 
 def mutated(draw, text: str) -> bytes:

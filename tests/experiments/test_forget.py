@@ -25,7 +25,8 @@ def log(path, *sessions, consent=None):
 def test_runs_that_learned_from_it_are_named_and_removed(tmp_path, verb, fails):
     for name, sessions in (("one", (1, 2)), ("two", (1, 3))):
         log(tmp_path / "runs" / name / "traces", *sessions)
-        (tmp_path / "runs" / name / "world.dream").write_text("learned")
+        (tmp_path / "runs" / name / "config.yaml").write_text("seed: 0\n")
+    log(tmp_path / "runs" / "logs" / "traces", 1, 2)  # no run, but a log of this name
     log(tmp_path / "log", 1, 2, 3)
     before = len(TraceStore(tmp_path / "log"))
     words = [f"path={tmp_path}/log", "session=s2"]
@@ -36,7 +37,7 @@ def test_runs_that_learned_from_it_are_named_and_removed(tmp_path, verb, fails):
     assert f"{tmp_path}/runs/one learned from it: remove it" in out and "runs/two" not in out
     code, out, _ = verb("forget", *words, f"runs={tmp_path}/runs", "remove=true")
     assert "session s2: no episode of it" in out and f"removed {tmp_path}/runs/one" in out
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["two"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["logs", "two"]
     fails("forget", *words, "remove=true", words=["name a directory of runs with runs="])
     fails("forget", f"path={tmp_path}/nowhere", "session=s", words=["is no trace store"])
 

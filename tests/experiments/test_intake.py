@@ -136,13 +136,49 @@ def test_what_cannot_be_taken_in_is_one_line(logs, tmp_path, fails):
     fails("record", *words, f"path={tmp_path}/store", words=["b.jsonl: has 0 bytes"])
 
 
-def test_episodes_of_another_shape_leave_what_is_stored(logs, tmp_path):
+def test_an_episode_that_the_store_cannot_hold_is_skipped_and_the_log_goes_on(logs, tmp_path):
     an_intake(logs, tmp_path / "store").once()
     other = '{"episode": "x", "observation": [1, 2, 3], "action": 0, "reward": 0}\n'
-    (logs / "c.jsonl").write_text(other + '{"episode": "x", "observation": [1, 2, 3]}\n')
-    with pytest.raises(TraceError, match=r"episode 5: observation at row 0 has shape \(3,\)"):
+    other += '{"episode": "x", "observation": [1, 2, 3]}\n'
+    wrong = step(7, 0) + last(7, 1, session=7)
+    (logs / "c.jsonl").write_text(other + wrong + episode(6))
+    intake = an_intake(logs, tmp_path / "store")
+    assert intake.once() == 1 and an_intake(logs, tmp_path / "store").once() == 0
+    assert starts(TraceStore(tmp_path / "store")) == [0, 1, 2, 3, 4, 6]
+    told = intake.told(1)
+    assert "skipped 2: its episode is not used: observation at row 0 has shape (3,)" in told
+    assert "skipped 2: its episode is not used: session is 7, expected text or None" in told
+
+
+def test_one_place_is_one_source_however_it_is_written(logs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(logs, tmp_path / "link")
+    assert an_intake("logs", tmp_path / "store").once() == 5
+    for way in ("logs/", "./logs", logs, "link"):
+        assert an_intake(way, tmp_path / "store").once() == 0, way
+
+
+def test_a_log_with_a_new_name_is_known_again_and_a_copy_is_refused(logs, tmp_path):
+    an_intake(logs, tmp_path / "store").once()
+    os.rename(logs / "a.jsonl", logs / "a-1.jsonl")
+    (logs / "a.jsonl").write_text(episode(6))
+    assert an_intake(logs, tmp_path / "store").once() == 1
+    with open(logs / "a-1.jsonl", "a") as file:
+        file.write(last(5, 1))
+    assert an_intake(logs, tmp_path / "store").once() == 1
+    assert starts(TraceStore(tmp_path / "store")) == [0, 1, 2, 3, 4, 6, 5]
+    (logs / "c.jsonl").write_text((logs / "b.jsonl").read_text() + episode(7))
+    with pytest.raises(TraceError, match="c.jsonl: begins as .*b.jsonl does"):
         an_intake(logs, tmp_path / "store").once()
-    assert starts(TraceStore(tmp_path / "store")) == [0, 1, 2, 3, 4]
+    assert len(TraceStore(tmp_path / "store")) == 7
+
+
+def test_folders_with_brackets_are_read_and_places_without_files_told(tmp_path):
+    (tmp_path / "run[1]").mkdir()
+    intake = an_intake(tmp_path / "run[1]", tmp_path / "store")
+    assert f"no file is at {tmp_path}/run[1] yet" in intake.told(intake.once())
+    (tmp_path / "run[1]" / "a.jsonl").write_text(episode(1))
+    assert "no file" not in intake.told(intake.once()) and len(intake.store) == 1
 
 
 @pytest.mark.slow
