@@ -25,6 +25,7 @@ from dreaming.sessions.registry import Registry
 from dreaming.sessions.self_distil import self_distil, transitions
 from dreaming.sessions.store import Head
 from dreaming.sessions.teacher_gap import student_gain, teacher_gap
+from dreaming.sessions.teachers import check_teacher
 from dreaming.sessions.types import Rows
 from envs.types import Features
 from worldmodels.factors import FactorError, FactorModel, factor_sizes
@@ -61,6 +62,16 @@ def teaching_record(registry: Registry, id: str, least_reviews: int) -> Record:
             "are needed before weights change; review them"
         )
     return record
+
+
+def check_review(registry: Registry, record: Record) -> None:
+    """Raise `RegistryError` if a session was reviewed since its record was read: which rows teach
+    hangs on that. For who holds the lock, under which reviews are written."""
+    if registry.record(record.id).review != record.review:
+        raise RegistryError(
+            f"session {record.id} was reviewed while it was learned from, so nothing was "
+            "deployed; learn from it again, by its review"
+        )
 
 
 def decided(record: Record) -> Rows:
@@ -105,7 +116,9 @@ def dream_session(
 ) -> Learned:
     """Learn from a session, and deploy what was learned as a new head. Raises `RegistryError`,
     also if somebody else wrote a head in the meantime."""
-    record, config = teaching_record(registry, id, least_reviews), config or SelfDistilConfig()
+    config = config or SelfDistilConfig()
+    check_teacher(config.teacher, registry.shape)
+    record = teaching_record(registry, id, least_reviews)
     head, deployment = registry.head(), record.facts["deployment"]
     shape, weights = registry.shape, registry.weights(head, deployment)
     model = dream_model(registry)
@@ -136,6 +149,7 @@ def dream_session(
     delta = change if change.base == head.base else difference(base, new)
     report |= {"kind": delta.kind, "share": delta.share}
     with registry.writing(head):
+        check_review(registry, record)
         deltas = head.deltas | {deployment: registry.put_delta(head, delta)}
         contexts = {name: sha for name, sha in head.contexts.items() if name != deployment}
         said = {"id": id, "deployment": deployment, "review": record.review}
@@ -150,6 +164,7 @@ def compact_session(registry: Registry, id: str, rows: int, *, least_reviews: in
     head, deployment = registry.head(), record.facts["deployment"]
     kept = compact(registry.weights(head, deployment), registry.shape, context_rows(record), rows)
     with registry.writing(head):
+        check_review(registry, record)
         contexts = head.contexts | {deployment: registry.put_context(kept)}
         said = {"id": id, "deployment": deployment, "review": record.review}
         report = {"rows": int(np.asarray(kept.valid).size)}

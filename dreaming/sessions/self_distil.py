@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from dreaming.errors import LossError, TraceError
+from dreaming.metrics import chunk_sizes
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import AllWeights, Delta, Masked
 from dreaming.sessions.divergence import alpha_divergence, gap_weight, limited, trust
@@ -29,7 +30,7 @@ from dreaming.sessions.teachers import advise, check_teacher, without_rows
 from dreaming.sessions.types import Lesson, OldDreams, Rows, Walk
 from worldmodels.factors import FactorModel
 
-CHUNK = 10  # updates per compiled call
+CHUNK = 10  # most updates per compiled call
 
 
 def transitions(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,12 +121,13 @@ def self_distil(
     state, frozen = form.start(base, importance)
     carry = state, make_optimiser(config).init(state)
     lesson = Lesson(base=base, frozen=frozen, tables=dream[1], rows=rows, old=old)
-    for each in jax.random.split(key, max(1, config.updates // CHUNK)):
-        carry, metrics = programs.advance(carry, lesson, each)
+    sizes = chunk_sizes(config.updates, CHUNK)
+    for each, size in zip(jax.random.split(key, len(sizes)), sizes, strict=True):
+        carry, metrics = programs.advance(carry, lesson, jax.random.split(each, size))
         metrics = {name: float(x) for name, x in metrics.items()}
         if not all(np.isfinite(x) for x in metrics.values()):
             raise LossError("self-distillation became not finite; lower its learning_rate")
-        update(CHUNK, **metrics)
+        update(size, **metrics)
     return form.delta(carry[0], frozen, base)
 
 
@@ -139,7 +141,7 @@ def make_optimiser(config: SelfDistilConfig) -> optax.GradientTransformation:
 class Programs:
     """What a round runs, compiled."""
 
-    advance: Callable  # CHUNK updates
+    advance: Callable  # an update for each key
     importance: Callable  # mean size of the gradient of each weight before the first
 
 
@@ -151,9 +153,9 @@ def compiled(
     walk, optimiser = make_walk(shape, dream, config), make_optimiser(config)
 
     @jax.jit
-    def advance(carry, lesson: Lesson, key):
+    def advance(carry, lesson: Lesson, keys):
         step = lambda carry, key: update(carry, lesson, key)
-        carry, metrics = jax.lax.scan(step, carry, jax.random.split(key, CHUNK))
+        carry, metrics = jax.lax.scan(step, carry, keys)
         return carry, jax.tree.map(lambda x: x.mean(), metrics)
 
     def update(carry, lesson: Lesson, key):

@@ -11,7 +11,8 @@ import pytest
 
 from dreaming.errors import CheckpointError, RegistryError
 from dreaming.sessions.deltas import difference, sha_of
-from dreaming.sessions.registry import Registry
+from dreaming.sessions.registry import Registry, _named_by
+from dreaming.sessions.store import Head
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
@@ -173,3 +174,14 @@ def test_weights_are_found_by_hash_alone(registry, params, other):
         from dreaming.sessions.deltas import apply
 
         apply(other, delta)
+
+
+def test_the_base_names_the_state_that_has_nothing_else(registry, params, other):
+    learn(registry, params, other)
+    assert registry.rollback(to=sha_of(params)).to == 0
+    assert registry.head().deltas == {}
+
+
+def test_digits_that_begin_several_hashes_name_none():
+    with pytest.raises(RegistryError, match="begins several hashes .*; give more digits"):
+        _named_by([Head(0, "ab" * 32), Head(1, "ab" * 32, {"acme": "ac" * 32})], "a")
