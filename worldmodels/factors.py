@@ -77,8 +77,8 @@ class FactorModel:
 
     def _split(self, o: Any) -> list[Any]:
         """One-hot values [N, values] of each factor; a bit has two."""
-        ends = np.cumsum([max(size, 1) for size in self.sizes])
-        blocks = [o[:, end - max(size, 1) : end] for size, end in zip(self.sizes, ends, strict=True)]
+        widths = [max(size, 1) for size in self.sizes]
+        blocks = [o[:, end - n : end] for n, end in zip(widths, np.cumsum(widths), strict=True)]
         xp = np if isinstance(o, np.ndarray) else jnp
         whole = lambda x: xp.concatenate([1 - x, x], -1)
         return [whole(x) if size == BIT else x for x, size in zip(blocks, self.sizes, strict=True)]

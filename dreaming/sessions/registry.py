@@ -8,7 +8,7 @@ with registry.session("acme", consent=True) as s:
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,8 @@ class Registry(Store):
 
     def rollback(self, *, to: str | None = None, steps: int = 1) -> Head:
         """Deploy an earlier state again, as a new head: the newest whose state, or whose weights of
-        some deployment, begin with `to` (the base stands for the state without deltas and contexts);
-        else what was deployed `steps` changes ago."""
+        some deployment, begin with `to`; else what was deployed `steps` changes ago. The base's
+        hash stands for the state that has neither deltas nor contexts."""
         with self.writing() as head:
             heads = self.heads()
             number = _named_by(heads, to) if to else _steps_back(heads, steps)

@@ -238,3 +238,38 @@ def test_teachers_that_look_ahead_need_outcomes(shape):
     with pytest.raises(ConfigError, match="this family shows none"):
         check_teacher("combined", blind)
     check_teacher("context", blind)
+
+
+def test_a_review_that_is_given_in_the_meantime_stops_what_did_not_know_it(
+    registry, worked, helps, monkeypatch
+):
+    helps()
+    for _ in range(2):
+        with registry.session("acme", consent=True) as s:
+            worked(s)
+    registry.review("acme-1", "up")
+    real = learn.self_distil
+
+    def meanwhile(*args, **kwargs):
+        registry.review("acme-2", "down")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(learn, "self_distil", meanwhile)
+    with pytest.raises(RegistryError, match="acme-2 was reviewed while it was learned from"):
+        learn.dream_session(registry, "acme-2", config=QUICK)
+    assert registry.head().number == 0
+
+
+def test_a_teacher_is_checked_before_anything_else(taught, monkeypatch):
+    monkeypatch.setattr(learn, "teacher_gap", lambda *args, **kwargs: pytest.fail("too early"))
+    with pytest.raises(ConfigError, match="teacher=oracle does not exist"):
+        config = dataclasses.replace(QUICK, teacher="oracle")
+        learn.dream_session(taught, "acme-1", config=config)
+
+
+def test_as_many_updates_as_were_asked_for(taught, helps):
+    helps()
+    sizes = []
+    few = dataclasses.replace(QUICK, updates=5)
+    learn.dream_session(taught, "acme-1", config=few, update=lambda n, **_: sizes.append(n))
+    assert sizes == [5]
