@@ -9,7 +9,7 @@ the base learns to act without rows, with some, and with all.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -165,7 +165,7 @@ def make_optimiser(
     """AdamW with a cosine decay over all updates; what is fixed in a reader stays as it is."""
     schedule = optax.cosine_decay_schedule(learning_rate, updates, alpha=0.05)
     adam = optax.adamw(schedule, weight_decay=1e-4)
-    kinds = {
+    kinds: dict[Hashable, optax.GradientTransformation] = {
         "weight": optax.chain(optax.clip_by_global_norm(1.0), adam),
         "fixed": optax.set_to_zero(),
     }

@@ -72,6 +72,7 @@ def _ended(rows: Rows | None, told: list[np.ndarray | None]) -> np.ndarray:
     the next one begins, and with the last row."""
     if rows is None:
         return np.zeros(0, bool)
-    if any(each is None for each in told):
+    known = [each for each in told if each is not None]
+    if len(known) < len(told):
         return np.append(np.diff(np.asarray(rows.day)) != 0, True)
-    return np.concatenate(told)
+    return np.concatenate(known)

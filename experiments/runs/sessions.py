@@ -18,7 +18,6 @@ from dreaming.sessions.pretrain import held_back, make_pool, pretrain
 from dreaming.sessions.registry import Registry
 from dreaming.sessions.retention import old_dreams
 from dreaming.sessions.session import Session
-from dreaming.sessions.store import Head
 from dreaming.stages import stage_key
 
 OLD = 64  # sessions of other deployments whose answers a base has to keep
@@ -93,7 +92,7 @@ def dream(config: Any, update: Callable[..., Any]) -> Learned:
     )
 
 
-def compact(config: Any) -> Head:
+def compact(config: Any) -> Learned:
     """Keep a few rows of a session as context."""
     registry = Registry(config.registry)
     return compact_session(registry, config.session, config.rows, least_reviews=config.reviews)
