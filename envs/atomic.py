@@ -71,6 +71,16 @@ def remove_directory(target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, so that their names survive a power
+    cut. Raises `OSError`."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Sync a directory, so that the names in it survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

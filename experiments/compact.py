@@ -1,7 +1,7 @@
 """Keep some rows of a session as context; its weights stay.
 
 The baseline of `dream session=`: those rows with which the policy comes nearest
-to what it does with all of them. Examples:
+to what it does with all of them, if they surely help on other days. Examples:
   dreaming compact session=7-1
   dreaming compact registry=registries/desks session=7-1 rows=8
   dreaming compact registry=registries/desks session=7-1 reviews=0
@@ -20,8 +20,11 @@ def run(config: CompactConfig, run_dir: Path) -> int:
     runtime.configure()
     from experiments.runs.sessions import compact
 
-    head = compact(config)
-    print(f"head {head.number}: {head.report['rows']} rows are context from now on")
+    learned = compact(config)
+    print(learned.reason)
+    if learned.head is not None:
+        kept = learned.report["rows"]
+        print(f"head {learned.head.number}: {kept} rows are context from now on")
     return 0
 
 

@@ -373,6 +373,7 @@ SHARES = (
     "env.switch",
 )  # between 0 and 1
 SHARES += ("agent.reset.discount",)
+ANY = ("score",)  # of either sign
 CLOSED = (
     "self_distil.alpha",
     "self_distil.trust_decay",
@@ -434,6 +435,10 @@ def _check_agent(agent: AgentConfig) -> None:
 
 
 def _check_real(name: str, value: float) -> None:
+    if name in ANY and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+    if name in ANY:
+        return
     ends = 0 < value < 1 or (name, value) in (("env.switch", 1), ("fit.discount", 0))
     if name in SHARES and not ends:
         raise ValueError(f"{name} must lie between 0 and 1, got {value}")

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, UInt32
 
 PRIOR = 4.0  # decisions that the shared guess counts for, k
 SMOOTH = 0.5  # decisions that a value nobody has seen counts for
+BIT = 0  # among sizes: two values, of which one feature tells
 
 Parts = Sequence[tuple[str, int]]  # (kind, size) of each part of an observation's features
 
@@ -30,7 +31,8 @@ class FactorError(ValueError):
 
 
 def factor_sizes(parts: Parts) -> tuple[int, ...]:
-    """The sizes of the one-hot groups of observation features; a bit is a group of one feature.
+    """The sizes of the one-hot groups of observation features; a bit is a `BIT`, not a group of
+    one feature (that is a category with one value).
 
     Raises `FactorError` for numbers and frames.
     """
@@ -41,7 +43,7 @@ def factor_sizes(parts: Parts) -> tuple[int, ...]:
                 f"observations with {kind} features cannot be dreamed factor by factor; "
                 "this model knows Discrete, MultiDiscrete and MultiBinary"
             )
-        sizes += [size] if kind == "categorical" else [1] * size
+        sizes += [size] if kind == "categorical" else [BIT] * size
     return tuple(sizes)
 
 
@@ -70,16 +72,16 @@ class FactorModel:
         for x, table, each, size in zip(self._split(o), params, keys, self.sizes, strict=True):
             p = jnp.einsum("bi,ba,iaj->bj", x, a, jnp.asarray(table))
             j = jax.random.categorical(each, jnp.log(p))
-            drawn.append(jax.nn.one_hot(j, max(size, 2))[:, -size:])
+            drawn.append(jax.nn.one_hot(j, size or 2)[:, -max(size, 1) :])
         return jnp.concatenate(drawn, -1)
 
     def _split(self, o: Any) -> list[Any]:
         """One-hot values [N, values] of each factor; a bit has two."""
-        ends = np.cumsum(self.sizes)
-        blocks = [o[:, end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+        widths = [max(size, 1) for size in self.sizes]
+        blocks = [o[:, end - n : end] for n, end in zip(widths, np.cumsum(widths), strict=True)]
         xp = np if isinstance(o, np.ndarray) else jnp
         whole = lambda x: xp.concatenate([1 - x, x], -1)
-        return [whole(x) if size == 1 else x for x, size in zip(blocks, self.sizes, strict=True)]
+        return [whole(x) if size == BIT else x for x, size in zip(blocks, self.sizes, strict=True)]
 
 
 def _table(x: np.ndarray, a: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dreaming.errors import RegistryError
+from envs.atomic import make_directory
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Raises `RegistryError`, which names the holder, if another writer has it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RegistryError(f"cannot lock {path}: {error.strerror}") from error

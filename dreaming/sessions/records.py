@@ -21,6 +21,8 @@ class Record:
     review: dict[str, Any] | None
     rows: Rows | None
     propensities: np.ndarray
+    legal: np.ndarray  # [M, A] which actions there were
+    ended: np.ndarray  # [M] whether a decision ended its day
     units: int  # that they lie in
 
     @property
@@ -58,6 +60,19 @@ def read_record(path: Path) -> Record:
     join = lambda name: np.concatenate([unit.arrays[name] for unit in units])
     rows = rows_of({name: join(name) for name in units[0].arrays}) if units else None
     propensities = join("p") if units else np.zeros(0, np.float32)
+    legal = join("legal") if units else np.zeros((0, 0), bool)
     closed = (path / "closed.json").exists()
     review = read_sealed(path / "review.json")
-    return Record(path, facts, closed, review, rows, propensities, len(units))
+    ended = _ended(rows, [unit.arrays.get("ended") for unit in units])
+    return Record(path, facts, closed, review, rows, propensities, legal, ended, len(units))
+
+
+def _ended(rows: Rows | None, told: list[np.ndarray | None]) -> np.ndarray:
+    """Whether each decision [M] ended its day. Units of before do not tell: there a day ends where
+    the next one begins, and with the last row."""
+    if rows is None:
+        return np.zeros(0, bool)
+    known = [each for each in told if each is not None]
+    if len(known) < len(told):
+        return np.append(np.diff(np.asarray(rows.day)) != 0, True)
+    return np.concatenate(known)

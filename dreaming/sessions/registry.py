@@ -6,6 +6,7 @@ with registry.session("acme", consent=True) as s:
     s.observe(reward=1.0, outcome="right")
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from dreaming.sessions.network import ReaderShape
 from dreaming.sessions.records import Record, read_record
 from dreaming.sessions.session import LOCK, Session
 from dreaming.sessions.store import Head, Store, found
-from dreaming.sessions.types import OldDreams, named_rows
+from dreaming.sessions.types import OldDreams
 from dreaming.sessions.units import now, write_once
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
@@ -59,17 +60,27 @@ class Registry(Store):
             id = f"{deployment}-{max(used, default=0) + 1}"
             facts = {"id": id, "deployment": deployment, "head": head.number, "consent": consent}
             facts |= {"weights": head.weights(deployment), "began": now()}
-            write_once(self.path / "sessions" / id / "session.json", facts)
-        return self._opened(head, facts)
+            with contextlib.ExitStack() as lock:
+                lock.enter_context(self._locked(id))  # first: nobody else writes to what is new
+                write_once(self.path / "sessions" / id / "session.json", facts)
+                session = self._opened(head, facts)
+                return session.hold(lock.pop_all())
 
     def go_on(self, id: str) -> Session:
         """An open session, to be gone on with where its rows end, by the weights it began with."""
-        record = self.record(id)
-        if record.closed:
-            raise RegistryError(f"session {id} is closed; start another one")
-        session = self._opened(self.heads()[record.facts["head"]], record.facts)
-        session.resume(named_rows(record.rows) if record.rows else None, record.units)
-        return session
+        self.check_session(id)
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(self._locked(id))  # first: what is read then is what there is
+            record = self.record(id)
+            if record.closed:
+                raise RegistryError(f"session {id} is closed; start another one")
+            session = self._opened(self.heads()[record.facts["head"]], record.facts)
+            session.resume(record)
+            return session.hold(lock.pop_all())
+
+    def _locked(self, id: str) -> contextlib.AbstractContextManager[None]:
+        """The lock of a session, to be entered."""
+        return locked(self.path / "sessions" / id / LOCK, f"session {id}")
 
     def _opened(self, head: Head, facts: dict[str, Any]) -> Session:
         deployment = facts["deployment"]
@@ -90,19 +101,24 @@ class Registry(Store):
         split = [(name.rpartition("-")[0], int(name.rpartition("-")[2])) for name in found]
         return [f"{d}-{number}" for d, number in sorted(split) if deployment in (None, d)]
 
-    def record(self, id: str) -> Record:
-        """A session by its name."""
+    def check_session(self, id: str) -> None:
+        """Raise unless there is a session of this name."""
         if id not in self.session_ids():
             known = ", ".join(self.session_ids()[-5:]) or "none yet"
             raise RegistryError(f"{self.path} has no session {id}; sessions are: {known}")
+
+    def record(self, id: str) -> Record:
+        """A session by its name."""
+        self.check_session(id)
         return read_record(self.path / "sessions" / id)
 
     def close(self, id: str) -> Record:
         """End a session that was left open."""
-        record = self.record(id)
-        if record.closed:
-            raise RegistryError(f"session {id} is closed already")
-        with locked(record.path / LOCK, f"session {id}"):
+        self.check_session(id)
+        with self._locked(id):
+            record = self.record(id)
+            if record.closed:
+                raise RegistryError(f"session {id} is closed already")
             write_once(record.path / "closed.json", {"ended": now()})
         return self.record(id)
 
@@ -127,7 +143,8 @@ class Registry(Store):
 
     def rollback(self, *, to: str | None = None, steps: int = 1) -> Head:
         """Deploy an earlier state again, as a new head: the newest whose state, or whose weights of
-        some deployment, begin with `to`; else what was deployed `steps` changes ago."""
+        some deployment, begin with `to`; else what was deployed `steps` changes ago. The base's
+        hash stands for the state that has neither deltas nor contexts."""
         with self.writing() as head:
             heads = self.heads()
             number = _named_by(heads, to) if to else _steps_back(heads, steps)
@@ -157,8 +174,16 @@ def _steps_back(heads: list[Head], steps: int) -> int:
 
 
 def _named_by(heads: list[Head], sha: str) -> int:
-    """The newest head whose state or weights have a hash that begins with `sha`."""
-    for head in reversed(heads):
-        if any(x.startswith(sha) for x in (head.state, head.base, *head.deltas.values())):
-            return _origin(heads, head.number)
-    raise RegistryError(f"no head has weights or a state that begin with {sha}; see history")
+    """The newest head whose state or weights have the one hash that begins with `sha`."""
+    newest: dict[str, int] = {}
+    for head in heads:
+        # Every head has the base, so its hash names only a head that has nothing else.
+        base = [] if head.deltas or head.contexts else [head.base]
+        named = [head.state, *base, *head.deltas.values()]
+        newest |= {x: head.number for x in named if x.startswith(sha)}
+    if len(newest) > 1:
+        several = ", ".join(f"{x[:16]} of head {number}" for x, number in newest.items())
+        raise RegistryError(f"{sha} begins several hashes ({several}); give more digits")
+    if not newest:
+        raise RegistryError(f"no head has weights or a state that begin with {sha}; see history")
+    return _origin(heads, newest.popitem()[1])

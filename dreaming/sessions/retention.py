@@ -28,13 +28,11 @@ def old_dreams(
     share_key, key = jax.random.split(key)
     part, kind = jax.random.uniform(share_key, (count,)), jnp.arange(count) % 4
     share = jnp.select([kind == 0, kind == 1], [jnp.zeros(count), part], 1.0)
-    batch, queries = drawn(pool, key, count, share)
+    batch, queries, asked = drawn(pool, key, count, share)
     own = jnp.take_along_axis(batch.rows.o, queries[..., None], 1)
     num_others = batch.others_o.shape[1]
     has_rows = batch.rows.valid.any(-1, keepdims=True)
-    weight = jnp.concatenate(
-        [jnp.broadcast_to(has_rows, own.shape[:2]), jnp.ones((count, num_others))], 1
-    )
+    weight = jnp.concatenate([has_rows & asked, jnp.ones((count, num_others))], 1)
     o = jnp.concatenate([own, batch.others_o], 1)
     memory = remembered(params, shape, read(params, shape, batch.rows))
     pi, _ = answer(params, shape, memory, o)
@@ -42,7 +40,8 @@ def old_dreams(
 
 
 def retention_loss(params: Any, shape: ReaderShape, old: OldDreams) -> Float[Array, ""]:
-    """The mean KL(base || params) over old dreams."""
+    """The mean KL(base || params) over old dreams; 0 where none of them has a weight."""
     memory = remembered(params, shape, read(params, shape, old.rows))
     pi, _ = answer(params, shape, memory, old.o)
-    return (kl(old.log_pi, jax.nn.log_softmax(pi)) * old.weight).sum() / old.weight.sum()
+    each = kl(old.log_pi, jax.nn.log_softmax(pi)) * old.weight
+    return each.sum() / jnp.maximum(old.weight.sum(), 1.0)  # weights are 0 or 1

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from dreaming.errors import LossError, TraceError
+from dreaming.metrics import chunk_sizes
 from dreaming.sessions.config import SelfDistilConfig
 from dreaming.sessions.deltas import AllWeights, Delta, Masked
 from dreaming.sessions.divergence import alpha_divergence, gap_weight, limited, trust
@@ -26,10 +27,10 @@ from dreaming.sessions.network import ReaderShape, read
 from dreaming.sessions.retention import retention_loss
 from dreaming.sessions.teacher_gap import leave_day_out
 from dreaming.sessions.teachers import advise, check_teacher, without_rows
-from dreaming.sessions.types import Lesson, OldDreams, Rows, Walk
+from dreaming.sessions.types import Lesson, OldDreams, Rows, Walk, beside
 from worldmodels.factors import FactorModel
 
-CHUNK = 10  # updates per compiled call
+CHUNK = 10  # most updates per compiled call
 
 
 def transitions(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,19 +46,20 @@ def transitions(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def make_walk(shape: ReaderShape, dream: FactorModel, config: SelfDistilConfig) -> Callable:
-    """`(student, base, tables, rows, key) -> Walk`: dreamed days from states of the log."""
+    """`(student, lesson, key) -> Walk`: dreamed days from states of the log."""
 
-    def walk(student: Any, base: Any, tables: Any, rows: Rows, key: jax.Array) -> Walk:
+    def walk(student: Any, lesson: Lesson, key: jax.Array) -> Walk:
+        base, rows, reads = lesson.base, lesson.rows, lesson.reads
         start_key, key = jax.random.split(key)
         chance = jnp.where(rows.valid, 0.0, -jnp.inf)
         start = jax.random.categorical(start_key, chance, shape=(config.dreams,))
-        memory = leave_day_out(read(base, shape, rows), rows.day, rows.day[start])
+        memory = leave_day_out(read(base, shape, reads), reads.day, rows.day[start])
 
         def step(o, key):
             act_key, step_key = jax.random.split(key)
             drawn = jax.random.categorical(act_key, without_rows(student, shape, o))
             a = jax.nn.one_hot(drawn, shape.num_actions)
-            after = dream.step(tables, o, a, jax.random.key_data(step_key))
+            after = dream.step(lesson.tables, o, a, jax.random.key_data(step_key))
             return after, (o, a)
 
         _, (o, a) = jax.lax.scan(step, rows.o[start], jax.random.split(key, config.horizon))
@@ -102,30 +104,33 @@ def self_distil(
     *,
     config: SelfDistilConfig,
     old: OldDreams | None = None,
+    kept: Rows | None = None,
     form: AllWeights | None = None,
     update: Callable[..., Any] = lambda *args, **metrics: None,
 ) -> Delta:
     """What one round changes in the weights of `base`, in one of the forms of `deltas`.
 
-    `rows` [M] are those of the session, `dream` a model and its tables. `update(updates,
-    **metrics)` is called after each chunk. Raises `LossError`.
+    `rows` [M] are those of the session, `dream` a model and its tables; the teacher also reads what
+    is `kept`. `update(updates, **metrics)` is called after each chunk. Raises `LossError`.
     """
     check_teacher(config.teacher, shape)
     form = form or AllWeights()
     programs = compiled(shape, dream[0], config, form)
     mask_key, key = jax.random.split(key)
+    tell = {"base": base, "tables": dream[1], "rows": rows, "reads": beside(rows, kept)}
     importance = None
     if isinstance(form, Masked):
-        importance = programs.importance(base, dream[1], rows, mask_key)
+        importance = programs.importance(Lesson(frozen=None, old=None, **tell), mask_key)
     state, frozen = form.start(base, importance)
     carry = state, make_optimiser(config).init(state)
-    lesson = Lesson(base=base, frozen=frozen, tables=dream[1], rows=rows, old=old)
-    for each in jax.random.split(key, max(1, config.updates // CHUNK)):
-        carry, metrics = programs.advance(carry, lesson, each)
+    lesson = Lesson(frozen=frozen, old=old, **tell)
+    sizes = chunk_sizes(config.updates, CHUNK)
+    for each, size in zip(jax.random.split(key, len(sizes)), sizes, strict=True):
+        carry, metrics = programs.advance(carry, lesson, jax.random.split(each, size))
         metrics = {name: float(x) for name, x in metrics.items()}
         if not all(np.isfinite(x) for x in metrics.values()):
             raise LossError("self-distillation became not finite; lower its learning_rate")
-        update(CHUNK, **metrics)
+        update(size, **metrics)
     return form.delta(carry[0], frozen, base)
 
 
@@ -139,7 +144,7 @@ def make_optimiser(config: SelfDistilConfig) -> optax.GradientTransformation:
 class Programs:
     """What a round runs, compiled."""
 
-    advance: Callable  # CHUNK updates
+    advance: Callable  # an update for each key
     importance: Callable  # mean size of the gradient of each weight before the first
 
 
@@ -151,16 +156,16 @@ def compiled(
     walk, optimiser = make_walk(shape, dream, config), make_optimiser(config)
 
     @jax.jit
-    def advance(carry, lesson: Lesson, key):
+    def advance(carry, lesson: Lesson, keys):
         step = lambda carry, key: update(carry, lesson, key)
-        carry, metrics = jax.lax.scan(step, carry, jax.random.split(key, CHUNK))
+        carry, metrics = jax.lax.scan(step, carry, keys)
         return carry, jax.tree.map(lambda x: x.mean(), metrics)
 
     def update(carry, lesson: Lesson, key):
         (state, opt_state), base, old = carry, lesson.base, lesson.old
         walk_key, old_key = jax.random.split(key)
         weights = lambda state: form.weights(state, lesson.frozen, base)
-        days = walk(weights(state), base, lesson.tables, lesson.rows, walk_key)
+        days = walk(weights(state), lesson, walk_key)
         if old is not None:
             index = jax.random.randint(old_key, (config.old,), 0, old.weight.shape[0])
             old = jax.tree.map(lambda x: x[index], old)
@@ -171,9 +176,11 @@ def compiled(
         return (optax.apply_updates(state, change), opt_state), metrics
 
     @jax.jit
-    def importance(base, tables, rows, key):
+    def importance(lesson: Lesson, key):
+        base = lesson.base
+
         def once(key):
-            days = walk(base, base, tables, rows, key)
+            days = walk(base, lesson, key)
             gradient, _ = jax.grad(distil_loss, has_aux=True)(base, shape, days, None, config)
             return jax.tree.map(jnp.abs, gradient)
 

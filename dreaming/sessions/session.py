@@ -8,6 +8,7 @@
 A policy that is asked in a session reads the session's rows so far, so it learns in context.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreaming.errors import RegistryError
 from dreaming.observe.behaviours import legal_entries
-from dreaming.sessions.lock import locked
 from dreaming.sessions.network import ReaderShape, answer, nothing, read, remembered
+from dreaming.sessions.records import Record
 from dreaming.sessions.types import Memory, Rows, named_rows, rows_of
 from dreaming.sessions.units import clear_drafts, now, write_once, write_unit
 from envs.types import Features, UserError, action_features
@@ -35,6 +37,7 @@ class Session:
     open when an error ends it.
 
     For each decision `a = s.act(o)`, then `s.observe(...)` with what was seen of it, if anything.
+    It writes only while it holds its lock: from `hold` to `leave`.
     """
 
     def __init__(
@@ -58,8 +61,12 @@ class Session:
         self._memory, self._at, self._day, self._units = nothing(shape, (), ROOM), 0, 0, 0
         if kept is not None:
             self._remember_all(named_rows(kept))
-        self._lock = locked(path / LOCK, f"session {self.id}")
-        self._lock.__enter__()
+        self._lock: contextlib.ExitStack | None = None
+
+    def hold(self, lock: contextlib.ExitStack) -> "Session":
+        """Work from now on, under a lock that is let go by `leave`."""
+        self._lock = lock
+        return self
 
     def __enter__(self) -> "Session":
         return self
@@ -71,16 +78,29 @@ class Session:
         self.leave(close=kind is None)
 
     def leave(self, *, close: bool = False) -> None:
-        """Put all decisions on disk, and let others write; without `close` it stays open."""
-        try:
-            self.save()
-            if close:
-                write_once(self.path / "closed.json", {"ended": now()})
-        finally:
-            self._lock.__exit__(None, None, None)
+        """Put all decisions on disk, and let others write; without `close` it stays open. After
+        that nothing more is done here."""
+        if self._lock is None:
+            return
+        with self._lock:
+            try:
+                self.save()
+                if close:
+                    write_once(self.path / "closed.json", {"ended": now()})
+            finally:
+                self._lock = None
+
+    def _check_held(self) -> None:
+        """Raise `RegistryError` after `leave`: somebody else may be writing by now."""
+        if self._lock is None:
+            raise RegistryError(
+                f"session {self.id} was left, so nothing more is written to it here; if it is open "
+                f"still, go on with registry.go_on({self.id!r})"
+            )
 
     def act(self, observation: Any, *, action_mask: Any = None, seed: int | None = None) -> Any:
         """The action for an observation, drawn from the policy; its probability is recorded."""
+        self._check_held()
         o = self._features(observation)
         random = self._random if seed is None else np.random.default_rng(seed)
         legal = legal_entries(action_mask, self._action, 0, ended=False)
@@ -114,15 +134,19 @@ class Session:
     ) -> None:
         """What was seen of the last decision: its reward, its outcome (a name or an index), and
         whether it ended the day. What is left out was not seen."""
+        self._check_held()
         if self._waits is None:
-            if reward is not None or outcome is not None:
-                raise UserError(f"session {self.id}: observe() comes after act(), once")
+            if reward is not None or outcome is not None or ended:
+                raise UserError(
+                    f"session {self.id}: observe() comes after act(), once, with all that was seen "
+                    "and ended=True if it ended the day"
+                )
             return
         r, index = 0.0 if reward is None else float(reward), self._outcome(outcome)
         if not np.isfinite(r):
             raise UserError(f"session {self.id}: the reward {reward} is not a finite number")
         row = self._waits | {"r": np.float32(r), "known": np.bool_(reward is not None)}
-        row |= {"outcome": np.int32(index), "valid": np.bool_(True)}
+        row |= {"outcome": np.int32(index), "valid": np.bool_(True), "ended": np.bool_(ended)}
         self._waits = None
         self._pending.append(row)
         self._remember(rows_of(row))
@@ -130,12 +154,12 @@ class Session:
         if ended or len(self._pending) >= UNIT:
             self.save()
 
-    def resume(self, rows: Mapping[str, np.ndarray] | None, units: int) -> None:
-        """Go on after rows [M] that are on disk already, in so many units."""
-        self._units = units
-        if rows is not None:
-            self._remember_all(rows)
-            self._day = int(rows["day"][-1]) + 1
+    def resume(self, record: Record) -> None:
+        """Go on after the rows that are on disk already, in their last day unless it ended."""
+        self._units = record.units
+        if record.rows is not None:
+            self._remember_all(named_rows(record.rows))
+            self._day = int(record.rows.day[-1]) + int(record.ended[-1])
 
     def save(self) -> None:
         """Put all decisions so far on disk."""
@@ -144,8 +168,6 @@ class Session:
             return
         arrays = {name: np.stack([row[name] for row in self._pending]) for name in self._pending[0]}
         folder = self.path / "rows"
-        if not folder.exists():
-            folder.mkdir()
         clear_drafts(folder)
         write_unit(folder / f"{self._units:06d}", {"rows": len(self._pending)}, arrays)
         self._pending, self._units = [], self._units + 1

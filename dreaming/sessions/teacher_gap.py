@@ -9,6 +9,9 @@ outcomes overstates its gap. q reads all rows but the decision's own. Where a se
 not to do what the teacher would, ratios are large and hardly ever drawn, so q has to know better
 than the teacher: if it read the same rows, what one day taught would look right on every other.
 Rewards that come later than the next decision are not told apart.
+
+Where a deployment's context keeps rows, both read them: that is what is deployed. Of actions that
+were not legal no policy takes one.
 """
 
 import math
@@ -18,12 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from dreaming.sessions.network import ReaderShape, read
-from dreaming.sessions.teachers import advise, without_rows
-from dreaming.sessions.types import Memory, Rows
+from dreaming.sessions.network import ReaderShape, nothing, pi_logits, read
+from dreaming.sessions.teachers import advise
+from dreaming.sessions.types import Memory, Rows, beside
 
 LEVEL = 0.95  # of the lower bound, one-sided
 MOST_RATIO = 20.0
@@ -57,23 +60,38 @@ def leave_day_out(memory: Memory, day: Any, out: Any) -> Memory:
 
 
 def advice_on(
-    params: Any, shape: ReaderShape, rows: Rows, kind: str, temperature: float
+    params: Any,
+    shape: ReaderShape,
+    rows: Rows,
+    kind: str,
+    temperature: float,
+    reads: Rows | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(log-probabilities of a teacher, values q) at the rows' own observations [M, A]."""
-    memory = leave_day_out(read(params, shape, rows), rows.day, rows.day)
+    """(log-probabilities of a teacher, values q) at the rows' own observations [M, A]; it `reads`
+    the same rows, or others."""
+    reads = rows if reads is None else reads
+    memory = leave_day_out(read(params, shape, reads), reads.day, rows.day)
     return advise(params, shape, memory, rows.o, kind=kind, temperature=temperature)
 
 
-def expected_on(params: Any, shape: ReaderShape, rows: Rows) -> jax.Array:
-    """What the actions are worth at the rows' own observations [M, A], by all other rows."""
-    each = jnp.arange(rows.valid.size)
-    memory = leave_day_out(read(params, shape, rows), each, each)
+def expected_on(params: Any, shape: ReaderShape, rows: Rows, kept: Rows | None = None) -> jax.Array:
+    """What the actions are worth at the rows' own observations [M, A], by all other rows and those
+    that are kept."""
+    reads = beside(rows, kept)
+    each = jnp.arange(reads.valid.size)
+    memory = leave_day_out(read(params, shape, reads), each, each[: rows.valid.size])
     return advise(params, shape, memory, rows.o)[1]
+
+
+def deployed_on(params: Any, shape: ReaderShape, rows: Rows, kept: Rows | None = None) -> jax.Array:
+    """The probabilities [M, A] of a policy that reads what is kept, at the rows' observations."""
+    memory = nothing(shape) if kept is None else read(params, shape, kept)
+    return jax.nn.softmax(pi_logits(params, shape, memory, rows.o))
 
 
 _advice_on = jax.jit(advice_on, static_argnums=(1, 3, 4))
 _expected_on = jax.jit(expected_on, static_argnums=1)
-_without_rows = jax.jit(without_rows, static_argnums=1)
+_deployed_on = jax.jit(deployed_on, static_argnums=1)
 
 
 def teacher_gap(
@@ -82,23 +100,40 @@ def teacher_gap(
     rows: Rows,
     propensities: Float[np.ndarray, " M"],
     *,
+    kept: Rows | None = None,
+    reads: Rows | None = None,
+    legal: Bool[np.ndarray, "M A"] | None = None,
     kind: str = "context",
     temperature: float = 0.1,
 ) -> Gap:
-    """The gap between a teacher and the same weights without rows."""
-    log_pi, _ = _advice_on(params, shape, rows, kind, temperature)
-    q = _expected_on(params, shape, rows)
-    student = jax.nn.log_softmax(_without_rows(params, shape, rows.o))
-    return compare(np.exp(log_pi), np.exp(student), np.asarray(q), rows, propensities)
+    """The gap between a teacher and what is deployed: the same weights with the rows that are
+    `kept`, if any. The teacher reads the session's rows beside them; or instead of all those what
+    is given as `reads`."""
+    reads = beside(rows, kept) if reads is None else reads
+    log_pi, _ = _advice_on(params, shape, rows, kind, temperature, reads)
+    q = np.asarray(_expected_on(params, shape, rows, kept))
+    student = np.asarray(_deployed_on(params, shape, rows, kept))
+    return compare(np.exp(log_pi), student, q, rows, propensities, legal=legal)
 
 
 def student_gain(
-    new: Any, old: Any, shape: ReaderShape, rows: Rows, propensities: Float[np.ndarray, " M"]
+    new: Any,
+    old: Any,
+    shape: ReaderShape,
+    rows: Rows,
+    propensities: Float[np.ndarray, " M"],
+    *,
+    kept: Rows | None = None,
 ) -> Gap:
-    """The gap between new and old weights, both without rows."""
-    q = _expected_on(old, shape, rows)
-    pi = lambda weights: np.asarray(jax.nn.softmax(_without_rows(weights, shape, rows.o)))
-    return compare(pi(new), pi(old), np.asarray(q), rows, propensities)
+    """The gap between new weights without rows and what is deployed: old ones with those `kept`.
+
+    The rows are those that were learned from, so this is a check of sanity (nothing was lost on the
+    way from the teacher into the weights), and no evidence for days to come.
+    """
+    q = np.asarray(_expected_on(old, shape, rows, kept))
+    better = np.asarray(_deployed_on(new, shape, rows))
+    worse = np.asarray(_deployed_on(old, shape, rows, kept))
+    return compare(better, worse, q, rows, propensities)
 
 
 def compare(
@@ -107,8 +142,13 @@ def compare(
     q: Float[np.ndarray, "M A"],
     rows: Rows,
     propensities: Float[np.ndarray, " M"],
+    *,
+    legal: Bool[np.ndarray, "M A"] | None = None,
 ) -> Gap:
-    """The gap between two policies, given by their probabilities at the rows."""
+    """The gap between two policies, given by their probabilities at the rows. They share out among
+    `legal` actions what they give to others, as the logged policy did."""
+    if legal is not None:
+        better, worse = among(legal, better), among(legal, worse)
     p, a = np.asarray(propensities, np.float64), np.asarray(rows.a, np.float64)
     seen, y = _targets(rows)
     if missing := int(np.isnan(p[seen]).sum()):
@@ -129,6 +169,13 @@ def compare(
     gain, low = float(gains.mean()), lower_bound(gains, day)
     sure = "surely better" if low > 0 else "not surely better"
     return Gap(gain, low, int(gains.size), f"{sure}: {gain:+.3f} per decision, bound {low:+.3f}")
+
+
+def among(legal: Bool[np.ndarray, "M A"], pi: Float[np.ndarray, "M A"]) -> np.ndarray:
+    """Probabilities of legal actions alone; they are equal where a policy gives nothing to them."""
+    some = (pi * legal).sum(-1, keepdims=True)
+    share = np.where(some > 0, pi * legal, legal)
+    return share / share.sum(-1, keepdims=True)
 
 
 def lower_bound(gains: Float[np.ndarray, " N"], day: Int[np.ndarray, " N"]) -> float:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -82,7 +84,20 @@ class Lesson:
     frozen: Any  # what a form of change keeps beside what is learned
     tables: Any  # of the dream
     rows: Rows  # of the session, [M]
+    reads: Rows  # of the teacher: these, and those that are kept
     old: OldDreams | None
+
+
+KEPT = -1  # the day of rows that a context keeps: no session has it
+
+
+def beside(rows: Rows, kept: Rows | None) -> Rows:
+    """Rows [M], and behind them those that a deployment's context keeps [K], as a day of their own:
+    whoever leaves out a day of the session still reads them."""
+    if kept is None:
+        return rows
+    kept = dataclasses.replace(kept, day=jnp.full_like(kept.day, KEPT))
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rows, kept)
 
 
 def named_rows(rows: Rows) -> dict[str, np.ndarray]:

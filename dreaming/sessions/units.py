@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from dreaming.checkpoint import ARRAYS, MANIFEST, Damaged, seal, unseal
 from dreaming.errors import RegistryError
-from envs.atomic import sync_directory, write_file
+from envs.atomic import make_directory, sync_directory, write_file
 
 DRAFT = ".draft-"
 
@@ -44,7 +44,8 @@ def write_unit(
     data = safetensors.numpy.save({k: np.asarray(x, order="C") for k, x in (arrays or {}).items()})
     try:
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        make_directory(target.parent)
+        draft.mkdir()
         write_file(draft / ARRAYS, data)
         write_file(draft / MANIFEST, seal({"facts": dict(facts), "arrays": sha256(data)}))
         sync_directory(draft)
@@ -78,7 +79,7 @@ def write_once(path: Path, facts: Mapping[str, Any]) -> None:
     if path.exists():
         raise RegistryError(f"{path} is there already; what a registry holds is never rewritten")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         write_file(path, seal(dict(facts)))
         sync_directory(path.parent)
     except OSError as error:

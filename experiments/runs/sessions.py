@@ -14,15 +14,13 @@ from dreaming.errors import ConfigError
 from dreaming.sessions.deltas import AllWeights, LowRank, Masked
 from dreaming.sessions.family import Family, load_family
 from dreaming.sessions.learn import Learned, compact_session, dream_session
-from dreaming.sessions.pretrain import make_pool, pretrain
+from dreaming.sessions.pretrain import held_back, make_pool, pretrain
 from dreaming.sessions.registry import Registry
 from dreaming.sessions.retention import old_dreams
 from dreaming.sessions.session import Session
-from dreaming.sessions.store import Head
 from dreaming.stages import stage_key
 
 OLD = 64  # sessions of other deployments whose answers a base has to keep
-HELD_BACK = 900_000_000  # the first number of their deployments
 
 
 def make_registry(config: Any, update: Callable[..., Any]) -> Registry:
@@ -32,9 +30,10 @@ def make_registry(config: Any, update: Callable[..., Any]) -> Registry:
         raise ConfigError(f"{path} is not empty; choose another registry=")
     family, begun = load_family(config.family), time.monotonic()
     params, shape = pretrain(family, config.pretrain, config.seed, update)
-    numbers = np.arange(OLD) + HELD_BACK
-    pool = make_pool(family, numbers, config.pretrain.steps, config.seed)
     key = stage_key(jax.random.key(config.seed % 2**32), "old dreams")
+    pool_key, key = jax.random.split(key)
+    stream = np.asarray(jax.random.key_data(pool_key)).tolist()  # of its own, not pretraining's
+    pool = make_pool(family, held_back(config.seed, OLD), config.pretrain.steps, stream)
     old = old_dreams(params, shape, pool, key, OLD)
     seconds = round(time.monotonic() - begun, 1)
     report = {"seconds": seconds, "seed": config.seed}
@@ -54,13 +53,15 @@ def start(config: Any) -> tuple[Registry, str]:
     registry.check_family(family)
     session = registry.session(config.deployment, consent=config.consent)
     try:
-        work(session, family, int(config.deployment), config.steps, config.seed)
+        number = int(session.id.rpartition("-")[2])  # each session has other items and draws
+        seed = config.seed % 2**32, number
+        work(session, family, int(config.deployment), config.steps, seed)
     finally:
         session.leave()
     return registry, session.id
 
 
-def work(session: Session, family: Family, number: int, steps: int, seed: int) -> float:
+def work(session: Session, family: Family, number: int, steps: int, seed: Any) -> float:
     """Work `steps` decisions of a deployment in a session; the sum of rewards."""
     task, random, earned = family.deployment(number), np.random.default_rng(seed), 0.0
     options = {"skill": family.skills[0]} if family.skills else None
@@ -91,7 +92,7 @@ def dream(config: Any, update: Callable[..., Any]) -> Learned:
     )
 
 
-def compact(config: Any) -> Head:
+def compact(config: Any) -> Learned:
     """Keep a few rows of a session as context."""
     registry = Registry(config.registry)
     return compact_session(registry, config.session, config.rows, least_reviews=config.reviews)

@@ -1,14 +1,17 @@
 """The verbs of sessions, from an empty directory to a rollback."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from dreaming.sessions import learn
 from dreaming.sessions.deltas import sha_of
 from dreaming.sessions.family import load_family
+from dreaming.sessions.learn import decided
 from dreaming.sessions.network import ReaderShape, init_reader
 from dreaming.sessions.registry import Registry
 from dreaming.sessions.teacher_gap import Gap
@@ -91,6 +94,21 @@ def test_from_a_session_to_weights_and_back(verb, where, place, tmp_path, monkey
     heads = json.loads(history.read_text())
     assert [each["cause"] for each in heads] == ["start", "dream", "compact", "rollback"]
     assert heads[3]["state"] == state and "<svg" in picture.read_text()[:600]
+
+
+def test_each_session_of_a_deployment_has_other_items_and_any_score(verb, tmp_path, place):
+    where = f"registry={shutil.copytree(place, tmp_path / 'copy')}"
+    for _ in range(2):
+        assert verb("session-start", where, "deployment=7", "steps=12", FAMILY)[0] == 0
+    registry = Registry(tmp_path / "copy")
+    one, other = (decided(registry.record(id)).o for id in registry.session_ids("7")[-2:])
+    assert np.any(one != other)
+    id = registry.session_ids("7")[-1]
+    assert verb("session-end", where, f"session={id}")[0] == 0
+    code, _, err = verb("session-review", where, f"session={id}", "review=up", "score=nan")
+    assert code == 2 and "score must be a finite number" in err
+    assert verb("session-review", where, f"session={id}", "review=up", "score=-1")[0] == 0
+    assert registry.record(id).summary()["review"]["score"] == -1
 
 
 @pytest.mark.parametrize(

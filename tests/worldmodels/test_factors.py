@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from worldmodels.factors import FactorError, FactorModel, factor_sizes
+from worldmodels.factors import BIT, FactorError, FactorModel, factor_sizes
 
-MODEL = FactorModel((3, 2, 1))
+MODEL = FactorModel((3, 2, BIT))
 
 
 def hot(values, n):
@@ -60,6 +60,17 @@ def test_steps_follow_the_tables():
 
 
 def test_numbers_are_refused():
-    assert factor_sizes([("categorical", 3), ("binary", 2)]) == (3, 1, 1)
+    assert factor_sizes([("categorical", 3), ("binary", 2)]) == (3, BIT, BIT)
     with pytest.raises(FactorError, match="box features cannot be dreamed factor by factor"):
         factor_sizes([("categorical", 3), ("box", 2)])
+
+
+def test_a_category_with_one_value_is_no_bit():
+    sizes = factor_sizes([("categorical", 1), ("binary", 1)])
+    model = FactorModel(sizes)
+    o = np.stack([np.ones(40), np.arange(40) % 2], 1).astype(np.float32)
+    tables = model.fit(o, hot([0] * 40, 2), o[::-1])
+    assert [table.shape[-1] for table in tables] == [1, 2]
+    key = jax.random.key_data(jax.random.key(0))
+    after = np.asarray(jax.jit(model.step)(tables, o, hot([1] * 40, 2), key))
+    assert (after[:, 0] == 1).all() and set(after[:, 1]) == {0, 1}

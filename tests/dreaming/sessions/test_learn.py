@@ -14,13 +14,16 @@ from dreaming.sessions.deltas import LowRank, Masked, sha_of
 from dreaming.sessions.teacher_gap import (
     Gap,
     advice_on,
+    among,
     compare,
+    deployed_on,
     expected_on,
     leave_day_out,
     lower_bound,
+    student_gain,
 )
 from dreaming.sessions.teachers import check_teacher
-from dreaming.sessions.types import Memory, Rows, rows_of
+from dreaming.sessions.types import Memory, Rows, beside, rows_of
 
 QUICK = SelfDistilConfig(updates=10, dreams=2, horizon=3, learning_rate=0.1)
 YES = Gap(0.3, 0.1, 50, "surely better")
@@ -116,17 +119,23 @@ def test_somebody_who_learned_in_the_meantime_wins(taught, helps, monkeypatch):
 def test_a_review_decides_which_rows_teach(registry, worked):
     for _ in range(2):
         with registry.session("acme", consent=True) as s:
-            worked(s, outcomes=False)
+            for _ in range(6):
+                s.act(np.array([1, 0, 2, 0, 1, 0, 0, 1]))
+                s.observe(reward=1.0)
             worked(s)
     registry.review("acme-1", "up")
     registry.review("acme-2", "down")
     up, down = (learn.context_rows(registry.record(f"acme-{i}")).valid for i in (1, 2))
     assert up.tolist() == [True] * 12
-    assert down.tolist() == [False] * 6 + [True] * 6  # what was seen of them still teaches
+    seen = np.asarray(learn.decided(registry.record("acme-2")).outcome) >= 0
+    assert not seen[:6].any() and seen.any()
+    assert down.tolist() == seen.tolist()  # whose outcome was seen still teaches
 
 
-def test_compaction_keeps_rows_and_the_next_session_begins_with_them(taught):
-    head = learn.compact_session(taught, "acme-1", 3)
+def test_compaction_keeps_rows_and_the_next_session_begins_with_them(taught, helps):
+    helps()
+    head = learn.compact_session(taught, "acme-1", 3).head
+    assert head is not None
     assert (head.cause, head.deltas) == ("compact", {})
     kept = taught.context(head.contexts["acme"])
     rows = taught.record("acme-1").rows
@@ -238,3 +247,95 @@ def test_teachers_that_look_ahead_need_outcomes(shape):
     with pytest.raises(ConfigError, match="this family shows none"):
         check_teacher("combined", blind)
     check_teacher("context", blind)
+
+
+def test_a_review_that_is_given_in_the_meantime_stops_what_did_not_know_it(
+    registry, worked, helps, monkeypatch
+):
+    helps()
+    for _ in range(2):
+        with registry.session("acme", consent=True) as s:
+            worked(s)
+    registry.review("acme-1", "up")
+    real = learn.self_distil
+
+    def meanwhile(*args, **kwargs):
+        registry.review("acme-2", "down")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(learn, "self_distil", meanwhile)
+    with pytest.raises(RegistryError, match="acme-2 was reviewed while it was learned from"):
+        learn.dream_session(registry, "acme-2", config=QUICK)
+    assert registry.head().number == 0
+
+
+def test_a_teacher_is_checked_before_anything_else(taught, monkeypatch):
+    monkeypatch.setattr(learn, "teacher_gap", lambda *args, **kwargs: pytest.fail("too early"))
+    with pytest.raises(ConfigError, match="teacher=oracle does not exist"):
+        config = dataclasses.replace(QUICK, teacher="oracle")
+        learn.dream_session(taught, "acme-1", config=config)
+
+
+def test_as_many_updates_as_were_asked_for(taught, helps):
+    helps()
+    sizes = []
+    few = dataclasses.replace(QUICK, updates=5)
+    learn.dream_session(taught, "acme-1", config=few, update=lambda n, **_: sizes.append(n))
+    assert sizes == [5]
+
+
+def test_rows_are_kept_only_if_they_surely_help(taught, registry, worked, helps):
+    learned = learn.compact_session(taught, "acme-1", 3)  # a reader that has learned nothing
+    assert learned.head is None and "the context stays" in learned.reason
+    seen = int((np.asarray(learn.decided(taught.record("acme-1")).outcome) >= 0).sum())
+    assert learned.report["gap"]["decisions"] == seen > 0 and taught.head().number == 0
+    with registry.session("acme", consent=True) as s:
+        worked(s, outcomes=False)
+    registry.review("acme-2", "down")
+    helps()
+    with pytest.raises(RegistryError, match="thumbs down and shows no outcome: nothing to keep"):
+        learn.compact_session(registry, "acme-2", 3)
+
+
+def test_sessions_with_action_masks_are_not_dreamed(registry):
+    with registry.session("acme", consent=True) as s:
+        for _ in range(3):
+            s.act(np.array([1, 0, 2, 0, 1, 0, 0, 1]), action_mask=[1, 0, 1, 1])
+            s.observe(outcome=0)
+    assert registry.record("acme-1").legal.tolist() == [[True, False, True, True]] * 3
+    with pytest.raises(RegistryError, match="action masks in 3 of 3 decisions, and a dream"):
+        learn.dream_session(registry, "acme-1", config=QUICK, least_reviews=0)
+
+
+def test_policies_are_compared_on_legal_actions_alone():
+    rows, _ = rows_of_bandit(100, 0)
+    legal = np.eye(2, dtype=bool)[np.asarray(rows.a).argmax(1)]  # one choice each time
+    one, other = (np.repeat([x], 100, 0) for x in ([0.9, 0.1], [0.2, 0.8]))
+    q, p = np.random.default_rng(0).random((100, 2)), np.ones(100)
+    assert abs(compare(one, other, q, rows, p).gain or 0) > 0.1
+    assert compare(one, other, q, rows, p, legal=legal).gain == 0  # both had to do the same
+    sure = np.repeat([[1.0, 0.0]], 100, 0)
+    found = among(legal, sure)
+    assert (found == legal).all()  # also where a policy gives nothing to what is legal
+
+
+def test_what_is_deployed_reads_the_rows_that_are_kept(taught, helps, params, shape, monkeypatch):
+    helps()
+    learn.compact_session(taught, "acme-1", 3)
+    told: list[Any] = []
+    for name in ("teacher_gap", "student_gain", "self_distil"):
+        real = getattr(learn, name)
+        told_by = lambda *args, real=real, **options: (told.append(options), real(*args, **options))
+        monkeypatch.setattr(learn, name, lambda *args, f=told_by, **options: f(*args, **options)[1])
+    learn.dream_session(taught, "acme-1", config=QUICK)
+    assert [each["kept"].valid.sum() for each in told] == [3, 3, 3]
+    # On each day the teacher reads them too, and what is deployed answers by them.
+    kept, rows = told[0]["kept"], told[0]["rows"]
+    reads = beside(rows, kept)
+    memory = leave_day_out(Memory(reads.r, reads.r, reads.valid), reads.day, rows.day[:1])
+    assert memory.valid[0, -3:].all() and not memory.valid[0, :6].any()
+    ask = jax.jit(deployed_on, static_argnums=1)
+    assert not np.allclose(ask(params, shape, rows, kept), ask(params, shape, rows), atol=1e-7)
+    same = student_gain(params, params, shape, rows, told[0]["propensities"])
+    apart = student_gain(params, params, shape, rows, told[0]["propensities"], kept=kept)
+    assert same.gain == 0 != apart.gain

@@ -11,7 +11,9 @@ import pytest
 
 from dreaming.errors import CheckpointError, RegistryError
 from dreaming.sessions.deltas import difference, sha_of
-from dreaming.sessions.registry import Registry
+from dreaming.sessions.registry import Registry, _named_by
+from dreaming.sessions.store import Head
+from dreaming.sessions.units import write_once, write_unit
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
@@ -173,3 +175,25 @@ def test_weights_are_found_by_hash_alone(registry, params, other):
         from dreaming.sessions.deltas import apply
 
         apply(other, delta)
+
+
+def test_the_base_names_the_state_that_has_nothing_else(registry, params, other):
+    learn(registry, params, other)
+    assert registry.rollback(to=sha_of(params)).to == 0
+    assert registry.head().deltas == {}
+
+
+def test_digits_that_begin_several_hashes_name_none():
+    with pytest.raises(RegistryError, match="begins several hashes .*; give more digits"):
+        _named_by([Head(0, "ab" * 32), Head(1, "ab" * 32, {"acme": "ac" * 32})], "a")
+
+
+def test_the_names_of_new_directories_survive_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    for module in ("envs.atomic", "dreaming.sessions.units"):
+        monkeypatch.setattr(f"{module}.sync_directory", synced.append)
+    write_once(tmp_path / "sessions" / "acme-1" / "session.json", {})
+    assert {tmp_path, tmp_path / "sessions", tmp_path / "sessions" / "acme-1"} <= set(synced)
+    synced.clear()
+    write_unit(tmp_path / "new" / "deltas" / "abc", {})
+    assert {tmp_path, tmp_path / "new", tmp_path / "new" / "deltas"} <= set(synced)

@@ -78,6 +78,12 @@ def test_every_option_of_the_loss_has_its_effect(name, student, shape, walk):
         assert changed < plain  # both take something away
 
 
+def test_old_dreams_without_weight_keep_nothing_and_break_nothing(student, shape, walk, old):
+    none = dataclasses.replace(old, weight=np.zeros((2, 3), np.float32))
+    total, metrics = loss(student, shape, walk, none, dataclasses.replace(PLAIN, retention=1.0))
+    assert metrics["self_distil/retention"] == 0 and np.isfinite(total)
+
+
 def test_retention_adds_the_divergence_from_the_base_on_old_dreams(student, shape, walk, old):
     plain, _ = loss(student, shape, walk, old, PLAIN)
     once, metrics = loss(student, shape, walk, old, dataclasses.replace(PLAIN, retention=1.0))

@@ -151,3 +151,52 @@ def test_a_session_copied_in_half_is_seen(registry, worked):
 def test_names_are_names(registry, name):
     with pytest.raises(RegistryError, match="is no name"):
         registry.session(name)
+
+
+def test_a_session_that_was_left_writes_nothing_more(registry, worked):
+    with registry.session("acme") as s:
+        worked(s)
+    for call in (lambda: s.act(O), lambda: s.record(O, 1), s.observe, s.save):
+        with pytest.raises(RegistryError, match=r"acme-1 was left, .*go_on\('acme-1'\)"):
+            call()
+    s.leave(close=True)  # nothing to do
+    assert registry.record("acme-1").decisions == 6
+    with registry.session("acme") as s:
+        s.leave()
+    assert not registry.record("acme-2").closed  # left open on purpose
+
+
+def test_who_goes_on_reads_under_the_lock(registry, worked, monkeypatch):
+    s = registry.session("acme")
+    worked(s, steps=2)
+    real = registry.session_ids
+
+    def meanwhile(*args):
+        found = real(*args)
+        if s._lock is not None:
+            s.leave(close=True)  # in the instant before the lock is taken
+        return found
+
+    monkeypatch.setattr(registry, "session_ids", meanwhile)
+    with pytest.raises(RegistryError, match="acme-1 is closed"):
+        registry.go_on("acme-1")
+    assert s._lock is None
+
+
+def test_a_day_goes_on_until_it_ended(registry):
+    with registry.session("acme") as s:
+        s.act(O, seed=0)
+        s.leave()
+    with registry.go_on("acme-1") as s:
+        s.act(O, seed=0)
+        s.observe(outcome=0)
+        with pytest.raises(UserError, match="once, with all that was seen and ended=True"):
+            s.observe(ended=True)
+        s.act(O, seed=0)
+        s.observe(ended=True)
+        s.leave()
+    with registry.go_on("acme-1") as s:
+        s.act(O, seed=0)
+    record = registry.record("acme-1")
+    assert record.rows.day.tolist() == [0, 0, 0, 1]
+    assert record.ended.tolist() == [False, False, True, False]
